@@ -1,0 +1,55 @@
+# `make demo` and `make test` need nothing but Python 3.11+ and make: each sets up .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip must never swap the pinned torch for a newer build that brings gigabytes of CUDA libraries.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check format proto soak bench clean
+
+demo: $(VENV)/runtime
+	$(BIN)/tidings demo --draws 20 --out demo-out
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory proto OUT=build/pb
+	diff -r -x __init__.py -x __pycache__ build/pb node/pb
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The generated module is imported as node.pb.tidings_pb2; protoc only knows how to write `import tidings_pb2`.
+OUT ?= node/pb
+proto: $(VENV)/dev
+	mkdir -p $(OUT)
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) proto/tidings.proto
+	sed -i.orig 's/^import tidings_pb2 as/from node.pb import tidings_pb2 as/' $(OUT)/tidings_pb2_grpc.py && rm $(OUT)/tidings_pb2_grpc.py.orig
+
+# Long runs: hundreds of kills, larger swarms. Not part of CI.
+soak: $(VENV)/dev
+	$(BIN)/python -m pytest -m soak -o addopts="-q --import-mode=importlib" --timeout 3600
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks
+
+$(VENV)/runtime: pyproject.toml requirements.lock
+	@echo "Setting up $(VENV) (a few minutes the first time)..."
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Tidings needs Python 3.11 or newer"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime requirements-dev.lock
+	$(PIP) install -r requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf build demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Identity, sealing, signatures and pinned TLS for Tidings. Knows nothing of networks, stores or models."""

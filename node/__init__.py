@@ -1,0 +1,1 @@
+"""The Tidings node: records, store, gossip, transport and the command line."""

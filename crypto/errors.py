@@ -1,0 +1,35 @@
+"""What can go wrong with keys, signatures and seals: one small family, each message one sentence.
+
+Nothing here ever carries a secret: messages name files, labels and public keys only.
+"""
+
+# The names say what was wrong; a suffix would say "Error" at every place that raises or catches one.
+# ruff: noqa: N818
+
+
+class CryptoError(Exception):
+    """Something about keys, signatures, seals or certificates is not as it must be."""
+
+
+class Malformed(CryptoError):
+    """These bytes or this text are not of the form they claim: nothing was learned from them."""
+
+
+class BadSignature(CryptoError):
+    """The signature is not by this key over these bytes: treat the message as never received."""
+
+
+class UnknownKey(CryptoError):
+    """The key is well-formed, but it is not one that we know."""
+
+
+class NotForUs(CryptoError):
+    """This was wrapped for a key that we do not hold, or was changed on its way."""
+
+
+class BadSeal(CryptoError):
+    """The ciphertext does not open under its key, or the key is not the one its origin committed to."""
+
+
+class KeystoreError(CryptoError):
+    """The keystore file cannot be made or used as it is."""

@@ -1,0 +1,70 @@
+"""Signatures over bytes as they were carried, each under a label of its own, and the id of a record.
+
+Ed25519 (RFC 8032) over `label || message`, verified by libsodium's strict rules. A label ends with its
+only NUL byte, so no label is the beginning of another and a signature made for one use is worthless for
+every other. Certificates (see `tls`) are signed by the same key without a label; they are DER and begin
+with 0x30, which no label does.
+
+Refuses to sign without a label, and to re-serialise anything: what is verified is what arrived.
+"""
+
+import hashlib
+import re
+from typing import Final
+
+import nacl.exceptions
+import nacl.signing
+
+from crypto.errors import BadSignature
+from crypto.keys import Identity, PublicKey
+
+SIGNATURE_BYTES: Final = 64
+RECORD_ID_BYTES: Final = 32
+
+RECORD_LABEL_PREFIX: Final = b"tidings/v1/record/"
+MODEL_CARD_LABEL: Final = b"tidings/v1/model-card\0"
+RECORD_ID_PERSON: Final = b"tidings-id-v1"
+
+_LABEL: Final = re.compile(rb"tidings/v1/[a-zA-Z0-9_/-]+\x00")
+_KIND: Final = re.compile(r"[a-zA-Z0-9_-]+")
+
+
+def sign(identity: Identity, label: bytes, message: bytes) -> bytes:
+    """64 bytes of Ed25519 signature over label || message."""
+    return identity.sign_raw(_labelled(label, message))
+
+
+def verify(public_key: PublicKey, label: bytes, message: bytes, signature: bytes) -> None:
+    """Return if the signature is by this key under this label; BadSignature otherwise."""
+    try:
+        nacl.signing.VerifyKey(public_key.raw).verify(_labelled(label, message), signature)
+    except (nacl.exceptions.BadSignatureError, nacl.exceptions.ValueError):
+        name = label[:-1].decode("ascii")
+        raise BadSignature(f"This {name} was not signed by {public_key.short}: discard it.") from None
+
+
+def sign_record(identity: Identity, kind: str, header: bytes) -> bytes:
+    """The signature of a record of this kind over its header bytes."""
+    return sign(identity, _record_label(kind), header)
+
+
+def verify_record(public_key: PublicKey, kind: str, header: bytes, signature: bytes) -> None:
+    """Return if the origin signed this header as this kind of record; BadSignature otherwise."""
+    verify(public_key, _record_label(kind), header, signature)
+
+
+def record_id(header: bytes) -> bytes:
+    """32 bytes: BLAKE2b-256 of the header as carried. The signature is no part of it."""
+    return hashlib.blake2b(header, digest_size=RECORD_ID_BYTES, person=RECORD_ID_PERSON).digest()
+
+
+def _record_label(kind: str) -> bytes:
+    if not _KIND.fullmatch(kind):
+        raise ValueError(f"{kind!r} is not the name of a record kind")
+    return RECORD_LABEL_PREFIX + kind.encode("ascii") + b"\0"
+
+
+def _labelled(label: bytes, message: bytes) -> bytes:
+    if not _LABEL.fullmatch(label):
+        raise ValueError(f"{label!r} is not a label: it begins with tidings/v1/ and ends with its only NUL")
+    return label + message

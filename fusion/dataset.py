@@ -1,0 +1,352 @@
+"""Files -> validated batches of rows, streamed: larger than memory is normal.
+
+CSV (.csv, .data, .txt), Parquet (.parquet) and Arrow IPC (.arrow, .feather, .ipc) are read with pyarrow in
+record batches; several files follow one another. Only the columns that the task names are read. Cells are
+read alike from every format:
+
+* missing: an empty or null cell, NaN, or an entry of `csv.missing`;
+* a number that cannot be read as a finite number is missing, and counted as unreadable;
+* a number outside the bounds is clipped, and counted; a category outside the list is missing, and counted;
+* a row whose label is missing or outside the classes is dropped, and counted; a label number is clipped
+  likewise.
+
+The counts are private: they are shown to the steward and never leave the node. Errors name the file and the
+row or column, and never quote a cell.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from fusion.errors import DataError
+from fusion.summaries import Progress
+from fusion.task import CategoryColumn, CsvFormat, NumberColumn, Task, label_spellings, spellings
+
+__all__ = ["Batch", "RowReport", "inspect", "read_batches", "spellings"]
+
+BATCH_ROWS = 16_384
+CSV_BLOCK_BYTES = 2**20  # memory per block read; also the longest row of a CSV file
+CSV_SUFFIXES = (".csv", ".data", ".txt")
+PARQUET_SUFFIXES = (".parquet",)
+ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
+
+_READABLE_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of the task. `label` is a class index, or t in [-1, 1]; None if labels were not read."""
+
+    numbers: dict[str, Floats]  # NaN where missing
+    categories: dict[str, Ints]  # index in the column's values; -1 where missing or unknown
+    label: Ints | Floats | None
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def slice(self, part: slice) -> Batch:
+        """The rows `part` of this batch."""
+        start, stop, _step = part.indices(self.rows)
+        return Batch(
+            {name: values[part] for name, values in self.numbers.items()},
+            {name: values[part] for name, values in self.categories.items()},
+            None if self.label is None else self.label[part],
+            max(0, stop - start),
+        )
+
+
+@dataclass
+class RowReport:
+    """What became of rows and cells; private to the node. Cells are counted in the rows that are used."""
+
+    rows_read: int = 0
+    rows_used: int = 0
+    labels_outside: int = 0
+    clipped: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    unreadable: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+
+
+def inspect(
+    paths: Sequence[Path], task: Task, need_label: bool = True, progress: Progress | None = None
+) -> RowReport:
+    """Read all once, so that a broken file is found before budget is charged; DataError says where."""
+    report = RowReport()
+    for _batch in _batches(paths, task, need_label, report):
+        if progress is not None:
+            progress(report.rows_read)
+    return report
+
+
+def read_batches(paths: Sequence[Path], task: Task, need_label: bool = True) -> Iterator[Batch]:
+    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped."""
+    return _batches(paths, task, need_label, RowReport())
+
+
+def _batches(paths: Sequence[Path], task: Task, need_label: bool, report: RowReport) -> Iterator[Batch]:
+    if not paths:
+        raise DataError("no data file is named; name at least one")
+    reader = _RowReader(task, need_label, report)
+    for path in paths:
+        rows_before = report.rows_read
+        for record_batch in _record_batches(Path(path), task, reader.columns):
+            for start in range(0, record_batch.num_rows, BATCH_ROWS):
+                batch = reader.read(record_batch.slice(start, BATCH_ROWS), path)
+                if len(batch):
+                    yield batch
+        if report.rows_read == rows_before:
+            raise DataError(f"{path} holds no rows; name a file with data")
+
+
+# --- files -> record batches --------------------------------------------------------------------------------
+
+
+def _record_batches(path: Path, task: Task, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise DataError(f"{path} is not there or is not a file; check the path")
+    if suffix in CSV_SUFFIXES:
+        yield from _csv_batches(path, task.csv, columns)
+    elif suffix in PARQUET_SUFFIXES:
+        yield from _parquet_batches(path, columns)
+    elif suffix in ARROW_SUFFIXES:
+        yield from _arrow_batches(path, columns)
+    else:
+        known = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES + ARROW_SUFFIXES)
+        raise DataError(f"{path} has an unknown kind of name; data files end in one of {known}")
+
+
+def _csv_batches(path: Path, layout: CsvFormat, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    names = _csv_header(path, layout.delimiter) if layout.header else list(layout.names)
+    _check_columns(path, names, columns)
+    broken_rows: list[str] = []
+
+    def refuse(row: Any) -> str:
+        broken_rows.append(
+            f"{path} row {row.number} has {row.actual_columns} fields where {row.expected_columns} "
+            "are expected; fix or remove that row"
+        )
+        return "error"
+
+    try:
+        reader = pa.csv.open_csv(
+            path,
+            read_options=pa.csv.ReadOptions(
+                use_threads=False,  # only then are rows numbered
+                block_size=CSV_BLOCK_BYTES,
+                column_names=_distinct(names, columns),
+                skip_rows=1 if layout.header else 0,
+            ),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=layout.delimiter, newlines_in_values=True, invalid_row_handler=refuse
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                include_columns=list(columns), column_types=dict.fromkeys(columns, pa.string())
+            ),
+        )
+        yield from reader
+    except pa.ArrowInvalid as error:
+        raise DataError(broken_rows[0] if broken_rows else _csv_message(path, str(error))) from None
+    except OSError:
+        raise DataError(f"{path} cannot be read; check its permissions") from None
+
+
+def _csv_header(path: Path, delimiter: str) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline(CSV_BLOCK_BYTES)
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a UTF-8 text; save it as UTF-8") from None
+    except OSError:
+        raise DataError(f"{path} cannot be read; check its permissions") from None
+    if not line.strip():
+        raise DataError(f"{path} has no header line; the task expects one (csv.header)")
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
+
+
+def _distinct(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Names for pyarrow: columns that are not read get names of their own, as they may repeat or be empty."""
+    return [name if name in set(columns) else f"column {index}" for index, name in enumerate(names)]
+
+
+def _csv_message(path: Path, detail: str) -> str:
+    if "UTF8" in detail:
+        return f"{path} is not a UTF-8 text; save it as UTF-8"
+    if "straddling" in detail:
+        return f"{path} has a row of over {CSV_BLOCK_BYTES} bytes; look for an unclosed quotation mark"
+    if "Empty CSV" in detail:
+        return f"{path} holds no rows; name a file with data"
+    return f"{path} cannot be read as CSV; check its delimiter and quotation marks"
+
+
+def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names, columns)
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError):
+        raise DataError(f"{path} is not a Parquet file that can be read; write it again") from None
+
+
+def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pa.memory_map(str(path)) as source:
+            try:
+                file = pa.ipc.open_file(source)
+                batches: Iterator[pa.RecordBatch] = (
+                    file.get_batch(i) for i in range(file.num_record_batches)
+                )
+            except pa.ArrowInvalid:  # the streaming form of the same format
+                source.seek(0)
+                file = pa.ipc.open_stream(source)
+                batches = iter(file)
+            _check_columns(path, file.schema.names, columns)
+            for batch in batches:
+                yield batch.select(list(columns))
+    except (pa.ArrowException, OSError):
+        raise DataError(f"{path} is not an Arrow file that can be read; write it again") from None
+
+
+def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> None:
+    counts = Counter(names)
+    for column in columns:
+        if counts[column] == 0:
+            raise DataError(f'{path} has no column "{column}", which the task names; add or rename it')
+        if counts[column] > 1:
+            raise DataError(f'{path} has {counts[column]} columns named "{column}"; keep one')
+
+
+# --- record batches -> batches ------------------------------------------------------------------------------
+
+
+class _RowReader:
+    """Turns record batches into batches of one task, and keeps the counts."""
+
+    def __init__(self, task: Task, need_label: bool, report: RowReport) -> None:
+        self.columns = [column.name for column in task.columns]
+        if need_label:
+            self.columns.append(task.label.column)
+        self._task = task
+        self._need_label = need_label
+        self._report = report
+        self._missing = pa.array(["", *task.csv.missing], type=pa.string())
+        self._tables = {c.name: spellings(c) for c in task.columns if isinstance(c, CategoryColumn)}
+        self._label_table = label_spellings(task.label)
+
+    def read(self, rows: pa.RecordBatch, path: Path) -> Batch:
+        report = self._report
+        report.rows_read += rows.num_rows
+        label: Ints | Floats | None = None
+        if self._need_label:
+            label, keep = self._label(
+                _plain(rows.column(self._task.label.column), self._task.label.column, path)
+            )
+            report.labels_outside += int(rows.num_rows - keep.sum())
+            rows, label = rows.filter(pa.array(keep)), label[keep]
+        report.rows_used += rows.num_rows
+        numbers: dict[str, Floats] = {}
+        categories: dict[str, Ints] = {}
+        for column in self._task.columns:
+            cells = _plain(rows.column(column.name), column.name, path)
+            if isinstance(column, NumberColumn):
+                numbers[column.name] = self._number(cells, column.name, column.lower, column.upper)
+            else:
+                categories[column.name] = self._category(cells, column.name)
+        return Batch(numbers, categories, label, rows.num_rows)
+
+    def _label(self, cells: pa.Array) -> tuple[Ints | Floats, NDArray[np.bool_]]:
+        """Labels of all rows, and which rows have one that the task knows."""
+        label = self._task.label
+        if label.lower is None or label.upper is None:
+            texts, _absent = self._texts(cells)
+            index = _lookup(texts, self._label_table)
+            return index, index >= 0
+        values, _missing, _unreadable = self._numbers(cells)
+        known = ~np.isnan(values)
+        clipped: Floats = np.clip(values, label.lower, label.upper)
+        self._report.clipped[label.column] += int((clipped[known] != values[known]).sum())
+        middle, half = (label.lower + label.upper) / 2, (label.upper - label.lower) / 2
+        return np.clip((clipped - middle) / half, -1.0, 1.0), known
+
+    def _number(self, cells: pa.Array, name: str, lower: float, upper: float) -> Floats:
+        values, absent, unreadable = self._numbers(cells)
+        clipped: Floats = np.clip(values, lower, upper)  # NaN stays NaN
+        self._report.missing[name] += absent
+        self._report.unreadable[name] += unreadable
+        self._report.clipped[name] += int(((values < lower) | (values > upper)).sum())
+        return clipped
+
+    def _category(self, cells: pa.Array, name: str) -> Ints:
+        texts, absent = self._texts(cells)
+        index = _lookup(texts, self._tables[name])
+        self._report.missing[name] += int(absent.sum())
+        self._report.unknown[name] += int(((index < 0) & ~absent).sum())
+        return index
+
+    def _numbers(self, cells: pa.Array) -> tuple[Floats, int, int]:
+        """Finite values or NaN, and how many cells were missing and how many unreadable."""
+        if pa.types.is_string(cells.type):
+            texts, _where = self._texts(cells)
+            readable = pc.match_substring_regex(texts, _READABLE_NUMBER)
+            values = _floats(pc.if_else(readable, texts, pa.scalar(None, pa.string())).cast(pa.float64()))
+            absent = texts.null_count
+        else:
+            values = _floats(cells.cast(pa.float64(), safe=False))
+            absent = int(np.isnan(values).sum())
+        values[np.isinf(values)] = np.nan
+        return values, absent, int(np.isnan(values).sum()) - absent
+
+    def _texts(self, cells: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
+        """Cells as trimmed texts, null where missing; and where that is."""
+        texts = pc.utf8_trim_whitespace(cells.cast(pa.string()))
+        texts = pc.if_else(pc.is_in(texts, value_set=self._missing), pa.scalar(None, pa.string()), texts)
+        return texts, texts.is_null().to_numpy(zero_copy_only=False)
+
+
+def _plain(cells: pa.Array, name: str, path: Path) -> pa.Array:
+    """The cells as string, float, integer or boolean; DataError for a type that is none of these."""
+    kind = cells.type
+    if pa.types.is_dictionary(kind):
+        return _plain(cells.dictionary_decode(), name, path)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return cells.cast(pa.string())
+    if pa.types.is_decimal(kind) or pa.types.is_float16(kind):
+        return cells.cast(pa.float64())
+    if pa.types.is_null(kind):
+        return cells.cast(pa.string())
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_nan(cells), pa.scalar(None, kind), cells)
+    if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return cells
+    raise DataError(f'{path} column "{name}" has type {kind}; write it as numbers, texts or booleans')
+
+
+def _floats(cells: pa.Array) -> Floats:
+    """float64 with NaN for null, writable."""
+    return np.array(pc.fill_null(cells, float("nan")).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _lookup(texts: pa.Array, table: dict[str, int]) -> Ints:
+    """Index of each text in the table, or -1."""
+    found = pc.index_in(texts, value_set=pa.array(list(table), type=pa.string()), skip_nulls=True)
+    position = pc.fill_null(found, len(table)).to_numpy(zero_copy_only=False)
+    indices: Ints = np.array([*table.values(), -1], dtype=np.int64)
+    chosen: Ints = np.take(indices, position)
+    return chosen

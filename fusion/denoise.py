@@ -1,0 +1,82 @@
+"""Removes privacy noise from a second-moment matrix, as far as its eigenvalues allow.
+
+A fused Gram matrix is G + E: G sums x x^T over private rows and E is Gaussian with standard deviation s on the
+diagonal and s/sqrt(2) off it (the Gaussian orthogonal ensemble), s being public. Nothing is known of the
+eigenvectors of G beforehand, so the best we can do is to keep those of G + E and mend the eigenvalues: the
+rotation-invariant estimator for additive noise of
+
+    J. Bun, R. Allez, J.-P. Bouchaud, M. Potters, "Rotational invariant estimator for general noisy matrices",
+    IEEE Trans. Information Theory 62(12), 2016, section IV-A;
+    in the spirit of O. Ledoit, S. Peche, "Eigenvectors of some large sample covariance matrix ensembles", 2011.
+
+It estimates q_i^T G q_i for every noisy eigenvector q_i. Two things that the limit of large d gives by itself are
+enforced for finite d: the estimates rise with the noisy eigenvalues (isotonic regression) and none is negative.
+
+Works on sums that carry their noise already, hence costs no privacy. Nothing here draws or removes noise
+from a release before it is published.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A symmetric positive semidefinite matrix by its eigenvalues (ascending) and eigenvectors (columns)."""
+
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+
+    def matrix(self) -> NDArray[np.float64]:
+        return (self.vectors * self.values) @ self.vectors.T
+
+    def solve(self, right: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+        """(matrix + ridge I)^-1 right, for right of shape [d, k]."""
+        return self.vectors @ ((self.vectors.T @ right) / (self.values + ridge)[:, None])
+
+
+def spectral_edge(dimension: int, sigma: float) -> float:
+    """Where the eigenvalues of the noise end as d grows: s sqrt(2d) for diagonal standard deviation s."""
+    return sigma * float(np.sqrt(2.0 * dimension))
+
+
+def denoise(gram: NDArray[np.float64], sigma: float) -> Spectrum:
+    """The spectrum of a symmetric [d, d] sum whose noise has standard deviation `sigma` on the diagonal.
+
+    sigma = 0 means that there is nothing to remove: the eigenvalues come back as they are (at least 0).
+    """
+    noisy_values, vectors = np.linalg.eigh(gram)
+    if sigma == 0.0:
+        return Spectrum(np.maximum(noisy_values, 0.0), vectors)
+    estimates = _rotation_invariant(noisy_values, sigma)
+    return Spectrum(np.maximum(_isotonic(estimates), 0.0), vectors)
+
+
+def _rotation_invariant(noisy_values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """xi_i = l_i - 2 v h(l_i), with v = s^2 d/2 the variance of the noise's semicircle.
+
+    h is the Hilbert transform of the density of the l_j, smoothed at the scale eta = sqrt(v/d) of their spacing.
+    """
+    dimension = len(noisy_values)
+    variance = sigma**2 * dimension / 2.0
+    smoothing = np.sqrt(variance / dimension)
+    gaps = noisy_values[:, None] - noisy_values[None, :]
+    hilbert = (gaps / (gaps**2 + smoothing**2)).mean(axis=1)
+    return np.asarray(noisy_values - 2.0 * variance * hilbert)
+
+
+def _isotonic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The non-decreasing sequence nearest to `values` in least squares, by pooling adjacent violators."""
+    means: list[float] = []
+    sizes: list[int] = []
+    for value in values.tolist():
+        mean, size = value, 1
+        while means and means[-1] > mean:
+            left_mean, left_size = means.pop(), sizes.pop()
+            mean = (left_mean * left_size + mean * size) / (left_size + size)
+            size += left_size
+        means.append(mean)
+        sizes.append(size)
+    return np.repeat(means, sizes)

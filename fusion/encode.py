@@ -1,0 +1,170 @@
+"""Rows -> feature vectors x with ||x|| <= 1, by public constants alone.
+
+Every column becomes one block of coordinates, and all blocks work alike. A column has k public points: the
+values of a category, or evenly spaced numbers from `lower` to `upper` (two, unless the task gives `bins`).
+The points are the corners of a regular simplex in k - 1 dimensions, of radius 1 and centered at the origin. A
+category sits on its corner; a number walks in straight lines from corner to corner; so a plain number is
+simply scaled to [-1, 1], and "yes / no" is +1 / -1. The last coordinate of a block is 1 where the cell is
+missing (the others are then 0).
+
+Why a simplex and not one coordinate per category: one-hot rows share a large common mean, which would take
+most of the unit of norm that privacy grants to a row and says nothing; and it costs one more dimension of
+noise per column.
+
+The row of blocks is divided by the public `clip_norm` and pulled onto the unit ball where it still lies
+outside:
+
+    u = v / max(||v||, clip_norm)        x = [sqrt(1 - beta^2) u ; beta]
+
+The bias beta comes last. Everything here is element by element, in a fixed order, so that the vector of a row
+never depends on the rows around it (a matrix product may round differently with the size of the batch): sums
+of any split of the data agree to the last bit. The exported model repeats these few steps from the same
+constants.
+
+This module reads no data to set a constant, and never will: no fitted means, scales or vocabularies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.task import Column, NumberColumn, Task, column_width
+
+if TYPE_CHECKING:
+    from fusion.dataset import Batch
+
+Floats = NDArray[np.float64]
+
+
+def simplex(corners: int) -> Floats:
+    """(k, k-1): unit corners of a regular simplex around the origin; for k = 2 the numbers -1 and +1.
+
+    Corner i differs from corner j > i only from coordinate i on: coordinate i is -1/(k-1-i) of what corner i
+    itself has there. Square roots and divisions only, which are exactly rounded on every machine.
+    """
+    points = np.zeros((corners, corners - 1))
+    left = 1.0  # squared length that coordinate i and the later ones must still add
+    for i in range(corners - 1):
+        below = corners - 1 - i
+        height = math.sqrt(left)
+        points[i, i] = -height
+        points[i + 1 :, i] = height / below
+        left -= left / (below * below)
+    return points
+
+
+@dataclass(frozen=True)
+class NumberBlock:
+    """A number between public bounds, walking over the corners of a simplex."""
+
+    name: str
+    lower: float
+    upper: float
+    points: Floats  # (k, k-1)
+    offset: int  # first coordinate of the block in x
+    width: int  # k: k-1 coordinates of the simplex, then the missing indicator
+
+    def coordinates(self, batch: Batch) -> Floats:
+        """(n, width), from `batch.numbers[name]`; NaN is missing, what lies outside the bounds is clipped."""
+        raw = batch.numbers[self.name]
+        missing = np.isnan(raw)
+        value = np.clip(np.where(missing, self.lower, raw), self.lower, self.upper)
+        steps = len(self.points) - 1
+        place = (value - self.lower) * (steps / (self.upper - self.lower))
+        corner = np.minimum(place.astype(np.int64), steps - 1)
+        share = np.clip(place - corner, 0.0, 1.0)[:, None]
+        walked = self.points[corner] * (1.0 - share) + self.points[corner + 1] * share
+        return _with_missing(walked, missing)
+
+
+@dataclass(frozen=True)
+class CategoryBlock:
+    """One of a public list of values, on its corner of a simplex."""
+
+    name: str
+    values: tuple[str, ...]
+    points: Floats  # (k, k-1)
+    offset: int
+    width: int
+
+    def coordinates(self, batch: Batch) -> Floats:
+        """(n, width), from the indices in `batch.categories[name]`; one outside the values is missing."""
+        index = batch.categories[self.name]
+        missing = (index < 0) | (index >= len(self.values))
+        return _with_missing(self.points[np.where(missing, 0, index)], missing)
+
+
+Block = NumberBlock | CategoryBlock
+
+
+def _with_missing(coordinates: Floats, missing: NDArray[np.bool_]) -> Floats:
+    present = np.where(missing[:, None], 0.0, coordinates)
+    return np.concatenate([present, missing[:, None].astype(np.float64)], axis=1)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The public constants of an encoding, and the encoding itself."""
+
+    blocks: tuple[Block, ...]
+    clip_norm: float
+    bias: float  # beta, the last coordinate of every x
+
+    @property
+    def dimension(self) -> int:
+        """d: the coordinates of x, bias included."""
+        return 1 + sum(block.width for block in self.blocks)
+
+    @property
+    def feature_scale(self) -> float:
+        """sqrt(1 - beta^2)."""
+        return math.sqrt(1.0 - self.bias * self.bias)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """One per coordinate: `age`, or `cp~1`, `cp~2` … of a simplex, `age?` for missing, and `bias`."""
+        names: list[str] = []
+        for block in self.blocks:
+            one = block.width == 2
+            names += [block.name if one else f"{block.name}~{i}" for i in range(1, block.width)]
+            names.append(f"{block.name}?")
+        return (*names, "bias")
+
+    def encode(self, batch: Batch) -> Floats:
+        """(n, d): one x per row, finite and of norm at most 1 (up to rounding) even for infinite numbers."""
+        x = np.empty((len(batch), self.dimension))
+        squares = np.zeros(len(batch))
+        for block in self.blocks:
+            part = block.coordinates(batch)
+            x[:, block.offset : block.offset + block.width] = part
+            for column in part.T:
+                squares += column * column
+        radius = np.maximum(np.sqrt(squares), self.clip_norm)
+        x[:, :-1] *= (self.feature_scale / radius)[:, None]
+        x[:, -1] = self.bias
+        return x
+
+
+def encoder_for(task: Task) -> Encoder:
+    """The encoder that the task fixes."""
+    blocks: list[Block] = []
+    offset = 0
+    for column in task.columns:
+        blocks.append(_block(column, offset))
+        offset += column_width(column)
+    # Between the norm of a row of centered numbers, about sqrt(columns / 3), and that of a row of categories.
+    clip_norm = math.sqrt(len(task.columns) / 2)
+    return Encoder(tuple(blocks), clip_norm, task.encoder.bias)
+
+
+def _block(column: Column, offset: int) -> Block:
+    width = column_width(column)
+    points = simplex(width)
+    if isinstance(column, NumberColumn):
+        return NumberBlock(column.name, column.lower, column.upper, points, offset, width)
+    return CategoryBlock(column.name, column.values, points, offset, width)

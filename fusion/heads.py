@@ -1,0 +1,229 @@
+"""Fused statistics -> model heads: dense layers from a feature vector x to one logit per class, or to a number.
+
+Heads start from the denoised second moments and the class means mu_c = M_c / n_c, and shrink by lambda = multiplier
+* edge (+ a numerical floor), where edge is where the eigenvalues of the fused privacy noise end.
+
+* **ridge**: V = n (G + lambda I)^-1 mu, the regression on class indicators with each column scaled to one row per
+  class; for regression w = (G + lambda I)^-1 (M - n m t) about the means m and t of features and target.
+* **lda**: V = n (S + lambda I)^-1 mu with the pooled within-class scatter S = G - sum n_c mu_c mu_c^T. Without noise
+  and lambda it finds the same directions as ridge (T. Hastie, A. Buja, R. Tibshirani, "Penalized discriminant
+  analysis", 1995); with them it is a little better at small lambda.
+* **synthetic**: rows are sampled from the class-conditional Gaussians N(mu_c, (S + lambda I) / n) and a multinomial
+  logistic regression is trained on them with torch, as in One Shot Federation. Moments give all classes one common
+  covariance, so it estimates the directions of lda with sampling error on top; it is there to be asked for.
+
+Probabilities come without raw data, from the Gaussian model of the scores V^T x (`calibrated`): class means m_c =
+V^T mu_c and one covariance Q / n make them a discriminant analysis in C dimensions,
+
+    logits = A^T V^T x - diag(A^T m) / 2 + log pi      A = n (Q + CAUTION edge V^T V)^-1 m      Q = V^T S V
+
+The term with CAUTION is variance that the noise may hide. V was chosen where the noisy scatter looks small, so Q comes
+out too small, and without the term probabilities are far too sure of themselves: log loss on the heart data at
+epsilon = 1 is 0.69 at CAUTION 0.25, 0.49 at 0.5, 0.48 at 1, where accuracy has begun to fall (79.4 % to 79.0 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.denoise import Spectrum, denoise, spectral_edge
+from fusion.errors import ModelError
+from fusion.fuse import Statistics
+
+Floats = NDArray[np.float64]
+
+CAUTION = 0.5  # share of the noise edge added to variances of scores; raising it makes the model less sure
+RIDGE_FLOOR = 1e-2  # in rows: all of lambda where there is no noise; bounds the weight of features no row has
+SYNTHETIC_ROWS = 4_096
+SYNTHETIC_STEPS = 60
+SYNTHETIC_DECAY = 1e-3
+
+
+@dataclass(frozen=True)
+class Layer:
+    """x -> x weight + bias; a ReLU follows unless it is the last."""
+
+    weight: Floats  # (in, out)
+    bias: Floats  # (out,)
+
+
+Layers = tuple[Layer, ...]
+
+
+def forward(layers: Layers, x: Floats) -> Floats:
+    """(n, out) for x (n, in)."""
+    for position, layer in enumerate(layers):
+        x = x @ layer.weight + layer.bias
+        if position < len(layers) - 1:
+            x = np.maximum(x, 0.0)
+    return x
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Statistics with their second moments denoised, and what heads derive from them."""
+
+    statistics: Statistics
+    total: Spectrum
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> Cleaned:
+        """The rotation-invariant estimate of the statistics' Gram matrix."""
+        return cls(statistics, denoise(statistics.gram, statistics.gram_sigma))
+
+    @property
+    def edge(self) -> float:
+        return spectral_edge(self.statistics.dimension, self.statistics.gram_sigma)
+
+    def ridge(self, multiplier: float) -> float:
+        """lambda, in rows."""
+        return multiplier * self.edge + RIDGE_FLOOR
+
+    @property
+    def hidden_variance(self) -> float:
+        """In rows, per squared length of a direction: what noise may hide of the scatter along it."""
+        return CAUTION * self.edge + RIDGE_FLOOR
+
+    @property
+    def rows(self) -> float:
+        return max(self.statistics.rows, 1.0)
+
+    @cached_property
+    def mean(self) -> Floats:
+        """(d,): the mean of all rows, from the bias column of G."""
+        return self.statistics.gram[:, -1] / (self.statistics.bias * self.rows)
+
+    @cached_property
+    def counts(self) -> Floats:
+        """(C,): rows per class; an unseen class counts as at least one row, so that it keeps a probability."""
+        return np.maximum(self.statistics.counts, 1.0)
+
+    @property
+    def priors(self) -> Floats:
+        return self.counts / self.counts.sum()
+
+    @cached_property
+    def means(self) -> Floats:
+        """(d, C): class means of x; an unseen class, of which nothing is known, gets the mean of all rows."""
+        return np.where(self.statistics.seen, self.statistics.cross / self.counts, self.mean[:, None])
+
+    @cached_property
+    def within(self) -> Spectrum:
+        """The pooled within-class scatter S; its negative eigenvalues, which noise makes, are set to 0."""
+        between = (self.means * self.counts) @ self.means.T
+        values, vectors = np.linalg.eigh(self.total.matrix() - between)
+        return Spectrum(np.maximum(values, 0.0), vectors)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One way to fit layers; `multipliers` of the noise edge are tried for lambda, 1 being the default."""
+
+    name: str
+    fit: Callable[[Cleaned, float, bytes], Layers]  # (cleaned, multiplier, seed)
+    multipliers: tuple[float, ...]
+    regression: bool
+
+
+def ridge(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
+    """Regularized least squares, for classes or for a number."""
+    if not cleaned.statistics.classes:
+        return (_regression(cleaned, multiplier),)
+    directions = cleaned.rows * cleaned.total.solve(cleaned.means, cleaned.ridge(multiplier))
+    return (calibrated(cleaned, directions),)
+
+
+def lda(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
+    """Linear discriminant analysis with a shrunk pooled covariance."""
+    directions = cleaned.rows * cleaned.within.solve(cleaned.means, cleaned.ridge(multiplier))
+    return (calibrated(cleaned, directions),)
+
+
+def synthetic(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
+    """Logistic regression on rows sampled from the fused Gaussians; the same seed gives the same bits."""
+    scale = np.sqrt((cleaned.within.values + cleaned.ridge(multiplier)) / cleaned.rows)
+    directions = _logistic_directions(cleaned.means, cleaned.within.vectors * scale, cleaned.priors, seed)
+    return (calibrated(cleaned, directions),)
+
+
+HEADS = {
+    head.name: head
+    for head in (
+        Head("lda", lda, (0.1, 0.3, 1.0, 3.0), regression=False),
+        Head("ridge", ridge, (0.1, 0.3, 1.0, 3.0), regression=True),
+        Head("synthetic", synthetic, (1.0,), regression=False),
+    )
+}
+
+
+def head_named(name: str, classes: int) -> Head:
+    """The head of that name; ModelError where there is none, or none for the kind of task."""
+    known = [head.name for head in HEADS.values() if classes or head.regression]
+    if name not in known:
+        kind = "classification" if classes else "regression"
+        raise ModelError(f'there is no head "{name}" for {kind}; choose one of: {", ".join(known)}')
+    return HEADS[name]
+
+
+def calibrated(cleaned: Cleaned, directions: Floats) -> Layer:
+    """The scores V^T x of `directions` V (d, C) as logits, by the formula at the top of the module."""
+    score_means = directions.T @ cleaned.means
+    between = (score_means * cleaned.counts) @ score_means.T
+    values, vectors = np.linalg.eigh(directions.T @ cleaned.total.matrix() @ directions - between)
+    scatter = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    scatter += cleaned.hidden_variance * (directions.T @ directions)
+    mixing = np.linalg.lstsq(scatter, cleaned.rows * score_means, rcond=1e-10)[0]
+    offsets = np.log(cleaned.priors) - np.sum(mixing * score_means, axis=0) / 2.0
+    return Layer(directions @ mixing, offsets)
+
+
+def _regression(cleaned: Cleaned, multiplier: float) -> Layer:
+    """Ridge about the means; a slope then undoes the shrinkage as far as the variance of the scores allows."""
+    statistics, rows, mean = cleaned.statistics, cleaned.rows, cleaned.mean
+    target_mean = float(statistics.cross[-1, 0]) / (statistics.bias * rows)
+    covariance = statistics.cross[:, 0] - rows * target_mean * mean
+    weight = cleaned.total.solve(covariance[:, None], cleaned.ridge(multiplier))[:, 0]
+    scatter = float(weight @ cleaned.total.matrix() @ weight) - rows * float(mean @ weight) ** 2
+    variance = max(scatter, 0.0) + cleaned.hidden_variance * float(weight @ weight)
+    slope = float(weight @ covariance) / variance if variance > 0.0 else 0.0
+    return Layer(slope * weight[:, None], np.array([target_mean - slope * float(mean @ weight)]))
+
+
+def _logistic_directions(means: Floats, factor: Floats, priors: Floats, seed: bytes) -> Floats:
+    """(d, C) weights of a multinomial logistic regression on rows mu_c + factor z, z standard normal."""
+    import torch
+
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        dimension, classes = means.shape
+        generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
+        rows_each = -(-SYNTHETIC_ROWS // classes)
+        z = torch.randn(classes, rows_each, dimension, generator=generator, dtype=torch.float64)
+        x = (torch.from_numpy(means.T.copy())[:, None, :] + z @ torch.from_numpy(factor.T.copy())).flatten(0, 1)
+        label = torch.arange(classes).repeat_interleave(rows_each)
+        weight = torch.zeros(dimension, classes, dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        class_weight = torch.from_numpy(priors * classes)
+        optimizer = torch.optim.LBFGS(
+            [weight, bias], max_iter=SYNTHETIC_STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-9
+        )
+
+        def loss() -> torch.Tensor:
+            optimizer.zero_grad()
+            value = torch.nn.functional.cross_entropy(x @ weight + bias, label, weight=class_weight)
+            value = value + SYNTHETIC_DECAY * (weight**2).sum() / 2
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        return np.asarray(weight.detach().numpy(), dtype=np.float64)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

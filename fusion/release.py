@@ -1,0 +1,140 @@
+"""Private rows -> one Summary: check, charge, measure, noise, encode. The order is the privacy guarantee.
+
+`release` is the only way from data to bytes that may leave the node. Before the ledger is charged it reads
+the files for their structure alone; after it, whatever goes wrong, the budget stays spent. Noise is drawn
+once: the bytes are kept in the ledger, and only they are ever sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import DataError
+from fusion.noise import discrete_gaussian
+from fusion.summaries import Blocks, Measured, Progress, kind_of
+from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, plan, step_of
+from fusion.task import UNIT_RECORD, Task
+
+if TYPE_CHECKING:
+    from fusion.dataset import Batch, RowReport
+    from fusion.ledger import Ledger
+
+__all__ = [
+    "Claim",
+    "Plan",
+    "Release",
+    "Summary",
+    "exact_summary",
+    "measure",
+    "noisy_summary",
+    "plan",
+    "release",
+]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A finished release: its bytes are in the ledger as READY, and nothing else may ever be sent for it."""
+
+    release_id: str
+    payload: bytes
+    report: RowReport
+    claim: Claim
+
+
+def release(
+    task: Task,
+    paths: Sequence[Path],
+    *,
+    epsilon: float,
+    ledger: Ledger,
+    dataset: str,
+    cap_epsilon: float | None = None,
+    progress: Progress | None = None,
+) -> Release:
+    """One private summary of the files: inspect, spend, measure, noise, encode, keep.
+
+    BudgetError and DataError from the first three lines leave the budget as it was. `progress` hears rows
+    done over both passes through the files, so it ends at twice the rows read.
+    """
+    from fusion.dataset import inspect, read_batches
+
+    planned = plan(task, epsilon)
+    report = inspect(paths, task, progress=progress)
+    _check_rows(report)
+    reserved = ledger.reserve(
+        dataset,
+        task.id,
+        epsilon,
+        planned.delta,
+        cap_epsilon,
+        note=task.name,
+        default_cap_epsilon=task.privacy.max_epsilon,
+    )
+    measured = measure(task, read_batches(paths, task), _continued(progress, report.rows_read))
+    summary = _noised(planned, measured, reserved.position)
+    payload = summary.to_bytes()
+    ledger.ready(reserved.release_id, payload)
+    return Release(reserved.release_id, payload, report, summary.claim)
+
+
+def measure(task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
+    """The exact sums of the task's summary kind. They are private: only `_noised` makes them fit to leave."""
+    return kind_of(task).measure(task, batches, progress)
+
+
+def exact_summary(task: Task, batches: Iterable[Batch]) -> Summary:
+    """The sums without noise, for tests and for comparisons on one machine; `to_bytes` refuses it."""
+    blocks = measure(task, batches).blocks
+    claim = Claim(math.inf, 0.0, "none", kind_of(task).sensitivity(task), ADJACENCY, UNIT_RECORD, 0)
+    return Summary(task.id, task.summary, claim, blocks, dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0))
+
+
+def noisy_summary(task: Task, measured: Measured, epsilon: float) -> Summary:
+    """A fresh draw of noise on sums already measured, for repeated trials in process; `to_bytes` refuses it.
+
+    No ledger is charged: neither it nor a model made from it may reach anyone who must not see the data.
+    """
+    return _noised(plan(task, epsilon), measured, ledger_position=0)
+
+
+def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
+    blocks: Blocks = {}
+    steps: dict[str, int] = {}
+    for block in planned.layout:
+        sigma = planned.sigmas[block.name]
+        steps[block.name] = step_of(sigma)
+        blocks[block.name] = _in_steps(
+            discrete_gaussian(measured.blocks[block.name], sigma), steps[block.name]
+        )
+    claim = claim_of(planned, ledger_position)
+    return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
+
+
+def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """Each value in whole steps, to the nearest; `step` is a power of two."""
+    return (values + step // 2) >> (step.bit_length() - 1)
+
+
+def _check_rows(report: RowReport) -> None:
+    from fusion.summaries.moments import MAX_ROWS
+
+    if report.rows_used == 0:
+        raise DataError("no row has a label that the task knows; check the label column and its classes")
+    if report.rows_used > MAX_ROWS:
+        raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+
+
+def _continued(progress: Progress | None, rows_before: int) -> Progress | None:
+    """The second pass over the rows, told as a continuation of the first."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda rows: report(rows_before + rows)

@@ -1,0 +1,166 @@
+"""Moments: the sums a linear or Gaussian model needs, in one joint release.
+
+For encoded rows x (||x|| <= 1, last coordinate beta) and a label y:
+
+    G = sum x x^T                             (upper triangle)
+    M = sum x onehot(y)^T                     (classification)
+    M = sum x t,  T = sum t^2,  t in [-1, 1]  (regression)
+
+Fixed point: q = trunc(2^16 x) as integers, so sum_i q_i^2 <= 2^32: truncation toward zero never lengthens a
+vector. A product of two such numbers counts in units of 2^-32, and every block below is an integer sum in
+those units. A float64 matrix product over 4,096 such rows is exact (its partial sums stay below 4,096 * 2^32
+= 2^44 < 2^53, in any order of summation), so the sums are the same bits however the rows are split, ordered
+or batched.
+
+Sensitivity (adding or removing one record). Let g = sum_i q_i^2 <= 2^32. svec stacks the diagonal of a
+symmetric matrix and sqrt(2) times its upper triangle, hence ||svec(q q^T)||^2 = sum_ij (q_i q_j)^2 = g^2 <=
+2^64.
+
+* classification: M gains 2^16 q in one column: 2^32 g <= 2^64. With M weighted by b:  Delta^2 <= 2^64 (1 +
+  b^2).
+* regression: with w = trunc(2^16 t), |w| <= 2^16, M gains w q: w^2 g <= 2^64, and T gains w^2: w^4 <= 2^64.
+  With both weighted by b:  Delta^2 <= 2^64 (1 + 2 b^2).
+
+The weights are applied to the noise: the upper triangle is sent unscaled with noise sigma / sqrt(2), M and T
+with noise sigma / b, which is the same mechanism. `fusion.release` rounds every one of these deviations up.
+
+A row whose integers do not satisfy g <= 2^32 (an encoder's bug, not a row's fault) adds nothing at all, so
+the bound above holds for whatever array `quantize` is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.encode import encoder_for
+from fusion.errors import DataError
+from fusion.summaries import UNIT, BlockLayout, Blocks, Measured, Progress
+from fusion.task import Task, dimension
+
+if TYPE_CHECKING:
+    from fusion.dataset import Batch
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+FIXED_POINT = 2**16  # one unit of a coordinate
+assert FIXED_POINT**2 == UNIT  # noqa: S101 - a product of two coordinates counts in units of the sums
+CROSS_WEIGHT = 1.0  # b: a larger one gives M more of the signal and G less; 0.7 to 1 is the plateau
+BLOCK_ROWS = 4_096  # 2^12 rows of 2^32 keep float64 products exact
+MAX_ROWS = 2**30  # then every sum stays below 2^62 and int64 cannot overflow
+
+DIAGONAL, UPPER, CROSS, SQUARES = "gram_diagonal", "gram_upper", "cross", "target_square"
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums in their matrix form, in units of 2^-32; `target_square` is None for classification."""
+
+    gram: Ints  # (d, d), symmetric
+    cross: Ints  # (d, C), or (d, 1) for regression
+    target_square: int | None
+
+
+class MomentsKind:
+    """The summary kind `moments`; see the module for what is summed and why its sensitivity is what it is."""
+
+    name = "moments"
+
+    def layout(self, task: Task) -> tuple[BlockLayout, ...]:
+        """Diagonal and upper triangle of G (row by row), M (row by row), and T for regression."""
+        d = dimension(task)
+        blocks = (
+            BlockLayout(DIAGONAL, d, 1.0),
+            BlockLayout(UPPER, d * (d - 1) // 2, math.sqrt(2.0)),
+            BlockLayout(CROSS, d * outputs(task), CROSS_WEIGHT),
+        )
+        return blocks if task.label.classes else (*blocks, BlockLayout(SQUARES, 1, CROSS_WEIGHT))
+
+    def sensitivity(self, task: Task) -> float:
+        """sqrt(1 + b^2), or sqrt(1 + 2 b^2) for regression."""
+        weighted_blocks = 1 if task.label.classes else 2
+        return math.sqrt(1.0 + weighted_blocks * CROSS_WEIGHT * CROSS_WEIGHT)
+
+    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
+        """Exact sums of all rows; DataError above MAX_ROWS rows, before anything could overflow."""
+        encoder = encoder_for(task)
+        gram = np.zeros((encoder.dimension, encoder.dimension), dtype=np.int64)
+        cross = np.zeros((encoder.dimension, outputs(task)), dtype=np.int64)
+        squares = 0
+        rows = 0
+        for batch in batches:
+            rows += len(batch)
+            if rows > MAX_ROWS:
+                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+            targets = quantize_targets(task, batch)
+            for part in _parts(len(batch)):
+                q = quantize(encoder.encode(batch.slice(part)))
+                w = targets[part]
+                gram += np.rint(q.T @ q).astype(np.int64)
+                cross += np.rint(q.T @ w).astype(np.int64)
+                squares += int(np.rint((w * w).sum()))
+            if progress is not None:
+                progress(rows)
+        upper = gram[_upper_triangle(encoder.dimension)]
+        blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
+        if not task.label.classes:
+            blocks[SQUARES] = np.array([squares], dtype=np.int64)
+        return Measured(blocks, rows)
+
+
+MOMENTS = MomentsKind()
+
+
+def outputs(task: Task) -> int:
+    """Columns of M: the classes, or one for regression."""
+    return len(task.label.classes) or 1
+
+
+def quantize(x: Floats) -> Floats:
+    """(n, d) whole numbers trunc(2^16 x), float64 for BLAS; a row that is too long or not finite is zero."""
+    finite = np.isfinite(x).all(axis=1, keepdims=True)
+    # Clipping only spares what follows an overflow: a coordinate beyond 1 makes its row too long.
+    q: Floats = np.trunc(np.clip(np.where(finite, x, 0.0), -2.0, 2.0) * FIXED_POINT)
+    squares = (q * q).sum(axis=1)  # exact: at most 4 d 2^32 <= 2^46 for d <= 4,096
+    q[squares > UNIT] = 0.0
+    return q
+
+
+def quantize_targets(task: Task, batch: Batch) -> Floats:
+    """(n, C) whole numbers, 2^16 at each row's class; or (n, 1) trunc(2^16 t). No known label: zeros."""
+    if batch.label is None:
+        raise DataError("a summary needs the label of every row; name the label column")
+    if task.label.classes:
+        chosen = np.equal.outer(batch.label, np.arange(len(task.label.classes)))
+        return chosen.astype(np.float64) * FIXED_POINT
+    t = np.nan_to_num(np.clip(batch.label, -1.0, 1.0), nan=0.0)
+    targets: Floats = np.trunc(t * FIXED_POINT)
+    return targets.reshape(-1, 1)
+
+
+def assemble(task: Task, sums: Blocks) -> Moments:
+    """Matrices from the blocks of one summary, or of the integer sum of several."""
+    d = dimension(task)
+    gram = np.zeros((d, d), dtype=np.int64)
+    gram[_upper_triangle(d)] = sums[UPPER]
+    gram += gram.T
+    gram[np.diag_indices(d)] = sums[DIAGONAL]
+    cross = sums[CROSS].reshape(d, outputs(task))
+    target_square = None if task.label.classes else int(sums[SQUARES][0])
+    return Moments(gram, cross, target_square)
+
+
+def _upper_triangle(d: int) -> NDArray[np.bool_]:
+    """True above the diagonal; picks entries row by row."""
+    return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, rows))

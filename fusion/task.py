@@ -1,0 +1,239 @@
+"""The task: the public contract that makes the summaries of all partners add up.
+
+A task is written by a person as a TOML file (`Task.from_toml`) or arrives from a peer as canonical JSON
+(`Task.from_canonical`); both pass the same checks. Everything in it is public and independent of the private
+data: column bounds, categories, classes, encoder constants, the largest epsilon and delta. Its id is the hash
+of its canonical bytes, so two nodes that agree on an id agree on every number below.
+
+The checks are in `fusion.task_checks`. Nothing heavy is imported, so that listing tasks stays cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CANONICAL_VERSION = 1
+MAX_TASK_BYTES = 8 * 2**20  # 100,000 categories of 40 bytes fit; a peer cannot make us parse more
+MAX_NAME_CHARS = 200
+MAX_COLUMNS = 10_000
+MAX_FILE_COLUMNS = 10_000
+MAX_CATEGORIES = 100_000
+MAX_CLASSES = 1_000
+MAX_MISSING = 100
+MAX_BINS = 64
+MAX_DIMENSION = 4_096  # a Gram matrix of 8.4 million entries: about 5 MB on the wire
+MAX_EPSILON = 20.0
+MAX_DELTA = 1e-5
+MIN_DELTA = 1e-10  # well above the 1e-12 that the discrete noise is charged, see docs/privacy.md
+DEFAULT_DELTA = 1e-6
+MAX_BOUND = 1e30  # models run in single precision
+MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
+DEFAULT_BIAS = 0.4
+KINDS = ("classification", "regression")
+SUMMARY_KINDS = ("moments",)
+UNIT_RECORD = "record"
+
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class: its name in the model, and the label cells that mean it."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is predicted: classes (classification), or a number within public bounds (regression)."""
+
+    column: str
+    classes: tuple[LabelClass, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The most that one release may spend, and the public delta and unit of every release."""
+
+    max_epsilon: float
+    delta: float = DEFAULT_DELTA
+    unit: str = UNIT_RECORD
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How CSV files of this task look. `names` are the columns of a file that has no header line."""
+
+    header: bool = True
+    missing: tuple[str, ...] = ()
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A number within public bounds; with `bins`, interpolated between that many evenly spaced points."""
+
+    name: str
+    lower: float
+    upper: float
+    bins: int | None = None
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """One of a public list of values; anything else counts as missing."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+Column = NumberColumn | CategoryColumn
+
+
+@dataclass(frozen=True)
+class TabularEncoder:
+    """How rows become vectors, see `fusion.encode`.
+
+    `bias` is beta in [0.05, 0.95]: a larger one recovers counts better, and leaves sqrt(1 - beta^2) of the
+    norm to the features. Between 0.2 and 0.5 it hardly matters.
+    """
+
+    kind: str = "tabular"
+    bias: float = DEFAULT_BIAS
+
+
+@dataclass(frozen=True)
+class Task:
+    """A validated task. Make one with `from_toml` or `from_canonical`, which hold the checks."""
+
+    name: str
+    kind: str
+    summary: str
+    label: Label
+    privacy: Privacy
+    csv: CsvFormat
+    columns: tuple[Column, ...]
+    encoder: TabularEncoder
+
+    @classmethod
+    def from_toml(cls, text: str, source: str) -> Task:
+        """The task in a TOML text; TaskError names `source`, the line and the field."""
+        from fusion.task_checks import task_from_toml
+
+        return task_from_toml(text, source)
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> Task:
+        """The task in canonical bytes, which must be exactly what `canonical` would write; else TaskError."""
+        from fusion.task_checks import task_from_canonical
+
+        return task_from_canonical(data)
+
+    def canonical(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, every default written out, numbers as shortest floats."""
+        content = {
+            "version": CANONICAL_VERSION,
+            "name": self.name,
+            "kind": self.kind,
+            "summary": self.summary,
+            "label": _label_content(self.label),
+            "privacy": {
+                "max_epsilon": self.privacy.max_epsilon,
+                "delta": self.privacy.delta,
+                "unit": self.privacy.unit,
+            },
+            "csv": _csv_content(self.csv),
+            "columns": [_column_content(column) for column in self.columns],
+            "encoder": _encoder_content(self.encoder),
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8")
+
+    @property
+    def id(self) -> bytes:
+        """32 bytes: the BLAKE2b hash of the canonical form."""
+        return hashlib.blake2b(self.canonical(), digest_size=32, person=b"tidings-task-v1").digest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the model's outputs; empty for regression."""
+        return tuple(one.name for one in self.label.classes)
+
+
+# --- spellings: one table for the reader and for the exported model -----------------------------------------
+
+
+def spellings(column: CategoryColumn) -> dict[str, int]:
+    """Text of a cell -> index in `column.values`; "1" also matches "1.0", as files write floats."""
+    return _spelling_table([(value,) for value in column.values])
+
+
+def label_spellings(label: Label) -> dict[str, int]:
+    """Text of a label cell -> class index."""
+    return _spelling_table([one.values for one in label.classes])
+
+
+def _spelling_table(groups: Sequence[Sequence[str]]) -> dict[str, int]:
+    table: dict[str, int] = {}
+    for index, values in enumerate(groups):
+        for value in values:
+            for text in spellings_of(value):
+                table.setdefault(text, index)
+    return table
+
+
+def spellings_of(value: str) -> tuple[str, ...]:
+    """The texts that mean the same as `value` in a cell."""
+    if not _WHOLE_NUMBER.fullmatch(value):
+        return (value,)
+    whole = value.removesuffix(".0")
+    return (value, whole, f"{whole}.0")
+
+
+def dimension(task: Task) -> int:
+    """Coordinates of an encoded row, bias included (see fusion.encode)."""
+    return 1 + sum(column_width(column) for column in task.columns)
+
+
+def column_width(column: Column) -> int:
+    """Coordinates of one column: its simplex of k points takes k - 1, its missing indicator 1."""
+    return len(column.values) if isinstance(column, CategoryColumn) else (column.bins or 2)
+
+
+# --- canonical content --------------------------------------------------------------------------------------
+
+
+def _label_content(label: Label) -> dict[str, Any]:
+    if label.classes:
+        return {
+            "column": label.column,
+            "classes": [{"name": one.name, "values": list(one.values)} for one in label.classes],
+        }
+    return {"column": label.column, "lower": label.lower, "upper": label.upper}
+
+
+def _csv_content(csv: CsvFormat) -> dict[str, Any]:
+    content: dict[str, Any] = {"header": csv.header, "missing": list(csv.missing), "delimiter": csv.delimiter}
+    if not csv.header:
+        content["names"] = list(csv.names)
+    return content
+
+
+def _column_content(column: Column) -> dict[str, Any]:
+    if isinstance(column, CategoryColumn):
+        return {"name": column.name, "type": "category", "values": list(column.values)}
+    content = {"name": column.name, "type": "number", "lower": column.lower, "upper": column.upper}
+    return content if column.bins is None else content | {"bins": column.bins}
+
+
+def _encoder_content(encoder: TabularEncoder) -> dict[str, Any]:
+    return {"kind": encoder.kind, "bias": encoder.bias}

@@ -1,0 +1,433 @@
+"""The checks every task passes, whether it comes from a person's TOML file or from a peer.
+
+An error says which file, line and field is wrong, and what to write instead. Refused: unknown and missing
+fields, lists beyond their limits, bounds that are not finite, a cell that would mean two things, names that
+would garble a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from fusion.errors import TaskError
+from fusion.task import (
+    CANONICAL_VERSION,
+    DEFAULT_BIAS,
+    DEFAULT_DELTA,
+    KINDS,
+    MAX_BINS,
+    MAX_BOUND,
+    MAX_CATEGORIES,
+    MAX_CLASSES,
+    MAX_COLUMNS,
+    MAX_DELTA,
+    MAX_DIMENSION,
+    MAX_EPSILON,
+    MAX_FILE_COLUMNS,
+    MAX_MISSING,
+    MAX_NAME_CHARS,
+    MAX_TASK_BYTES,
+    MIN_DELTA,
+    MIN_RELATIVE_WIDTH,
+    SUMMARY_KINDS,
+    UNIT_RECORD,
+    CategoryColumn,
+    Column,
+    CsvFormat,
+    Label,
+    LabelClass,
+    NumberColumn,
+    Privacy,
+    TabularEncoder,
+    Task,
+    dimension,
+    spellings_of,
+)
+
+FieldPath = tuple[str | int, ...]
+Fail = Callable[[FieldPath, str], NoReturn]
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def task_from_toml(text: str, source: str) -> Task:
+    """See `Task.from_toml`."""
+    if len(text) > MAX_TASK_BYTES:
+        raise TaskError(f"{source}: a task file of over {MAX_TASK_BYTES} bytes is refused; shorten its lists")
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TaskError(_toml_syntax_message(source, str(error))) from None
+    except (ValueError, RecursionError):
+        raise TaskError(f"{source}: this TOML file cannot be read; check its numbers and brackets") from None
+
+    def fail(path: FieldPath, message: str) -> NoReturn:
+        raise TaskError(f"{source} line {_line_of(text, path)}: {_field_name(raw, path)}{message}")
+
+    return _build(raw, fail)
+
+
+def task_from_canonical(data: bytes) -> Task:
+    """See `Task.from_canonical`."""
+    if len(data) > MAX_TASK_BYTES:
+        raise TaskError(
+            f"a task of over {MAX_TASK_BYTES} bytes arrived and was refused; its author must shorten it"
+        )
+    try:
+        raw = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise TaskError(
+            "a task arrived that is not canonical JSON; ask its author to send it again"
+        ) from None
+    if not isinstance(raw, dict) or raw.pop("version", None) != CANONICAL_VERSION:
+        raise TaskError(
+            "a task arrived in a version that is not known here; update the older of the two nodes"
+        )
+
+    def fail(path: FieldPath, message: str) -> NoReturn:
+        raise TaskError(f"task from a peer: {_field_name(raw, path)}{message}")
+
+    task = _build(raw, fail)
+    if task.canonical() != data:
+        raise TaskError("a task arrived that is not in canonical form; ask its author to send it again")
+    return task
+
+
+class _Table:
+    """One table of the raw task: reads each field once with its check, then refuses what was not read."""
+
+    def __init__(self, raw: object, path: FieldPath, fail: Fail) -> None:
+        if not isinstance(raw, dict):
+            fail(path, "must be a table of named fields")
+        self._raw: Mapping[str, Any] = raw
+        self._path = path
+        self._fail = fail
+        self._read: set[str] = set()
+
+    def has(self, key: str) -> bool:
+        return key in self._raw
+
+    def fail(self, key: str, message: str) -> NoReturn:
+        self._fail((*self._path, key), message)
+
+    def value(self, key: str) -> Any:
+        if key not in self._raw:
+            self._fail(self._path, f'the field "{key}" is missing; add it')
+        self._read.add(key)
+        return self._raw[key]
+
+    def table(self, key: str, *, required: bool = True) -> _Table:
+        if not required and key not in self._raw:
+            return _Table({}, (*self._path, key), self._fail)
+        return _Table(self.value(key), (*self._path, key), self._fail)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        if default is not None and key not in self._raw:
+            return default
+        return self._check_text(key, self.value(key), "it")
+
+    def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
+        if default is not None and key not in self._raw:
+            return default
+        value = self.value(key)
+        if value not in allowed:
+            self.fail(key, f"must be one of: {', '.join(allowed)}")
+        return str(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.value(key) if key in self._raw else default
+        if not isinstance(value, bool):
+            self.fail(key, "must be true or false")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number of at most MAX_BOUND in magnitude."""
+        if default is not None and key not in self._raw:
+            return default
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fail(key, "must be a number")
+        if not abs(value) <= MAX_BOUND:
+            self.fail(key, f"must be finite and at most {MAX_BOUND:g} in magnitude")
+        return float(value) + 0.0  # + 0.0 turns -0.0 into 0.0: one canonical form
+
+    def texts(self, key: str, limit: int, *, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """A list of at most `limit` distinct non-empty texts."""
+        if default is not None and key not in self._raw:
+            return default
+        value = self.value(key)
+        if not isinstance(value, list):
+            self.fail(key, 'must be a list of texts in quotes, such as ["a", "b"]')
+        if len(value) > limit:
+            self.fail(key, f"must not hold more than {limit} entries")
+        texts = tuple(self._check_text(key, entry, "every entry") for entry in value)
+        if len(set(texts)) < len(texts):
+            self.fail(key, "must not name the same value twice")
+        return texts
+
+    def tables(self, key: str, limit: int) -> list[_Table]:
+        value = self.value(key)
+        if not isinstance(value, list) or not value:
+            self.fail(key, "must be a list with at least one entry")
+        if len(value) > limit:
+            self.fail(key, f"must not hold more than {limit} entries")
+        return [_Table(entry, (*self._path, key, index), self._fail) for index, entry in enumerate(value)]
+
+    def done(self) -> None:
+        unknown = sorted(set(self._raw) - self._read)
+        if unknown:
+            self.fail(unknown[0], "is not a field known here; remove it or correct its spelling")
+
+    def _check_text(self, key: str, value: object, subject: str) -> str:
+        if not isinstance(value, str):
+            self.fail(key, f'{subject} must be a text in quotes, such as "1"')
+        if not value or len(value) > MAX_NAME_CHARS:
+            self.fail(key, f"{subject} must have 1 to {MAX_NAME_CHARS} characters")
+        if not value.isprintable() or value != value.strip():
+            self.fail(key, f"{subject} must be printable, without spaces at its ends")
+        return value
+
+
+def _build(raw: object, fail: Fail) -> Task:
+    """The task in parsed TOML or JSON: one check after the other, from the top of the file to its end."""
+    top = _Table(raw, (), fail)
+    name = top.text("name")
+    if not _TASK_NAME.fullmatch(name):
+        top.fail("name", "must consist of letters, digits, dots, dashes and underscores")
+    kind = top.choice("kind", KINDS)
+    summary = top.choice("summary", SUMMARY_KINDS, default="moments")
+    csv = _build_csv(top.table("csv", required=False))
+    label = _build_label(top.table("label"), kind, csv)
+    privacy = _build_privacy(top.table("privacy"))
+    columns = _build_columns(top, label, csv)
+    encoder = _build_encoder(top.table("encoder"))
+    top.done()
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder)
+    if dimension(task) > MAX_DIMENSION:
+        top.fail(
+            "columns",
+            f"are encoded in {dimension(task)} dimensions, over the {MAX_DIMENSION} allowed; name fewer",
+        )
+    return task
+
+
+def _build_csv(table: _Table) -> CsvFormat:
+    header = table.boolean("header", default=True)
+    missing = table.texts("missing", MAX_MISSING, default=())
+    delimiter = table.value("delimiter") if table.has("delimiter") else ","
+    if delimiter not in (",", ";", "|", "\t"):
+        table.fail("delimiter", 'must be one of ",", ";", "|" and a tab "\\t"')
+    names: tuple[str, ...] = ()
+    if header and table.has("names"):
+        table.fail("names", "are for files without a header line; set header = false or remove them")
+    if not header:
+        names = table.texts("names", MAX_FILE_COLUMNS)
+    table.done()
+    return CsvFormat(header, missing, delimiter, names)
+
+
+def _build_label(table: _Table, kind: str, csv: CsvFormat) -> Label:
+    column = table.text("column")
+    if csv.names and column not in csv.names:
+        table.fail("column", "is not among csv.names; name it there")
+    if kind == "regression":
+        lower, upper = _bounds(table)
+        table.done()
+        return Label(column, (), lower, upper)
+    entries = table.tables("classes", MAX_CLASSES)
+    if len(entries) < 2:
+        table.fail("classes", "must name at least two classes")
+    classes = tuple(_build_class(entry, csv) for entry in entries)
+    table.done()
+    if len({one.name for one in classes}) < len(classes):
+        table.fail("classes", "must not give two classes the same name")
+    _refuse_shared_spellings(table, "classes", [one.values for one in classes])
+    return Label(column, classes)
+
+
+def _build_class(table: _Table, csv: CsvFormat) -> LabelClass:
+    name = table.text("name")
+    values = _values(table, csv, "label cell that means this class")
+    table.done()
+    return LabelClass(name, values)
+
+
+def _build_privacy(table: _Table) -> Privacy:
+    max_epsilon = table.number("max_epsilon")
+    if not 0 < max_epsilon <= MAX_EPSILON:
+        table.fail("max_epsilon", f"must be over 0 and at most {MAX_EPSILON:g}")
+    delta = table.number("delta", default=DEFAULT_DELTA)
+    if not MIN_DELTA <= delta <= MAX_DELTA:
+        table.fail("delta", f"must be between {MIN_DELTA:g} and {MAX_DELTA:g}")
+    unit = table.value("unit") if table.has("unit") else UNIT_RECORD
+    if isinstance(unit, dict):
+        table.fail("unit", 'protecting a person with several rows is not supported yet; use unit = "record"')
+    if unit != UNIT_RECORD:
+        table.fail("unit", 'must be "record"')
+    table.done()
+    return Privacy(max_epsilon, delta, UNIT_RECORD)
+
+
+def _build_columns(top: _Table, label: Label, csv: CsvFormat) -> tuple[Column, ...]:
+    tables = top.tables("columns", MAX_COLUMNS)
+    columns: list[Column] = []
+    names: set[str] = set()
+    categories = 0
+    for table in tables:
+        column = _build_column(table, csv)
+        if column.name == label.column:
+            table.fail(
+                "name", "is the label column; a column that is predicted from cannot be the one predicted"
+            )
+        if column.name in names:
+            table.fail("name", "is used by an earlier column; name every column once")
+        if csv.names and column.name not in csv.names:
+            table.fail("name", "is not among csv.names; name it there")
+        names.add(column.name)
+        columns.append(column)
+        categories += len(column.values) if isinstance(column, CategoryColumn) else 0
+        if categories > MAX_CATEGORIES:
+            table.fail("values", f"bring the task over {MAX_CATEGORIES} categories in all; list fewer")
+    return tuple(columns)
+
+
+def _build_column(table: _Table, csv: CsvFormat) -> Column:
+    name = table.text("name")
+    kind = table.choice("type", ("number", "category"))
+    if kind == "category":
+        values = _values(table, csv, "category the column may hold")
+        if len(values) < 2:
+            table.fail("values", "must list at least two categories")
+        _refuse_shared_spellings(table, "values", [(value,) for value in values])
+        table.done()
+        return CategoryColumn(name, values)
+    lower, upper = _bounds(table)
+    bins = table.value("bins") if table.has("bins") else None
+    if bins is not None and (
+        isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= MAX_BINS
+    ):
+        table.fail("bins", f"must be a whole number between 2 and {MAX_BINS}")
+    table.done()
+    return NumberColumn(name, lower, upper, bins)
+
+
+def _build_encoder(table: _Table) -> TabularEncoder:
+    kind = table.choice("kind", ("tabular",))
+    bias = table.number("bias", default=DEFAULT_BIAS)
+    if not 0.05 <= bias <= 0.95:
+        table.fail("bias", "must be between 0.05 and 0.95")
+    table.done()
+    return TabularEncoder(kind, bias)
+
+
+def _bounds(table: _Table) -> tuple[float, float]:
+    lower, upper = table.number("lower"), table.number("upper")
+    if not lower < upper:
+        table.fail("upper", "must be larger than lower")
+    if upper - lower < MIN_RELATIVE_WIDTH * max(abs(lower), abs(upper), 1 / MAX_BOUND):
+        table.fail("upper", "is too close to lower to be told apart in single precision; widen the bounds")
+    return lower, upper
+
+
+def _values(table: _Table, csv: CsvFormat, what: str) -> tuple[str, ...]:
+    values = table.texts("values", MAX_CATEGORIES)
+    if not values:
+        table.fail("values", f"must not be empty; list every {what}")
+    if set(values) & set(csv.missing):
+        table.fail("values", "must not hold an entry of csv.missing, which already means a missing cell")
+    return values
+
+
+def _refuse_shared_spellings(table: _Table, key: str, groups: Sequence[Sequence[str]]) -> None:
+    owner: dict[str, int] = {}
+    for index, values in enumerate(groups):
+        for value in values:
+            for text in spellings_of(value):
+                if owner.setdefault(text, index) != index:
+                    table.fail(key, f'"{value}" is listed twice ("1" and "1.0" are the same); list it once')
+
+
+# --- where in the file: lines and names for error messages --------------------------------------------------
+
+_SECTION = re.compile(r"^\s*(\[\[|\[)\s*([A-Za-z0-9_.\"'-]+)\s*\]{1,2}\s*(#.*)?$")
+_KEY = re.compile(r"^\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*(?:\.|=)")
+
+
+def _line_of(text: str, path: FieldPath) -> int:
+    """The line of the key at `path`, or of the closest table around it that the text shows."""
+    best_line, best_depth = 1, -1
+    for line, here in _keys_of(text):
+        depth = _shared_depth(here, path)
+        if depth == len(here) and depth > best_depth:
+            best_line, best_depth = line, depth
+    return best_line
+
+
+def _keys_of(text: str) -> list[tuple[int, FieldPath]]:
+    """(line, path) of every section and key that starts a line: a small scan, enough to point at a line."""
+    found: list[tuple[int, FieldPath]] = []
+    section: FieldPath = ()
+    counts: dict[str, int] = {}
+    for line, content in enumerate(text.splitlines(), start=1):
+        header = _SECTION.match(content)
+        key = _KEY.match(content)
+        if header:
+            name = header[2].strip("\"'")
+            if header[1] == "[[":
+                counts[name] = counts.get(name, -1) + 1
+                section = (name, counts[name])
+            else:
+                section = tuple(name.split("."))
+            found.append((line, section))
+        elif key:
+            found.append((line, (*section, key[1])))
+    return found
+
+
+def _shared_depth(a: FieldPath, b: FieldPath) -> int:
+    depth = 0
+    for one, other in zip(a, b, strict=False):
+        if one != other:
+            break
+        depth += 1
+    return depth
+
+
+def _field_name(raw: object, path: FieldPath) -> str:
+    """`columns[2] "cp": values ` for ("columns", 2, "values"): the field as a person would look for it."""
+    if not path:
+        return ""
+    if len(path) >= 2 and isinstance(path[1], int):
+        entry = f"{path[0]}[{path[1]}]"
+        name = _entry_name(raw, path[:2])
+        entry += f' "{name}"' if name else ""
+        return f"{entry}: " + (_dotted(path[2:]) + " " if path[2:] else "")
+    return f"{_dotted(path)} "
+
+
+def _dotted(path: FieldPath) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    shown = text.lstrip(".")
+    return shown if shown.isprintable() and len(shown) <= MAX_NAME_CHARS else "a field"
+
+
+def _entry_name(raw: object, path: FieldPath) -> str:
+    value: Any = raw
+    for part in path:
+        value = value[part]
+    name = value.get("name") if isinstance(value, dict) else None
+    return name if isinstance(name, str) and name.isprintable() and len(name) <= MAX_NAME_CHARS else ""
+
+
+def _toml_syntax_message(source: str, detail: str) -> str:
+    """tomllib says `Expected '=' after a key (at line 3, column 5)`: put the line first."""
+    match = re.search(r"^(.*) \(at line (\d+), column \d+\)$", detail)
+    if match:
+        return f"{source} line {match[2]}: this is not valid TOML: {match[1]}"
+    return f"{source}: this is not valid TOML: {detail}"

@@ -1,0 +1,62 @@
+"""`tidings` and `python -m node`: runs the command line and turns every error into one clear line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted. A traceback shows only
+    with --debug."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(words, debug="--debug" in words))
+
+
+def run(words: list[str], *, debug: bool) -> int:
+    """The exit code of one command; errors are told on stderr."""
+    import typer
+
+    from crypto.errors import CryptoError
+    from fusion.errors import FusionError
+    from node.cli import app
+    from node.errors import NodeError, UsageError
+
+    try:
+        return app(words, prog_name="tidings", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        return _complain(getattr(error, "format_message", error.__str__)(), 2)
+    except typer.Abort:
+        return _complain("Stopped; nothing was changed.", 130)
+    except UsageError as error:
+        return _complain(str(error), 2, raised=error if debug else None)
+    except (NodeError, FusionError, CryptoError) as error:
+        return _complain(str(error), 1, raised=error if debug else None)
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _complain("Interrupted.", 130)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{named}{error.strerror or error}.", 1, raised=error if debug else None)
+    except Exception as error:  # noqa: BLE001 - the last line of defense: people never see a traceback unasked
+        text = f"Something went wrong inside Tidings ({type(error).__name__}: {error}); run again with --debug to see where."
+        return _complain(text, 1, raised=error if debug else None)
+
+
+def _complain(text: str, code: int, raised: BaseException | None = None) -> int:
+    if raised is not None:
+        import traceback
+
+        traceback.print_exception(raised)
+    sentence = " ".join(text.split())
+    print(f"Error: {sentence[:1].upper()}{sentence[1:]}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,439 @@
+"""The command line, thin: each command reads what was typed, calls one function, and shows what came of it.
+
+Its names and meanings are a contract. What a command needs is imported inside it, so that `tidings --help` and a relay
+never pay for tables or models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node import show
+
+if TYPE_CHECKING:
+    from node.home import Home
+
+app = typer.Typer(
+    name="tidings",
+    help="Private one-shot federated learning between peers: publish one private summary, fuse what you hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+peer_app = typer.Typer(help="Members whose keys this node trusts.", no_args_is_help=True, rich_markup_mode=None)
+task_app = typer.Typer(help="Learning tasks: create, accept, look at.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(peer_app, name="peer")
+app.add_typer(task_app, name="task")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the beginning of its id.")]
+DEFAULT_HOME = Path("~/.tidings")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    home: Annotated[
+        Path,
+        typer.Option("--home", envvar="TIDINGS_HOME", metavar="DIR", help="Holds everything of one node."),
+    ] = DEFAULT_HOME,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error, and log more.")] = False,
+) -> None:
+    context.obj = home.expanduser()
+    context.meta["debug"] = debug
+
+
+def _home(context: typer.Context) -> Home:
+    from node.home import Home
+
+    return Home.open(context.obj)
+
+
+# ------------------------------------------------------------------------------------------------ identity and peers
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    name: Annotated[str, typer.Option("--name", metavar="N", help="What to call this node here.")] = "me",
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", metavar="HOST:PORT", help="Where peers reach it; none: it dials out only."),
+    ] = None,
+) -> None:
+    """Make this node's identity and store; prints its public key."""
+    from node.home import Home, check_name
+    from node.peers import check_address
+
+    home = Home.init(context.obj, check_name(name), check_address(listen) if listen else None)
+    show.note(f"A new node lives in {home.path}. Give its public key to your peers:")
+    show.line(home.me.text)
+
+
+@app.command("id")
+def identity(context: typer.Context) -> None:
+    """Print this node's public key, alone."""
+    show.line(_home(context).me.text)
+
+
+@peer_app.command("add")
+def peer_add(
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Its public key, as its `tidings id` prints it.")],
+    name: Annotated[str | None, typer.Option("--name", metavar="N", help="What to call it here.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="Where to reach it; none: it dials us."),
+    ] = None,
+    query_only: Annotated[bool, typer.Option("--query-only", help="It may ask for models, and no more.")] = False,
+) -> None:
+    """Trust a member: exchange records with it and let it read what this node publishes."""
+    from node.membership import add_peer
+
+    peer = add_peer(_home(context), key, name, address, query_only=query_only)
+    if query_only:
+        show.line(f"{peer.name} may ask this node for models.")
+    else:
+        show.line(f"{peer.name} is a member here. It must add this node's key too: `tidings id`.")
+
+
+@peer_app.command("list")
+def peer_list(context: typer.Context, json: Json = False) -> None:
+    """The peers of this node, and how the links to them are."""
+    from node.status import peers
+
+    home = _home(context)
+    listed = peers(home, home.is_served())
+    if json:
+        show.as_json(listed)
+        return
+    rows = [[one["name"], one["address"] or "-", one["state"], one["reason"], one["key"]] for one in listed]
+    show.table(
+        ["name", "address", "state", "why", "key"],
+        rows,
+        empty="No peers yet; add one with `tidings peer add KEY`.",
+    )
+
+
+@peer_app.command("remove")
+def peer_remove(
+    context: typer.Context, peer: Annotated[str, typer.Argument(metavar="KEY|NAME", help="Whom to remove.")]
+) -> None:
+    """Stop trusting a member: it cannot read what this node publishes from now on."""
+    from node.membership import remove_peer
+
+    name = remove_peer(_home(context), peer)
+    show.line(f"{name} is removed. What this node publishes from now on is sealed under a new key; ")
+    show.line("what it could read before it may have kept.")
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+
+
+@task_app.command("add")
+def task_add(
+    context: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(metavar="FILE.toml|TASK", help="A task file, or a task that a peer proposed.")
+    ],
+) -> None:
+    """Accept a task: one from a file is proposed to the peers too."""
+    from node.tasks import add
+
+    task, proposed = add(_home(context), reference)
+    show.line(f"Accepted {task.name}: {task.id.hex()}")
+    if proposed:
+        show.line(f"It is proposed to your peers, who accept it with: tidings task add {task.name}")
+
+
+@task_app.command("list")
+def task_list(context: typer.Context, json: Json = False) -> None:
+    """Tasks accepted here, and those that peers propose."""
+    from node.tasks import listing
+
+    listed = listing(_home(context))
+    if json:
+        show.as_json(listed)
+        return
+    rows = [[one["name"], one["state"], one["proposed_by"] or "-", one["id"]] for one in listed]
+    show.table(["name", "state", "proposed by", "id"], rows, empty="No tasks yet; `tidings task add FILE.toml`.")
+
+
+@task_app.command("show")
+def task_show(context: typer.Context, task: TaskName, json: Json = False) -> None:
+    """What a task says: columns, bounds, classes, privacy."""
+    from node.tasks import describe, find_any
+
+    found = find_any(_home(context), task)
+    if json:
+        import json as json_library
+
+        show.as_json({"id": found.id.hex(), **json_library.loads(found.canonical())})
+        return
+    show.line(describe(found))
+
+
+# -------------------------------------------------------------------------------------------------- publish and budget
+
+
+@app.command()
+def publish(
+    context: typer.Context,
+    task: TaskName,
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="CSV, Parquet or Arrow files.")],
+    epsilon: Annotated[float, typer.Option("--epsilon", metavar="E", help="Privacy to spend on this release.")],
+    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="Whose budget it draws on.")] = "default",
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="E", help="The dataset's lifetime cap, at its first use."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would leave, and spend nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn data into one private summary, charge it to the budget, and put it into the store to spread."""
+    from node import publish as publishing
+    from node.tasks import find
+
+    home = _home(context)
+    found = find(home, task)
+    with show.progress("reading", "rows") as progress:
+        if dry_run:
+            preview = publishing.preview(home, found, data, epsilon, dataset, budget, progress)
+        else:
+            made = publishing.publish(
+                home, found, data, epsilon=epsilon, dataset=dataset, cap_epsilon=budget, progress=progress
+            )
+    if dry_run:
+        show.as_json(preview.to_json()) if json else show.line(preview.describe())
+    elif json:
+        show.as_json(made.to_json())
+    else:
+        show.line(made.describe())
+
+
+@app.command()
+def budget(
+    context: typer.Context,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="This dataset alone.")] = None,
+    json: Json = False,
+) -> None:
+    """What was spent of each dataset's privacy budget, and what is left."""
+    from node.status import budget as statement
+
+    accounts = statement(_home(context), dataset)
+    if json:
+        show.as_json(accounts)
+        return
+    rows = [
+        [one["dataset"], f"{one['spent_epsilon']:.3f}", f"{one['left_epsilon']:.3f}", f"{one['cap_epsilon']:g}",
+         f"{one['delta']:g}", str(len(one["releases"]))]
+        for one in accounts
+    ]  # fmt: skip
+    show.table(
+        ["dataset", "epsilon spent", "epsilon left", "cap", "delta", "releases"],
+        rows,
+        empty="Nothing was spent yet.",
+    )
+
+
+@app.command()
+def withdraw(
+    context: typer.Context,
+    record: Annotated[str, typer.Argument(metavar="RECORD", help="The beginning of a record's id.")],
+) -> None:
+    """Take a summary of this node back: every node that hears of it fuses without it."""
+    from node.publish import withdraw as take_back
+
+    taken = take_back(_home(context), record)
+    show.line(f"Record {taken.hex()[:12]} is withdrawn. Models made from it before stay where they are;")
+    show.line("the privacy it cost stays spent.")
+
+
+# --------------------------------------------------------------------------------------------------- serve and status
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Overrides the address given at init.")
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option("--bandwidth", metavar="RATE", help="At most so much is sent: 64kbit/s, 2MB/s."),
+    ] = None,
+) -> None:
+    """Run the node until stopped (Ctrl-C)."""
+    from node.bandwidth import parse_rate
+    from node.peers import check_address
+    from node.serve import serve_until_stopped
+
+    address = check_address(listen) if listen else None
+    rate = parse_rate(bandwidth) if bandwidth else None
+    serve_until_stopped(_home(context), address, rate, verbose=context.meta["debug"])
+
+
+@app.command()
+def status(context: typer.Context, json: Json = False) -> None:
+    """Peers, links, what is held, and in a line each what is stuck and why."""
+    from node.status import status as read_status
+
+    state = read_status(_home(context))
+    if json:
+        show.as_json(state)
+        return
+    node = state["node"]
+    where = f"listening on {node['listen']}" if node["listen"] else "dialing out only"
+    show.line(
+        f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · {node['records']} records"
+    )
+    show.line(node["key"])
+    rows = [
+        [
+            one["name"],
+            one["state"],
+            one["reason"],
+            show.size(one["bytes_sent"]),
+            show.size(one["bytes_received"]),
+        ]
+        for one in state["peers"]
+    ]
+    show.table(["peer", "state", "why", "sent", "received"], rows, empty="No peers yet; `tidings peer add KEY`.")
+    for task in state["tasks"]:
+        show.line(f"{task['name']}: {task['summaries']} summaries ready to fuse")
+        for stuck in task["stuck"]:
+            show.line(f"  {stuck['origin']}: {stuck['reason']}")
+    for account in state["budget"]:
+        show.line(
+            f"budget of {account['dataset']}: epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
+        )
+
+
+@app.command()
+def records(
+    context: typer.Context,
+    task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Records of this task alone.")] = None,
+    json: Json = False,
+) -> None:
+    """Every record held here, and why one cannot be used yet."""
+    from node.status import records as read_records
+    from node.tasks import find_any
+
+    home = _home(context)
+    listed = read_records(home, find_any(home, task).id if task else None)
+    if json:
+        show.as_json(listed)
+        return
+    rows = [
+        [
+            one["id"][:12],
+            one["kind"],
+            one["task"][:24],
+            one["origin"],
+            show.size(one["bytes"]),
+            one["state"],
+            one["reason"],
+        ]
+        for one in listed
+    ]
+    show.table(["id", "kind", "task", "origin", "size", "state", "why"], rows, empty="No records yet.")
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+@app.command()
+def query(
+    context: typer.Context,
+    task: TaskName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors.")],
+    node: Annotated[str | None, typer.Option("--node", metavar="NAME|KEY", help="Ask this peer.")] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")] = None,
+    without: Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")] = None,
+    head: Annotated[str | None, typer.Option("--head", metavar="H", help="ridge, lda or synthetic.")] = None,
+    json: Json = False,
+) -> None:
+    """Get the fused model, from this node or from a peer."""
+    from node.ask import ask, save
+
+    home = _home(context)
+    data = ask(home, task, output, node=node, only=only, without=without, head=head, on_progress=show.note)
+    received = save(home, data, output)
+    if json:
+        show.as_json(received.card)
+    else:
+        show.line(received.describe(output))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
+    json: Json = False,
+) -> None:
+    """Fuse again from the summaries held here: is the file what its card claims?"""
+    from node.ask import verify_file
+
+    verdict = verify_file(_home(context), model)
+    if json:
+        show.as_json(verdict.to_json())
+    else:
+        show.line(verdict.describe())
+    if not verdict.confirmed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Rows with the task's columns.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="A CSV file; else stdout.")
+    ] = None,
+) -> None:
+    """Run a model file on raw rows; needs no node."""
+    from node.ask import predict_file
+
+    with show.progress("predicting", "rows") as progress:
+        predict_file(model, data, output, progress)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Labelled rows.")],
+    json: Json = False,
+) -> None:
+    """Score a model file on labelled rows; needs no node."""
+    from fusion.model import evaluate as score
+    from node.ask import read_bounded
+
+    scores: dict[str, Any] = score(read_bounded(model), data)
+    if json:
+        show.as_json(scores)
+        return
+    for name, value in scores.items():
+        show.line(
+            f"{name.replace('_', ' '):18}{value:,}"
+            if isinstance(value, int)
+            else f"{name.replace('_', ' '):18}{value:.4f}"
+        )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")] = Path("demo-out"),
+    draws: Annotated[int, typer.Option("--draws", metavar="N", min=0, help="Also N draws of noise, in process.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="The heart example, if it is elsewhere.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The whole thing on this machine: real hospital data, one node process per hospital."""
+    from node.demo import run_demo
+
+    run_demo(out, draws, data, as_json=json)

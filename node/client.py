@@ -1,0 +1,125 @@
+"""The gRPC client: dials a peer pinned to its key, exchanges frames, or asks it for a model.
+
+The channel trusts exactly one anchor, built from the key of the peer it dials, so whoever else answers at
+that address is refused by TLS. What gRPC says about a failure is put into words here (`explain`), because
+those words are what `status` and the error line show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from crypto.keys import Identity, PublicKey
+from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
+from node import wire
+from node.bandwidth import TokenBucket
+from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
+from node.errors import PeerUnreachable, QueryRefused
+from node.link import Hub, Link
+from node.pb import tidings_pb2_grpc as rpc
+from node.frames import Query
+from node.server import GRPC_OPTIONS
+
+
+@dataclass(frozen=True)
+class Dialer:
+    """Opens channels in this node's name; the leaf certificate is made once."""
+
+    leaf: LeafCredentials
+
+    @classmethod
+    def for_identity(cls, identity: Identity) -> Dialer:
+        """A dialer that proves to be `identity`."""
+        return cls(make_leaf(identity))
+
+    def channel(self, peer: PublicKey, address: str) -> grpc.aio.Channel:
+        """A channel to `address` that only the holder of `peer`'s key can answer."""
+        credentials = grpc.ssl_channel_credentials(
+            anchor_pem(peer), self.leaf.private_key_pem, self.leaf.certificate_pem
+        )
+        options = (
+            *GRPC_OPTIONS,
+            ("grpc.ssl_target_name_override", server_name(peer)),
+            ("grpc.enable_retries", 0),
+        )
+        return grpc.aio.secure_channel(address, credentials, options=options)
+
+    async def exchange(self, peer: PublicKey, address: str, hub: Hub, bucket: TokenBucket | None = None) -> None:
+        """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""
+        async with self.channel(peer, address) as channel:
+            link = Link(peer, hub, dialed_by_us=True, bucket=bucket)
+            call = rpc.NodeStub(channel).Exchange(link.outgoing())
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await call.initial_metadata()
+            except grpc.aio.AioRpcError as error:
+                raise PeerUnreachable(explain(error, address)) from error
+            except TimeoutError as error:
+                call.cancel()
+                raise PeerUnreachable(f"no answer from {address} within {CONNECT_TIMEOUT_S} s") from error
+            link.cut = call.cancel
+            hub.link_up(link)
+            try:
+                await link.receive(call)
+            except grpc.aio.AioRpcError as error:
+                link.close(explain(error, address))
+            finally:
+                call.cancel()
+                hub.link_down(link, link.closed_because or "this node stopped")
+
+    async def ask(self, peer: PublicKey, address: str, query: Query, on_progress: Callable[[str], None]) -> bytes:
+        """The model file that `peer` makes for `query`; PeerUnreachable or QueryRefused, in words."""
+        parts: list[bytes] = []
+        received = 0
+        async with self.channel(peer, address) as channel:
+            try:
+                async for reply in rpc.NodeStub(channel).Query(wire.query_to_pb(query)):
+                    if reply.HasField("progress"):
+                        on_progress(reply.progress.message[:200])
+                        continue
+                    received += len(reply.chunk)
+                    if received > MODEL_LIMIT_BYTES:
+                        raise QueryRefused(f"The model is larger than {MODEL_LIMIT_BYTES} bytes; it was not taken.")
+                    parts.append(reply.chunk)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
+                    raise QueryRefused(f"The other node says: {error.details()}") from error
+                raise PeerUnreachable(explain(error, address)) from error
+        return b"".join(parts)
+
+
+_EXPLANATIONS = (
+    ("connection refused", "nothing listens at {address}; is the node there running?"),
+    (
+        "certificate_verify_failed",
+        "whoever answers at {address} does not hold this key; check key and address",
+    ),
+    ("hostname verification", "whoever answers at {address} does not hold this key; check key and address"),
+    ("wrong_version_number", "what answers at {address} is not a Tidings node"),
+    ("has not added your key", "refused: it has not added this node's key"),
+    ("socket closed", "{address} closed the connection: it may not have added this node's key yet"),
+    ("connection reset", "{address} closed the connection: it may not have added this node's key yet"),
+    ("handshake", "{address} ended the TLS handshake: it may not have added this node's key yet"),
+    ("dns resolution", "the name in {address} cannot be found; check the address"),
+    ("domain name not found", "the name in {address} cannot be found; check the address"),
+    ("no route to host", "no route to {address}"),
+    ("timed out", "no answer from {address}"),
+    ("deadline", "no answer from {address}"),
+)
+
+
+def explain(error: grpc.aio.AioRpcError, address: str) -> str:
+    """gRPC's account of a failure in words for a person."""
+    details = (error.details() or "").strip()
+    lowered = details.lower()
+    for sign, words in _EXPLANATIONS:
+        if sign in lowered:
+            return words.format(address=address)
+    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+        return f"refused: {details}"
+    return f"lost {address}: {details or error.code().name.lower()}"

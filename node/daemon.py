@@ -1,0 +1,363 @@
+"""The daemon: one process that runs a node. It wires store, gossip core and transport, and decides nothing itself.
+
+Everything happens on one event loop. What arrives becomes an event, the core answers with actions, and the actions are
+carried out in order before the next event. Nothing on the loop takes long: fusing and training run in a process of
+their own (`_answer`), so gossip never stalls and an idle node never holds torch in memory.
+
+The command line works on the same store at the same time. A cheap counter tells when it changed something; then
+peers and records are read again, which is how `peer add` or `publish` reaches a running node within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from crypto.keys import PublicKey
+from node.bandwidth import TokenBucket
+from node.client import Dialer
+from node.config import GossipSettings
+from node.errors import PeerUnreachable, QueryRefused, StoreError
+from node.events import (
+    Action,
+    Alarm,
+    BadFrame,
+    Close,
+    Dial,
+    DialFailed,
+    Event,
+    FrameIn,
+    Keep,
+    KeepChunk,
+    LinkDown,
+    LinkState,
+    LinkUp,
+    PeersChanged,
+    RecordAdded,
+    Report,
+    Send,
+    SendChunk,
+    Tick,
+)
+from node.frames import Chunk, Frame, Missing, Query
+from node.gossip import Gossip
+from node.home import Home
+from node.link import Link
+from node.records import Kind
+from node.server import Doors, NodeServer
+from node.store import LinkReport, Peer
+
+log = logging.getLogger("tidings")
+
+POLL_S = 0.5
+"""How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
+REPORT_S = 1.0
+"""How often link states are written down for `status`, if they changed."""
+RETRY_STORE_S = 10.0
+"""How long the node stays off the network after its store refused a write (a full disk, say)."""
+STOP_GRACE_S = 2.0
+MAX_WAITING_QUERIES = 8
+"""Queries that may wait for the one that runs; each costs a process with torch in it."""
+
+
+class Daemon:
+    """Runs the node of one home until `stop` is called."""
+
+    def __init__(self, home: Home, settings: GossipSettings, bandwidth: float | None = None) -> None:
+        self._home = home
+        self._settings = settings
+        self._bucket = TokenBucket(bandwidth) if bandwidth else None
+        self._dialer = Dialer.for_identity(home.keystore.identity)
+        self._links: dict[int, Link] = {}
+        self._dials: dict[PublicKey, asyncio.Task[None]] = {}
+        self._peers: dict[PublicKey, Peer] = {}
+        self._reports: dict[PublicKey, LinkReport] = {}
+        self._traffic: dict[PublicKey, tuple[int, int]] = {}
+        self._position = 0
+        self._core = self._new_core()
+        self._off_until = 0.0
+        self._tick: asyncio.TimerHandle | None = None
+        self._stopping = asyncio.Event()
+        self._one_query = asyncio.Lock()
+        self._queries = 0
+
+    # ------------------------------------------------------------------------------------------------- running
+
+    async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
+        """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
+        self._home.store.clear_links()
+        server = NodeServer(self._home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
+        address = None
+        self._read_peers()
+        if listen is not None:
+            port = await server.start(listen)
+            address = f"{listen.rpartition(':')[0]}:{port}"
+        on_ready.set_result(address)
+        try:
+            await asyncio.gather(self._watch_store(), self._write_reports())
+        finally:
+            if self._tick is not None:
+                self._tick.cancel()
+            for link in self._links.values():
+                link.close("this node stopped")
+            for dial in self._dials.values():
+                dial.cancel()
+            await server.stop(STOP_GRACE_S)
+            self._home.store.clear_links()
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stopping.set()
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; False once the daemon is to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _watch_store(self) -> None:
+        """Notice what other processes changed: peers added and removed, records authored."""
+        counter = -1
+        while True:
+            try:
+                latest = self._home.store.change_counter()
+                if latest != counter:
+                    self._read_peers()
+                    self._read_records()
+                    counter = latest
+            except StoreError as error:
+                self._leave_network(error)
+            if not await self._pause(POLL_S):
+                return
+
+    def _read_peers(self) -> None:
+        peers = {peer.key: peer for peer in self._home.store.peers()}
+        if peers != self._peers:
+            self._peers = peers
+            for key in self._reports.keys() - peers.keys():
+                del self._reports[key]
+            self._handle(self._peers_changed())
+            self._grant()
+
+    def _read_records(self) -> None:
+        added, self._position = self._home.store.held_after(self._position)
+        for held in added:
+            self._handle(RecordAdded(held))
+        if any(held.record.header.kind is Kind.KEY_CARD for held in added):
+            self._grant()
+
+    def _grant(self) -> None:
+        """Hand the live epoch key to members who lack it; the grants spread like any record of ours."""
+        if self._home.epochs.grant_missing():
+            self._read_records()
+
+    async def _write_reports(self) -> None:
+        written: list[LinkReport] = []
+        while await self._pause(REPORT_S):
+            current = [self._with_traffic(report) for report in self._reports.values()]
+            if current != written:
+                try:
+                    self._home.store.set_links(current)
+                    written = current
+                except StoreError as error:
+                    log.warning("%s", error)
+
+    def _with_traffic(self, report: LinkReport) -> LinkReport:
+        sent, received = self._traffic.get(report.peer, (0, 0))
+        live = [link for link in self._links.values() if link.peer == report.peer]
+        return LinkReport(
+            report.peer,
+            report.state,
+            report.reason,
+            report.since,
+            report.last_seen,
+            sent + sum(link.bytes_sent for link in live),
+            received + sum(link.bytes_received for link in live),
+        )
+
+    # ----------------------------------------------------------------------------------------- events and actions
+
+    def _new_core(self) -> Gossip:
+        held, self._position = self._home.store.held_after(0)
+        rng = random.Random(secrets.randbits(64))  # noqa: S311 - spreads timers, keeps no secret
+        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held)
+
+    def _peers_changed(self) -> PeersChanged:
+        members = [peer for peer in self._peers.values() if not peer.query_only]
+        return PeersChanged(tuple((peer.key, peer.address) for peer in members))
+
+    def _handle(self, event: Event) -> None:
+        """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._off_until:
+            return
+        actions = self._core.handle(event, loop.time())
+        writes = any(isinstance(action, Keep | KeepChunk) for action in actions)
+        try:
+            with self._home.store.batch() if writes else nullcontext():
+                for action in actions:
+                    self._perform(action)
+        except StoreError as error:
+            self._leave_network(error)
+            return
+        self._schedule_tick(self._core.next_deadline())
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(link=number, frame=frame):
+                if number in self._links:
+                    self._links[number].send(frame)
+            case SendChunk(link=number, record_id=record_id, index=index):
+                if number in self._links:
+                    self._links[number].send_chunk(record_id, index)
+            case Keep(record=record):
+                self._home.store.add_record(record)
+                if record.header.kind is Kind.KEY_CARD:
+                    asyncio.get_running_loop().call_soon(self._grant)
+            case KeepChunk(record_id=record_id, index=index, data=data):
+                self._home.store.add_chunk(record_id, index, data)
+            case Dial(peer=peer):
+                self._dials[peer] = asyncio.create_task(self._dial(peer))
+            case Close(link=number, reason=reason):
+                if number in self._links:
+                    self._links[number].close(reason)
+            case Report(peer=peer, state=state, reason=reason):
+                self._report(peer, state, reason)
+            case Alarm(origin=origin, reason=reason):
+                log.warning("%s: %s", self._home.peers.name_of(origin), reason)
+
+    def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
+        now = time.time()
+        before = self._reports.get(peer)
+        since = before.since if before and before.state == state.value else now
+        last_seen = now if state is LinkState.LINKED else (before.last_seen if before else None)
+        self._reports[peer] = LinkReport(peer, state.value, reason, since, last_seen, 0, 0)
+        log.info("%s is %s %s", self._home.peers.name_of(peer), state.value, reason)
+
+    def _schedule_tick(self, deadline: float | None) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if deadline is not None and not self._stopping.is_set():
+            self._tick = asyncio.get_running_loop().call_at(deadline, self._handle, Tick())
+
+    def _leave_network(self, error: StoreError) -> None:
+        """The store refused a write, so what the core believes is held may not be. Drop all links and start again from
+        what the store really holds, in a while."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._off_until:
+            return
+        log.error("%s Trying again in %d s.", error, RETRY_STORE_S)
+        self._off_until = loop.time() + RETRY_STORE_S
+        for link in self._links.values():
+            link.close(f"this node cannot write: {error}")
+        for dial in self._dials.values():
+            dial.cancel()
+        loop.call_at(self._off_until + 0.1, self._return_to_network)
+
+    def _return_to_network(self) -> None:
+        try:
+            self._core = self._new_core()
+        except StoreError as error:
+            self._leave_network(error)
+            return
+        self._handle(self._peers_changed())
+
+    async def _dial(self, peer: PublicKey) -> None:
+        address = self._peers[peer].address if peer in self._peers else None
+        try:
+            if address is None:
+                raise PeerUnreachable("it has no address here")
+            await self._dialer.exchange(peer, address, self, self._bucket)
+        except PeerUnreachable as error:
+            self._handle(DialFailed(peer, str(error)))
+
+    # ------------------------------------------------------------------------------------------------ the hub
+
+    def may_exchange(self, peer: PublicKey) -> bool:
+        """Whether this peer is a member right now."""
+        return peer in self._peers and not self._peers[peer].query_only
+
+    def link_up(self, link: Link) -> None:
+        """A link is ready."""
+        if asyncio.get_running_loop().time() < self._off_until:
+            link.close("this node cannot write now")
+        self._links[link.number] = link
+        self._handle(LinkUp(link.number, link.peer, link.dialed_by_us))
+
+    def frame_in(self, link: Link, frame: Frame) -> None:
+        """A frame arrived."""
+        self._handle(FrameIn(link.number, frame))
+
+    def bad_frame(self, link: Link, reason: str) -> None:
+        """Something else arrived."""
+        self._handle(BadFrame(link.number, reason))
+
+    def load_chunk(self, record_id: bytes, index: int) -> Frame:
+        """What to send for this chunk now."""
+        try:
+            data = self._home.store.chunk(record_id, index)
+        except StoreError as error:
+            log.error("%s", error)
+            data = None
+        return Missing(record_id) if data is None else Chunk(record_id, index, data)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """A link is gone."""
+        self._links.pop(link.number, None)
+        sent, received = self._traffic.get(link.peer, (0, 0))
+        self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
+        self._handle(LinkDown(link.number, reason))
+
+    # ------------------------------------------------------------------------------------------------- queries
+
+    def _admitted(self) -> frozenset[PublicKey]:
+        return frozenset(self._peers)
+
+    async def _answer(self, peer: PublicKey, query: Query) -> AsyncIterator[bytes | str]:
+        """Fuse in a process of its own, one query at a time; progress first, then the file."""
+        if self._queries >= MAX_WAITING_QUERIES:
+            raise QueryRefused("This node is answering as many queries as it can; ask again in a minute.")
+        self._queries += 1
+        try:
+            log.info("%s asks for a model", self._home.peers.name_of(peer))
+            yield "the other node is fusing"
+            async with self._one_query:
+                yield await self._fuse(query)
+        finally:
+            self._queries -= 1
+
+    async def _fuse(self, query: Query) -> bytes:
+        """Run this program's own `query` command on this home; QueryRefused with its error line if it fails."""
+        with tempfile.TemporaryDirectory(prefix="tidings-query-") as scratch:
+            output = Path(scratch) / f"model.{query.format}"
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "node", "--home", str(self._home.path), "query", query.task_id.hex()),
+                *(("--head", query.head) if query.head else ()),
+                *(("--only", ",".join(PublicKey(key).text for key in query.only)) if query.only else ()),
+                *(("--without", ",".join(PublicKey(key).text for key in query.without)) if query.without else ()),
+                *("--output", str(output), "--json"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            try:
+                _, stderr = await process.communicate()
+            except asyncio.CancelledError:
+                process.kill()
+                raise
+            if process.returncode != 0:
+                lines = stderr.decode("utf-8", errors="replace").strip().splitlines()
+                raise QueryRefused(lines[-1].removeprefix("Error: ") if lines else "The fusion failed.")
+            return output.read_bytes()

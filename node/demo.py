@@ -1,0 +1,342 @@
+"""`tidings demo`: four hospitals, four node processes, one private model, on this machine.
+
+The hospitals are the four of the UCI heart-disease data. They form a chain by address, and the last one has no address
+at all; no moment has all four online. Everything a person would type runs as the real command in a process of its own;
+this module only tells the story, waits, and counts.
+
+    cleveland -- hungary -- switzerland -- longbeach (dials out only)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from node import show
+from node.demo_report import Report, write_report
+from node.errors import NodeError, UsageError
+from node.home import Home
+from node.records import HeldState, Kind
+from node.tasks import listing, read_file
+
+HOSPITALS = ("cleveland", "hungary", "switzerland", "longbeach")
+TASK = "heart-disease"
+EPSILON = 1.0
+TRAIN_BYTES = 169
+"""A row trains if the first byte of its hash is below this: 169 of 256 is 66 %. The rule knows nothing of the row but
+where it stands in the file."""
+WAIT_S = 40.0
+STOP_S = 10.0
+
+
+class DemoFailed(NodeError):
+    """The demo did not get where it should; the sentence says where it stuck."""
+
+
+def run_demo(out: Path, draws: int, data: Path | None, *, as_json: bool) -> None:
+    """Run the whole story and leave model files, a plot and a JSON with all figures in `out`."""
+    source = data or Path(__file__).resolve().parent.parent / "examples" / "heart"
+    if not (source / "task.toml").exists():
+        raise UsageError(f"The heart example is not in {source}; say where it is with --data.")
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+
+    def tell(text: str) -> None:
+        show.note(f"[{time.monotonic() - started:5.1f} s] {text}")
+
+    with tempfile.TemporaryDirectory(prefix="tidings-demo-") as scratch:
+        splits = split_rows(source, Path(scratch) / "data")
+        tell("split each hospital's rows by a public rule: " + ", ".join(str(split) for split in splits.values()))
+        with _coalition(Path(scratch), source / "task.toml") as coalition:
+            spread(coalition, splits, tell)
+            models = ask_for_models(coalition, out, tell)
+            bytes_moved = coalition.bytes_moved
+        tell("all four nodes are stopped; scoring on the pooled test rows of the four hospitals")
+        report = _score(source, splits, models, draws, bytes_moved, tell)
+    report = report.finished(time.monotonic() - started)
+    write_report(report, out, as_json=as_json)
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Split:
+    """One hospital's rows, cut in two by a public rule."""
+
+    hospital: str
+    train: Path
+    test: Path
+    train_rows: int
+    test_rows: int
+
+    def __str__(self) -> str:
+        return f"{self.hospital} {self.train_rows} + {self.test_rows}"
+
+
+def is_training_row(hospital: str, index: int) -> bool:
+    """The public rule: SHA-256 of `tidings-heart/<hospital>/<row index>`, first byte."""
+    digest = hashlib.sha256(f"tidings-heart/{hospital}/{index}".encode()).digest()
+    return digest[0] < TRAIN_BYTES
+
+
+def split_rows(source: Path, target: Path) -> dict[str, Split]:
+    """Write `<hospital>-train.csv` and `<hospital>-test.csv` for each hospital."""
+    target.mkdir(parents=True)
+    splits = {}
+    for hospital in HOSPITALS:
+        rows = (source / f"{hospital}.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+        train = [row for index, row in enumerate(rows) if is_training_row(hospital, index)]
+        test = [row for index, row in enumerate(rows) if not is_training_row(hospital, index)]
+        split = Split(
+            hospital, target / f"{hospital}-train.csv", target / f"{hospital}-test.csv", len(train), len(test)
+        )
+        split.train.write_text("".join(train), encoding="utf-8")
+        split.test.write_text("".join(test), encoding="utf-8")
+        splits[hospital] = split
+    return splits
+
+
+# --------------------------------------------------------------------------------------------------------------- nodes
+
+
+@dataclass
+class Site:
+    """One hospital's node: its home, its address if it has one, and its process while it runs."""
+
+    name: str
+    path: Path
+    address: str | None
+    process: subprocess.Popen[bytes] | None = None
+    bytes_sent: int = 0
+
+    def tidings(self, *words: str) -> str:
+        """Run one command on this home and return what it printed; DemoFailed with its error line otherwise."""
+        command = [sys.executable, "-m", "node", "--home", str(self.path), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 - ours
+        if done.returncode != 0:
+            raise DemoFailed(f"{self.name}: `tidings {' '.join(words)}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def start(self) -> None:
+        """Run the node in the background; its log goes into its home."""
+        with open(self.path / "serve.log", "ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - ours
+                [sys.executable, "-m", "node", "--home", str(self.path), "serve"], stdout=log, stderr=log
+            )
+
+    def stop(self) -> None:
+        """End the node as Ctrl-C would, and count what it sent."""
+        if self.process is None:
+            return
+        self.bytes_sent += sum(link.bytes_sent for link in self.open().store.links())
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def open(self) -> Home:
+        """The home, to look into while the node runs."""
+        return Home.open(self.path)
+
+    def readable_summaries(self) -> int:
+        """How many live summaries this node holds and can decrypt."""
+        home = self.open()
+        count = 0
+        for held in home.store.held(kind=Kind.SUMMARY):
+            try:
+                home.epochs.open(held)
+                count += 1
+            except NodeError:
+                continue
+        return count
+
+    def holds(self, kind: Kind, origin: Site, recipient: Site | None = None) -> bool:
+        """Whether a whole record of this kind, from `origin` (and for `recipient`), has arrived here."""
+        wanted = recipient.open().me if recipient else None
+        return any(
+            held.state is HeldState.COMPLETE and (wanted is None or held.record.header.recipient == wanted)
+            for held in self.open().store.held(kind=kind, origin=origin.open().me)
+        )
+
+
+@dataclass
+class Coalition:
+    """The four sites, by name."""
+
+    sites: dict[str, Site] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Site:
+        return self.sites[name]
+
+    @property
+    def bytes_moved(self) -> int:
+        """What all nodes sent so far, as their links counted it."""
+        running = sum(
+            link.bytes_sent for site in self.sites.values() if site.process for link in site.open().store.links()
+        )
+        return running + sum(site.bytes_sent for site in self.sites.values())
+
+
+@contextmanager
+def _coalition(scratch: Path, task_file: Path) -> Iterator[Coalition]:
+    """Four initialized homes that trust each other's keys; whatever runs is stopped at the end."""
+    ports = _free_ports(len(HOSPITALS) - 1)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    coalition = Coalition()
+    for name, address in zip(HOSPITALS, [*addresses, None], strict=True):
+        coalition.sites[name] = Site(name, scratch / name, address)
+    (scratch / "task.toml").write_bytes(task_file.read_bytes())
+    try:
+        yield coalition
+    finally:
+        for site in coalition.sites.values():
+            site.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _wait_until(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"Waited {WAIT_S:.0f} s in vain until {what}.")
+        time.sleep(0.2)
+
+
+# --------------------------------------------------------------------------------------------------------------- story
+
+
+def spread(coalition: Coalition, splits: dict[str, Split], tell: Callable[[str], None]) -> None:
+    """Everything up to the moment when the last hospital can read all four summaries."""
+    cleveland, hungary, switzerland, longbeach = (coalition[name] for name in HOSPITALS)
+    _introduce(coalition)
+    tell("four homes, four identities; each adds the other three by public key, addresses along a chain only")
+
+    def publish(site: Site) -> None:
+        made = json.loads(
+            site.tidings("publish", TASK, str(splits[site.name].train), "--epsilon", str(EPSILON), "--json")
+        )
+        tell(f"{site.name} published one summary: {show.size(made['bytes'])}, epsilon {made['epsilon']:g}")
+
+    for site in (hungary, switzerland, longbeach):
+        site.start()
+    tell("hungary, switzerland and longbeach are up; cleveland is not")
+    hungary.tidings("task", "add", str(hungary.path.parent / "task.toml"))
+    for site in (switzerland, longbeach):
+        _wait_until(f"{site.name} hears of the task", lambda site=site: bool(listing(site.open())))
+        site.tidings("task", "add", TASK)
+    tell("hungary proposed the task; the proposal reached the other two, who accepted it")
+    for site in (hungary, switzerland, longbeach):
+        publish(site)
+    _wait_until("hungary reads three summaries", lambda: hungary.readable_summaries() == 3)
+    longbeach.stop()
+    tell("longbeach is stopped before cleveland starts")
+    cleveland.start()
+    cleveland.tidings("task", "add", str(cleveland.path.parent / "task.toml"))
+    publish(cleveland)
+    _wait_until(
+        "switzerland holds what cleveland has for longbeach",
+        lambda: switzerland.holds(Kind.SUMMARY, cleveland) and switzerland.holds(Kind.KEY_GRANT, cleveland, longbeach),
+    )
+    cleveland.stop()
+    tell("cleveland is stopped; its summary and its key grant for longbeach stay with the others")
+    longbeach.start()
+    _wait_until("longbeach reads four summaries", lambda: longbeach.readable_summaries() == 4)
+    tell("longbeach is back and reads all four summaries, cleveland's too, which it never met")
+
+
+def _introduce(coalition: Coalition) -> None:
+    keys = {}
+    for site in coalition.sites.values():
+        listen = ("--listen", site.address) if site.address else ()
+        keys[site.name] = site.tidings("init", "--name", site.name, *listen).strip()
+    for index, name in enumerate(HOSPITALS):
+        for other_index, other in enumerate(HOSPITALS):
+            if other == name:
+                continue
+            address = coalition[other].address if abs(index - other_index) == 1 else None
+            at = ("--address", address) if address else ()
+            coalition[name].tidings("peer", "add", keys[other], "--name", other, *at)
+
+
+def ask_for_models(coalition: Coalition, out: Path, tell: Callable[[str], None]) -> dict[str, Path]:
+    """The model from longbeach in both formats, and proof that others make the same one."""
+    longbeach, hungary = coalition["longbeach"], coalition["hungary"]
+    models = {ending: out / f"heart.{ending}" for ending in ("onnx", "safetensors")}
+    for path in models.values():
+        longbeach.tidings("query", TASK, "-o", str(path))
+    tell("longbeach fused the four summaries; hungary and switzerland are asked for theirs")
+    there = out.resolve() / "heart-from-hungary.onnx"
+    hungary.tidings("query", TASK, "-o", str(there))
+    over_tls = out.resolve() / "heart-from-switzerland.onnx"
+    longbeach.tidings("query", TASK, "--node", "switzerland", "-o", str(over_tls))
+    digests = {
+        path.name: json.loads(hungary.tidings("verify", str(path), "--json"))["digest"]
+        for path in (*models.values(), there, over_tls)
+    }
+    if len(set(digests.values())) != 1:
+        raise DemoFailed(f"The nodes made different models of the same summaries: {digests}.")
+    for path in (there, over_tls):
+        path.unlink()
+    tell(f"three nodes, two formats, one model: digest {next(iter(digests.values()))[:16]}…, verified by hungary")
+    return models
+
+
+# --------------------------------------------------------------------------------------------------------------- score
+
+
+def _score(
+    source: Path,
+    splits: dict[str, Split],
+    models: dict[str, Path],
+    draws: int,
+    bytes_moved: int,
+    tell: Callable[[str], None],
+) -> Report:
+    from fusion.model import evaluate
+
+    task = read_file(source / "task.toml")
+    tests = [split.test for split in splits.values()]
+    alone = {
+        split.hospital: evaluate(_exact_model(task, [split.train]), tests)["accuracy"] for split in splits.values()
+    }
+    pooled = evaluate(_exact_model(task, [split.train for split in splits.values()]), tests)["accuracy"]
+    fused = evaluate(models["onnx"].read_bytes(), tests)
+    return Report(
+        epsilon=EPSILON,
+        delta=task.privacy.delta,
+        test_rows=fused["n"],
+        alone=alone,
+        fused=fused["accuracy"],
+        fused_auc=fused["auc"],
+        pooled=pooled,
+        draws=_draws(task, splits, tests, draws, tell),
+        bytes_moved=bytes_moved,
+        models={ending: str(path) for ending, path in models.items()},
+        digest=_digest(models["onnx"]),
+    )

@@ -1,0 +1,141 @@
+"""Epoch keys: who may read what this node seals, and what this node may read of others.
+
+Everything here is derived from records in the store; no secret is kept beside the keystore. An origin
+grants its epoch key to itself as it does to any member, so its own summaries are opened the way everybody's
+are.
+
+The live epoch is the origin's newest one. It is closed once somebody who is no longer a member holds a
+grant of it: the next thing sealed goes under a new key, which those who remain are granted.
+"""
+
+from __future__ import annotations
+
+from crypto.errors import BadSeal, Malformed, NotForUs
+from crypto.keys import Keystore, PublicKey
+from crypto.sealing import content_key, new_epoch_key, open_sealed, unwrap_epoch_key, wrap_epoch_key
+from node import wire
+from node.author import Author, EpochKey
+from node.errors import NotReadable
+from node.peers import PeerBook
+from node.records import Header, Held, HeldState, KeyCard, KeyGrant, Kind, Record, core
+from node.store import Store
+
+
+class EpochKeys:
+    """The epoch keys that this node made or was granted."""
+
+    def __init__(self, store: Store, keystore: Keystore, author: Author, peers: PeerBook) -> None:
+        self._store = store
+        self._keystore = keystore
+        self._author = author
+        self._peers = peers
+        self._me = keystore.identity.public_key
+        self._unwrapped: dict[bytes, bytes] = {}
+
+    def live(self) -> EpochKey:
+        """The epoch to seal under now: the newest one, or a new one if a former member holds its key."""
+        with self._author.lock:
+            number = self._newest()
+            holders = {grant.recipient for grant in self._grants(self._me, number)}
+            if number == 0 or not holders <= {self._me, *self.members()}:
+                number += 1
+                self._grant(self._me, EpochKey(number, new_epoch_key()))
+            return EpochKey(number, self._epoch_key(self._me, number))
+
+    def grant_missing(self) -> int:
+        """Grant the live epoch to every member whose key card is known and who lacks it; returns how many.
+
+        Idempotent. Called whenever peers or key cards change, by the daemon and by commands alike.
+        """
+        with self._author.lock:
+            epoch = self.live()
+            granted = {
+                (grant.recipient, key_grant.key_card)
+                for grant in self._grants(self._me, epoch.number)
+                if isinstance(key_grant := wire.read_payload(grant), KeyGrant)
+            }
+            lacking = [
+                member
+                for member in self.members()
+                if (card := self.key_card(member)) is not None and (member, card.id) not in granted
+            ]
+            for member in lacking:
+                self._grant(member, epoch)
+            return len(lacking)
+
+    def members(self) -> list[PublicKey]:
+        """Peers that take part in gossip and may read; query-only peers are none."""
+        return [peer.key for peer in self._store.peers() if not peer.query_only]
+
+    def key_card(self, member: PublicKey) -> Record | None:
+        """The member's newest key card, if it has reached us."""
+        cards = [held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)]
+        return max(cards, key=_age, default=None)
+
+    def open(self, held: Held) -> bytes:
+        """The plaintext of a sealed record; NotReadable says why not."""
+        header = held.record.header
+        who = self._peers.name_of(header.origin)
+        if held.state is HeldState.BURIED:
+            raise NotReadable("withdrawn or replaced by its origin")
+        if held.state is HeldState.FETCHING:
+            total = len(header.chunk_hashes)
+            raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived so far")
+        try:
+            key = content_key(self._epoch_key(header.origin, header.epoch), core(header))
+            return open_sealed(self._store.body(held.record.id), key, core(header), header.key_commitment)
+        except BadSeal as error:
+            raise NotReadable(f"the seal is broken ({error}); tell {who}") from error
+
+    def _newest(self) -> int:
+        grants = self._store.held(kind=Kind.KEY_GRANT, origin=self._me)
+        return max((held.record.header.epoch for held in grants), default=0)
+
+    def _grants(self, origin: PublicKey, epoch: int) -> list[Header]:
+        grants = self._store.held(kind=Kind.KEY_GRANT, origin=origin)
+        return [held.record.header for held in grants if held.record.header.epoch == epoch]
+
+    def _grant(self, recipient: PublicKey, epoch: EpochKey) -> None:
+        card = self.key_card(recipient)
+        if card is None:
+            raise NotReadable(f"{self._peers.name_of(recipient)} has published no key card")
+        payload = wire.read_payload(card.header)
+        if not isinstance(payload, KeyCard):
+            raise TypeError("the store handed out a key card without its payload")
+        context = _context(self._me, epoch.number, recipient)
+        wrapped = wrap_epoch_key(epoch.key, payload.encryption_public, context=context)
+        self._author.grant(recipient, epoch.number, wrapped, card.id)
+
+    def _epoch_key(self, origin: PublicKey, epoch: int) -> bytes:
+        """The secret of one epoch, from the newest grant to us that opens."""
+        for held in sorted(self._store.held(kind=Kind.KEY_GRANT, origin=origin), key=lambda held: _age(held.record)):
+            header = held.record.header
+            if header.epoch == epoch and header.recipient == self._me:
+                if held.record.id not in self._unwrapped:
+                    self._unwrap(held.record)
+                if held.record.id in self._unwrapped:
+                    return self._unwrapped[held.record.id]
+        who = self._peers.name_of(origin)
+        raise NotReadable(f"waiting for the key grant of {who}: it must have added this node and been online since")
+
+    def _unwrap(self, record: Record) -> None:
+        payload = wire.read_payload(record.header)
+        if not isinstance(payload, KeyGrant):
+            raise TypeError("the store handed out a key grant without its payload")
+        context = _context(record.header.origin, record.header.epoch, self._me)
+        for encryption_key in self._keystore.encryption_keys:
+            try:
+                self._unwrapped[record.id] = unwrap_epoch_key(payload.wrapped_key, encryption_key, context=context)
+                return
+            except (NotForUs, Malformed):
+                continue
+
+
+def _context(origin: PublicKey, epoch: int, recipient: PublicKey) -> bytes:
+    """What a wrapped key is bound to: whose epoch, which one, for whom."""
+    return origin.raw + epoch.to_bytes(4, "big") + recipient.raw
+
+
+def _age(record: Record) -> tuple[int, int]:
+    """Orders records of one origin: by sequence; the origin's own clock only tells incarnations apart."""
+    return (record.header.created_unix_ms, record.header.sequence)

@@ -1,0 +1,40 @@
+"""The errors of the node. `str(error)` is the one sentence that the person sees, and it says what to do
+next."""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Base of everything the node reports to a person."""
+
+
+class UsageError(NodeError):
+    """What was typed cannot be meant; the sentence says what would be."""
+
+
+class HomeError(NodeError):
+    """The home directory is missing, taken, or unreadable."""
+
+
+class StoreError(NodeError):
+    """The store is missing, corrupt, or of a newer version."""
+
+
+class RecordError(NodeError):
+    """A record breaks a rule of the contract: it is refused before anything is stored."""
+
+
+class WireError(NodeError):
+    """Bytes from outside do not decode to what they claim to be."""
+
+
+class NotReadable(NodeError):
+    """A sealed body cannot be read here yet, or never: the sentence says which and why."""
+
+
+class PeerUnreachable(NodeError):
+    """A peer could not be reached, in words."""
+
+
+class QueryRefused(NodeError):
+    """A query has no answer here, in words."""

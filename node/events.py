@@ -1,0 +1,162 @@
+"""What the gossip core is told (events) and what it asks for (actions): frozen values, no behavior.
+
+The shell around the core (the daemon, or the simulator) owns sockets, disk and clock. It calls
+`Gossip.handle` with one event at a time and carries out the actions in order before the next event. Links
+are numbered by the shell, a number is used once.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from crypto.keys import PublicKey
+from node.frames import Frame
+from node.records import Held, Record
+
+# ----------------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class PeersChanged:
+    """The members, all of them, each with its address if one is known. Query-only peers are not members."""
+
+    members: tuple[tuple[PublicKey, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A stream with an authenticated peer can carry frames. Answers a Dial if `dialed_by_us`."""
+
+    link: int
+    peer: PublicKey
+    dialed_by_us: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """A link is gone, whoever ended it. Also told, or not, after a Close of our own: both are fine."""
+
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """A Dial came to nothing. Every Dial is answered by this or by a LinkUp."""
+
+    peer: PublicKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameIn:
+    """A well-formed frame arrived."""
+
+    link: int
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class BadFrame:
+    """Something arrived that is not a well-formed frame (WireError)."""
+
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAdded:
+    """The store holds a record that did not come through the core: authored here or imported. Again is no
+    change."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time that `Gossip.next_deadline` named has come. Too early or too late is fine."""
+
+
+Event = PeersChanged | LinkUp | LinkDown | DialFailed | FrameIn | BadFrame | RecordAdded | Tick
+
+# ---------------------------------------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Try to open a link to a member at its address."""
+
+    peer: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End a link; `reason` is a few words for a person."""
+
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a frame, in order, before any chunk that waits."""
+
+    link: int
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class SendChunk:
+    """Load this chunk when its turn comes and send it as a Chunk frame; as a Missing frame if it is gone."""
+
+    link: int
+    record_id: bytes
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Store a record that passed every check. The store applies what it supersedes, or that it is
+    superseded."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class KeepChunk:
+    """Store a chunk whose hash is right."""
+
+    record_id: bytes
+    index: int
+    data: bytes
+
+
+class LinkState(enum.StrEnum):
+    """How things stand with a peer, in the words of `status`."""
+
+    LINKED = "linked"
+    CONNECTING = "connecting"
+    UNREACHABLE = "unreachable"
+    WAITING = "waiting"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How things stand with a peer now, and why."""
+
+    peer: PublicKey
+    state: LinkState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something about an origin that its operators must hear of, in a sentence."""
+
+    origin: PublicKey
+    reason: str
+
+
+Action = Dial | Close | Send | SendChunk | Keep | KeepChunk | Report | Alarm

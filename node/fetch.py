@@ -1,0 +1,331 @@
+"""Fetching: which record to ask of which link, chunk by chunk, and whom to ask next when a link goes quiet.
+
+Announce ids, pull bodies (docs/adr/0004): a record is asked of one link at a time, however many announced
+it. First its header, then the chunks of its body that are not here yet; a chunk is kept the moment it
+arrives, so a fetch resumes where it was, from any link that announces the record. Each link has one window
+of headers and one of chunks in flight; what is asked first is what ranks first: withdrawals, then records
+without a body, then small bodies, then large ones.
+
+Three ways a link loses a fetch: it goes down or says Missing; it owes data and delivers nothing at all
+(`stall_s`); it delivers others but nothing of this one (`hostage_s`). The first that is left in the
+record's sources is asked then; a stalled link that is the only source is asked again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from node.config import MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
+from node.events import Action, Send
+from node.frames import Advert, Want, WantChunks
+from node.records import Kind, Record
+
+Rank = tuple[int, int, int]
+
+
+def priority(kind: int, body_bytes: int) -> int:
+    """What is sent and asked for first: 0 withdrawals and evidence, 1 no body, 2 a small one, 3 a large
+    one."""
+    if kind in (Kind.WITHDRAWAL, Kind.EVIDENCE):
+        return 0
+    if body_bytes == 0:
+        return 1
+    return 2 if body_bytes <= SMALL_BODY_BYTES else 3
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """A record that is wanted. `missing` and `in_flight` count once the header is here; dicts keep their
+    order."""
+
+    rank: Rank
+    origin: bytes
+    sources: dict[int, None] = field(default_factory=dict)
+    record: Record | None = None
+    missing: dict[int, None] = field(default_factory=dict)
+    in_flight: dict[int, None] = field(default_factory=dict)
+    asked: int | None = None
+
+
+@dataclass(slots=True)
+class _Source:
+    """What is asked of one link. `asked` maps records to when they last made progress, the oldest first."""
+
+    patience_s: float
+    progress_at: float = 0.0
+    candidates: int = 0
+    overflowed: bool = False
+    headers: list[tuple[Rank, bytes]] = field(default_factory=list)
+    bodies: list[tuple[Rank, bytes]] = field(default_factory=list)
+    asked: dict[bytes, float] = field(default_factory=dict)
+    headers_in_flight: int = 0
+    chunks_in_flight: int = 0
+
+
+class Fetcher:
+    """Every record that is wanted, and every link that can give some."""
+
+    def __init__(self, settings: GossipSettings) -> None:
+        self._settings = settings
+        self._fetches: dict[bytes, _Fetch] = {}
+        self._links: dict[int, _Source] = {}
+        self._ready: dict[int, None] = {}
+        self._drained: dict[int, None] = {}
+        self._order = 0
+
+    # --------------------------------------------------------------------------------------------- what is
+    # wanted
+
+    def offered(self, link: int, advert: Advert) -> None:
+        """A link has a record that is not settled here."""
+        source = self._links[link]
+        fetch = self._fetches.get(advert.id)
+        if fetch is not None and link in fetch.sources:
+            return
+        if source.candidates >= self._settings.max_unknown_adverts:
+            source.overflowed = True
+            return
+        if fetch is None:
+            fetch = self._new(advert.id, advert.origin, advert.kind, advert.body_bytes)
+        fetch.sources[link] = None
+        source.candidates += 1
+        self._queue(advert.id, link)
+
+    def resume(self, record: Record, missing: Iterable[int]) -> None:
+        """A record is here without some chunks, which some link may offer later."""
+        header = record.header
+        fetch = self._fetches.get(record.id)
+        if fetch is None:
+            fetch = self._new(record.id, header.origin.raw, header.kind, header.body_bytes)
+        # What was announced may have been wrong about the size; the header is right.
+        fetch.rank = (priority(header.kind, header.body_bytes), header.body_bytes, fetch.rank[2])
+        fetch.record = record
+        fetch.missing = dict.fromkeys(missing)
+
+    def progress(self, link: int, record_id: bytes, now: float) -> None:
+        """Something of this record came over this link, wanted or not."""
+        source = self._links[link]
+        source.progress_at = now
+        if source.asked.pop(record_id, None) is not None:
+            source.asked[record_id] = now
+
+    def header_arrived(self, link: int, record: Record, now: float) -> None:
+        """A header with a body came and was kept. A small body follows unasked if it came from the link
+        asked."""
+        fetch = self._fetches.get(record.id)
+        asked = fetch is not None and fetch.asked == link
+        if fetch is not None:
+            self._release(record.id, fetch)
+        self.resume(record, range(len(record.header.chunk_hashes)))
+        fetch = self._fetches[record.id]
+        if asked and record.header.body_bytes <= SMALL_BODY_BYTES:
+            self._ask(record.id, fetch, link, now)
+            self._fly(fetch, link, list(fetch.missing))
+            return
+        self._queue_everywhere(record.id, fetch)
+
+    def chunk_arrived(self, record_id: bytes, index: int) -> bool:
+        """A good chunk came and was kept; returns whether it was the last one."""
+        fetch = self._fetches[record_id]
+        if index in fetch.in_flight and fetch.asked is not None:
+            del fetch.in_flight[index]
+            self._land(fetch.asked, 1)
+        del fetch.missing[index]
+        if not fetch.missing:
+            self.forget(record_id)
+            return True
+        return False
+
+    def wanted_chunk(self, record_id: bytes, index: int) -> Record | None:
+        """The record, if this chunk of it is still missing here."""
+        fetch = self._fetches.get(record_id)
+        return fetch.record if fetch is not None and index in fetch.missing else None
+
+    def sources(self, record_id: bytes) -> list[int]:
+        """The links that have this record."""
+        fetch = self._fetches.get(record_id)
+        return list(fetch.sources) if fetch is not None else []
+
+    def forget(self, record_id: bytes) -> None:
+        """The record is settled, or refused for good."""
+        fetch = self._fetches.pop(record_id, None)
+        if fetch is not None:
+            self._release(record_id, fetch)
+            for link in fetch.sources:
+                self._uncount(link)
+
+    def drop_source(self, link: int, record_id: bytes) -> None:
+        """This link does not have the record, or not a good one."""
+        fetch = self._fetches.get(record_id)
+        if fetch is None or link not in fetch.sources:
+            return
+        del fetch.sources[link]
+        self._uncount(link)
+        if fetch.asked == link:
+            self._release(record_id, fetch)
+            self._queue_everywhere(record_id, fetch)
+        if not fetch.sources and fetch.record is None:
+            self.forget(record_id)
+
+    def distrust(self, origins: set[bytes]) -> None:
+        """Ask for nothing of these origins; what is here of a body stays for a change of mind."""
+        for record_id, fetch in list(self._fetches.items()):
+            if fetch.origin in origins:
+                for link in list(fetch.sources):
+                    self.drop_source(link, record_id)
+
+    # -------------------------------------------------------------------------------------------------------
+    # links
+
+    def link_up(self, link: int) -> None:
+        """A link can be asked."""
+        self._links[link] = _Source(self._settings.stall_s)
+
+    def link_down(self, link: int) -> None:
+        """A link can be asked no more; what it owed is asked elsewhere."""
+        if link in self._links:
+            for record_id in [known for known, fetch in self._fetches.items() if link in fetch.sources]:
+                self.drop_source(link, record_id)
+            del self._links[link]
+            self._ready.pop(link, None)
+            self._drained.pop(link, None)
+
+    def expire(self, now: float) -> None:
+        """Take back what was asked of links that deliver nothing, or nothing of that record."""
+        for link, source in list(self._links.items()):
+            if not source.asked:
+                continue
+            if now >= source.progress_at + source.patience_s:
+                source.patience_s = min(2 * source.patience_s, self._settings.stall_cap_s)
+                late = list(source.asked)
+            else:
+                late = [known for known, at in source.asked.items() if now >= at + self._settings.hostage_s]
+            for record_id in late:
+                self._ask_elsewhere(link, record_id)
+
+    def deadline(self) -> float:
+        """When `expire` has something to do."""
+        soonest = math.inf
+        for source in self._links.values():
+            if source.asked:
+                oldest = next(iter(source.asked.values()))
+                soonest = min(soonest, source.progress_at + source.patience_s, oldest + self._settings.hostage_s)
+        return soonest
+
+    def take_drained(self) -> list[int]:
+        """The links whose announcements overflowed and are worked off by now: they know more."""
+        drained = list(self._drained)
+        self._drained.clear()
+        return drained
+
+    # ------------------------------------------------------------------------------------------------------
+    # asking
+
+    def pump(self, now: float) -> list[Action]:
+        """Ask for as much as the windows allow."""
+        actions: list[Action] = []
+        for link in list(self._ready):
+            actions += self._ask_headers(link, now)
+            actions += self._ask_chunks(link, now)
+        self._ready.clear()
+        return actions
+
+    def _ask_headers(self, link: int, now: float) -> list[Action]:
+        source = self._links[link]
+        ids: list[bytes] = []
+        while source.headers and source.headers_in_flight < self._settings.want_window:
+            _, record_id = heapq.heappop(source.headers)
+            fetch = self._fetches.get(record_id)
+            if fetch and fetch.record is None and fetch.asked is None and link in fetch.sources:
+                self._ask(record_id, fetch, link, now)
+                source.headers_in_flight += 1
+                ids.append(record_id)
+        return [Send(link, Want(tuple(ids[start : start + MAX_WANT]))) for start in range(0, len(ids), MAX_WANT)]
+
+    def _ask_chunks(self, link: int, now: float) -> list[Action]:
+        source = self._links[link]
+        actions: list[Action] = []
+        while source.bodies and source.chunks_in_flight < self._settings.chunk_window:
+            record_id = source.bodies[0][1]
+            fetch = self._fetches.get(record_id)
+            unasked = self._unasked(fetch, link) if fetch else []
+            if fetch is None or not unasked:
+                heapq.heappop(source.bodies)
+                continue
+            room = min(self._settings.chunk_window - source.chunks_in_flight, MAX_WANT_CHUNKS)
+            if fetch.asked is None:
+                self._ask(record_id, fetch, link, now)
+            self._fly(fetch, link, unasked[:room])
+            actions.append(Send(link, WantChunks(record_id, tuple(unasked[:room]))))
+        return actions
+
+    def _unasked(self, fetch: _Fetch, link: int) -> list[int]:
+        """The chunks that this link may be asked for now."""
+        if fetch.asked not in (None, link) or link not in fetch.sources:
+            return []
+        return [index for index in fetch.missing if index not in fetch.in_flight]
+
+    def _ask_elsewhere(self, link: int, record_id: bytes) -> None:
+        fetch = self._fetches[record_id]
+        if len(fetch.sources) > 1:
+            self.drop_source(link, record_id)
+        else:
+            self._release(record_id, fetch)
+            self._queue_everywhere(record_id, fetch)
+
+    # --------------------------------------------------------------------------------------------------
+    # bookkeeping
+
+    def _new(self, record_id: bytes, origin: bytes, kind: int, body_bytes: int) -> _Fetch:
+        self._order += 1
+        fetch = _Fetch((priority(kind, body_bytes), body_bytes, self._order), origin)
+        self._fetches[record_id] = fetch
+        return fetch
+
+    def _queue(self, record_id: bytes, link: int) -> None:
+        fetch, source = self._fetches[record_id], self._links[link]
+        if fetch.asked is None:
+            queue = source.headers if fetch.record is None else source.bodies
+            heapq.heappush(queue, (fetch.rank, record_id))
+            self._ready[link] = None
+
+    def _queue_everywhere(self, record_id: bytes, fetch: _Fetch) -> None:
+        for link in fetch.sources:
+            self._queue(record_id, link)
+
+    def _ask(self, record_id: bytes, fetch: _Fetch, link: int, now: float) -> None:
+        source = self._links[link]
+        if not source.asked:
+            source.progress_at = now
+        fetch.asked = link
+        source.asked[record_id] = now
+
+    def _fly(self, fetch: _Fetch, link: int, indexes: list[int]) -> None:
+        fetch.in_flight.update(dict.fromkeys(indexes))
+        self._links[link].chunks_in_flight += len(indexes)
+
+    def _land(self, link: int, chunks: int) -> None:
+        self._links[link].chunks_in_flight -= chunks
+        self._ready[link] = None
+
+    def _release(self, record_id: bytes, fetch: _Fetch) -> None:
+        """Nothing of this record is asked of anyone any more."""
+        if fetch.asked is None:
+            return
+        source = self._links[fetch.asked]
+        del source.asked[record_id]
+        if fetch.record is None:
+            source.headers_in_flight -= 1
+        self._land(fetch.asked, len(fetch.in_flight))
+        fetch.in_flight.clear()
+        fetch.asked = None
+
+    def _uncount(self, link: int) -> None:
+        source = self._links[link]
+        source.candidates -= 1
+        if source.overflowed and source.candidates == 0:
+            source.overflowed = False
+            self._drained[link] = None

@@ -1,0 +1,137 @@
+"""Frames: what two linked nodes say to each other. proto/tidings.proto says what each one means and its
+limits.
+
+Frozen values between `wire` (bytes) and `gossip` (decisions). A frame that came out of `wire` is within its
+limits and its fields have their lengths; whether what it claims is true is for the core to find out.
+Origins are raw 32-byte keys here: most of them are only looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame each way."""
+
+    version: int
+    store_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The digest of everything the sender has settled."""
+
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The origins that the sender trusts, each with the digest of its settled records."""
+
+    digests: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OriginVector:
+    """What is settled of one origin: per incarnation, ascending (first, last) ranges that do not touch."""
+
+    origin: bytes
+    digest: bytes
+    ranges: tuple[tuple[bytes, tuple[tuple[int, int], ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """What the sender has settled of some origins."""
+
+    origins: tuple[OriginVector, ...]
+    reply: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The settled records of one origin, by id, ascending."""
+
+    origin: bytes
+    ids: tuple[bytes, ...]
+    reply: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Advert:
+    """A record that the sender has settled. `kind` is a bare number: a later version may know more of
+    them."""
+
+    id: bytes
+    kind: int
+    origin: bytes
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Records that the sender has settled and the receiver may lack."""
+
+    adverts: tuple[Advert, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Asks for records by id."""
+
+    ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRecord:
+    """A header and its signature as carried, not yet checked."""
+
+    header_bytes: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Signed headers."""
+
+    records: tuple[SignedRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WantChunks:
+    """Asks for chunks of one record's body."""
+
+    id: bytes
+    indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One chunk of a sealed body."""
+
+    id: bytes
+    index: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The sender does not have what was asked of this record."""
+
+    id: bytes
+
+
+Frame = Hello | Digest | Origins | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which model is asked for. Origins are raw keys; an empty `head` lets the answering node choose."""
+
+    task_id: bytes
+    head: str
+    only: tuple[bytes, ...]
+    without: tuple[bytes, ...]
+    format: str

@@ -1,0 +1,153 @@
+"""One node's home directory: the keystore, the store, the ledger, two locks, and who may write what when.
+
+    keystore.json   identity and encryption keys, 0600
+    node.db         records, peers, tasks, links (store.py)
+    ledger.db       the privacy budget (fusion/ledger.py)
+    node.json       name and listening address, for the operator to read and edit
+    daemon.lock     held by `serve`: one daemon a home
+    author.lock     held while this node authors a record, by the daemon or by a command
+
+The command line and the daemon work on the same home at once; SQLite and the two locks keep them apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from crypto.errors import CryptoError
+from crypto.keys import Keystore, PublicKey
+from node.author import Author
+from node.epochs import EpochKeys
+from node.errors import HomeError
+from node.peers import PeerBook
+from node.store import Store
+
+if TYPE_CHECKING:
+    from fusion.ledger import Ledger
+
+MAX_NAME_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What the operator chose at `init`."""
+
+    name: str
+    listen: str | None
+
+
+@dataclass(frozen=True)
+class Home:
+    """An open home."""
+
+    path: Path
+    settings: NodeSettings
+    keystore: Keystore
+    store: Store
+    peers: PeerBook
+    author: Author
+    epochs: EpochKeys
+
+    @classmethod
+    def init(cls, path: Path, name: str, listen: str | None) -> Home:
+        """Make identity and store in a new home, all or nothing; HomeError if one is there already."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise HomeError(f"{path} exists and is not empty; choose another --home, or use the node that is there.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path.parent))
+        try:
+            Keystore.create(draft / "keystore.json")
+            _write_settings(draft / "node.json", NodeSettings(name, listen))
+            Store.create(draft).close()
+            home = cls.open(draft)
+            home.author.key_card()
+            home.store.close()
+            if path.exists():
+                path.rmdir()
+            draft.rename(path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Home:
+        """Open an initialised home; HomeError or StoreError says what is wrong with it."""
+        if not (path / "keystore.json").exists():
+            raise HomeError(f"There is no node in {path}; run `tidings --home {path} init` first.")
+        try:
+            keystore = Keystore.load(path / "keystore.json")
+        except CryptoError as error:
+            raise HomeError(str(error)) from error
+        store = Store.open(path)
+        settings = _read_settings(path / "node.json")
+        peers = PeerBook(store, keystore.identity.public_key, settings.name)
+        author = Author(store, keystore, FileLock(path / "author.lock"))
+        return cls(path, settings, keystore, store, peers, author, EpochKeys(store, keystore, author, peers))
+
+    @property
+    def me(self) -> PublicKey:
+        """This node's public key."""
+        return self.keystore.identity.public_key
+
+    def ledger(self) -> Ledger:
+        """The privacy budget of this home; loads what only releases need."""
+        from fusion.ledger import Ledger
+
+        return Ledger(self.path / "ledger.db")
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Hold this home for one daemon; HomeError if another has it."""
+        lock = FileLock(self.path / "daemon.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise HomeError(f"A node is already serving {self.path}; stop it first, or use another --home.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_served(self) -> bool:
+        """Whether a daemon holds this home right now."""
+        try:
+            with self.serving():
+                return False
+        except HomeError:
+            return True
+
+
+def check_name(name: str) -> str:
+    """A name for people: printable, one line, short; HomeError otherwise."""
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
+    if name.startswith("tidings1"):
+        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
+    return name.strip()
+
+
+def _write_settings(path: Path, settings: NodeSettings) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(asdict(settings), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_settings(path: Path) -> NodeSettings:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return NodeSettings(str(content["name"]), content["listen"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error

@@ -1,0 +1,41 @@
+"""Members come and go: what `peer add` and `peer remove` mean for records and keys."""
+
+from __future__ import annotations
+
+import time
+
+from node.errors import UsageError
+from node.home import Home, check_name
+from node.peers import check_address, parse_key
+from node.store import Peer
+
+
+def add_peer(home: Home, key_text: str, name: str | None, address: str | None, *, query_only: bool) -> Peer:
+    """Trust a key, or change the name or address of one that is trusted already.
+
+    Grants of the live epoch follow by themselves once the member's key card is here.
+    """
+    key = parse_key(key_text)
+    if key == home.me:
+        raise UsageError("This is the key of this node itself; add the keys of others.")
+    known = next((peer for peer in home.store.peers() if peer.key == key), None)
+    peer = Peer(
+        key,
+        check_name(name) if name else (known.name if known else key.short),
+        check_address(address) if address else (known.address if known else None),
+        query_only,
+        known.added_at if known else time.time(),
+    )
+    if peer.name == home.settings.name:
+        raise UsageError(f"{peer.name} is this node's own name; choose another --name for the peer.")
+    home.store.add_peer(peer)
+    home.epochs.grant_missing()
+    return peer
+
+
+def remove_peer(home: Home, key_or_name: str) -> str:
+    """Stop trusting a peer and start a new epoch, granted to those who remain; returns its name here."""
+    peer = home.peers.peer_of(key_or_name)
+    home.store.remove_peer(peer.key)
+    home.epochs.grant_missing()
+    return peer.name

@@ -1,0 +1,1 @@
+"""Generated from proto/tidings.proto by `make proto`; never edited."""

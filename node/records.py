@@ -1,0 +1,305 @@
+"""Records: what they are, and the rules that one from outside must pass, in the order they are checked.
+
+Follows docs/protocol.md, section "Records". A record is a header, exactly as its origin signed it, and a
+signature; a body, if the kind has one, is named in the header by the hashes of its chunks.
+
+    1. Sizes: the header is at most 64 KiB, the signature 64 bytes.
+    2. The header's bytes are a Header message of a known kind, with valid keys (`wire.read_header`).
+    3. The version is 1, the kind one that this version accepts, the coalition empty.
+    4. Fixed fields: 8 bytes of incarnation, a sequence from 1 to 2^63 - 1.
+    5. The kind's row of RULES: body, epoch, task, recipient, superseded record, size of the payload.
+    6. The body's geometry: sizes, number and length of chunk hashes, commitment.
+    7. The payload is what the kind's row says (`wire.read_payload`).
+    8. The signature is the origin's, over the header's bytes, under the kind's label.
+
+Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it
+arrives.
+
+This module does no I/O, knows no encoding and refuses to repair anything: a record is right or it is refused.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from crypto.errors import BadSignature
+from crypto.keys import ENCRYPTION_PUBLIC_BYTES, PublicKey
+from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hashes
+from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_record
+from node.config import (
+    BODY_LIMIT_BYTES,
+    CHUNK_BYTES,
+    CHUNK_MIN_BYTES,
+    HEADER_LIMIT_BYTES,
+    PAYLOAD_LIMIT_BYTES,
+    PROTOCOL_VERSION,
+)
+from node.errors import RecordError
+
+INCARNATION_BYTES: Final = 8
+TASK_ID_BYTES: Final = 32
+MAX_SEQUENCE: Final = 2**63 - 1
+CORE_LABEL: Final = b"tidings/v1/core\0"
+
+
+class Kind(enum.IntEnum):
+    """What a record is for; the numbers are the wire's."""
+
+    KEY_CARD = 1
+    KEY_GRANT = 2
+    TASK = 3
+    SUMMARY = 4
+    MODEL = 5
+    WITHDRAWAL = 6
+    HEAD = 7
+    EVIDENCE = 8
+
+    @property
+    def label(self) -> str:
+        """The kind's name in signatures and for people: `key-card`."""
+        return self.name.lower().replace("_", "-")
+
+
+class Need(enum.Enum):
+    """Whether a kind must, may or must not have a field."""
+
+    MUST = "must"
+    MAY = "may"
+    NOT = "must not"
+
+
+class Payload(enum.Enum):
+    """What rides in a header's payload."""
+
+    NONE = "none"
+    KEY_CARD = "key card"
+    KEY_GRANT = "key grant"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one kind of record looks like."""
+
+    body: Need
+    epoch: Need
+    task_id: Need
+    recipient: Need
+    supersedes: Need
+    payload: Payload
+
+
+RULES: Final = {
+    #                    body       epoch      task_id    recipient  supersedes payload
+    Kind.KEY_CARD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.KEY_CARD),
+    Kind.KEY_GRANT: Rule(Need.NOT, Need.MUST, Need.NOT, Need.MUST, Need.NOT, Payload.KEY_GRANT),
+    Kind.TASK: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.NOT, Payload.NONE),
+    Kind.SUMMARY: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.MAY, Payload.NONE),
+    Kind.MODEL: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.MAY, Payload.NONE),
+    Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
+}  # fmt: skip
+"""HEAD and EVIDENCE have no row: their numbers are kept, and this version refuses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an origin says about a record; proto/tidings.proto says what each field means."""
+
+    kind: Kind
+    origin: PublicKey
+    incarnation: bytes
+    sequence: int
+    created_unix_ms: int
+    version: int = PROTOCOL_VERSION
+    coalition: bytes = b""
+    epoch: int = 0
+    body_bytes: int = 0
+    chunk_bytes: int = 0
+    chunk_hashes: tuple[bytes, ...] = ()
+    key_commitment: bytes = b""
+    task_id: bytes = b""
+    recipient: PublicKey | None = None
+    supersedes: bytes = b""
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A header, its bytes as signed, the signature, and the id: the hash of those bytes."""
+
+    header: Header
+    header_bytes: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCard:
+    """The payload of a KEY_CARD."""
+
+    encryption_public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGrant:
+    """The payload of a KEY_GRANT: the epoch key, and the id of the key card it was wrapped to."""
+
+    wrapped_key: bytes
+    key_card: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKey:
+    """One of an origin's epoch keys, open: the number that headers name, and 32 secret bytes."""
+
+    number: int
+    key: bytes = field(repr=False)
+
+
+class HeldState(enum.StrEnum):
+    """What is held of a record. COMPLETE and BURIED are settled: nothing more of it is wanted."""
+
+    COMPLETE = "complete"
+    FETCHING = "fetching"
+    BURIED = "buried"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A record in the store: which chunks are missing, and which record took it back, if one did."""
+
+    record: Record
+    state: HeldState
+    received_at: float
+    missing: tuple[int, ...] = ()
+    buried_by: bytes | None = None
+
+
+def core(header: Header) -> bytes:
+    """The bytes that a seal binds a body to: label, then each field with its length in 4 bytes,
+    big-endian."""
+    fields = (
+        header.origin.raw,
+        header.coalition,
+        header.task_id,
+        header.incarnation,
+        header.sequence.to_bytes(8, "big"),
+    )
+    return CORE_LABEL + b"".join(len(part).to_bytes(4, "big") + part for part in fields)
+
+
+def with_body(header: Header, body: bytes, key_commitment: bytes) -> Header:
+    """The header of a record that carries this sealed body, in chunks of the usual size."""
+    return replace(
+        header,
+        body_bytes=len(body),
+        chunk_bytes=CHUNK_BYTES,
+        chunk_hashes=chunk_hashes(body, CHUNK_BYTES),
+        key_commitment=key_commitment,
+    )
+
+
+def chunk_size(header: Header, index: int) -> int:
+    """How many bytes chunk `index` has; only the last one may be short."""
+    return min(header.chunk_bytes, header.body_bytes - index * header.chunk_bytes)
+
+
+def can_bury(later: Header, earlier: Header) -> bool:
+    """Whether `later` may take back `earlier`, if it names it: only what has a body, and only by its own
+    origin."""
+    return later.origin == earlier.origin and earlier.body_bytes > 0
+
+
+# ---------------------------------------------------------------------------------------- the rules, in order
+
+
+def check_sizes(header_bytes: bytes, signature: bytes) -> None:
+    """Rule 1."""
+    if not 1 <= len(header_bytes) <= HEADER_LIMIT_BYTES:
+        raise RecordError(f"A header has 1 to {HEADER_LIMIT_BYTES} bytes, this one {len(header_bytes)}.")
+    if len(signature) != SIGNATURE_BYTES:
+        raise RecordError(f"A signature has {SIGNATURE_BYTES} bytes, this one {len(signature)}.")
+
+
+def check_header(header: Header) -> None:
+    """Rules 3 to 6; RecordError names the first that is broken."""
+    _check_version(header)
+    _check_fixed_fields(header)
+    _check_kind(header)
+    _check_body(header)
+
+
+def check_payload(kind: Kind, payload: KeyCard | KeyGrant | None) -> None:
+    """Rule 7, once the payload is decoded."""
+    match payload:
+        case KeyCard(encryption_public) if len(encryption_public) != ENCRYPTION_PUBLIC_BYTES:
+            raise RecordError(f"An encryption key has {ENCRYPTION_PUBLIC_BYTES} bytes.")
+        case KeyGrant(wrapped_key) if len(wrapped_key) != WRAPPED_KEY_BYTES:
+            raise RecordError(f"A wrapped epoch key has {WRAPPED_KEY_BYTES} bytes.")
+        case KeyGrant(_, key_card) if len(key_card) != RECORD_ID_BYTES:
+            raise RecordError(f"A key grant names its key card by {RECORD_ID_BYTES} bytes.")
+
+
+def signed_record(header: Header, header_bytes: bytes, signature: bytes) -> Record:
+    """Rule 8: the record, if its origin signed these bytes; RecordError otherwise."""
+    try:
+        verify_record(header.origin, header.kind.label, header_bytes, signature)
+    except BadSignature as error:
+        raise RecordError(f"The signature of a {header.kind.label} is not {header.origin.short}'s.") from error
+    return Record(header, header_bytes, signature, record_id(header_bytes))
+
+
+def _check_version(header: Header) -> None:
+    if header.version != PROTOCOL_VERSION:
+        raise RecordError(f"A record of version {header.version} is newer than this node; update it.")
+    if header.kind not in RULES:
+        raise RecordError(f"A record of kind {header.kind.label} is not accepted by version {PROTOCOL_VERSION}.")
+    if header.coalition:
+        raise RecordError("A record names a coalition, and this version knows none.")
+
+
+def _check_fixed_fields(header: Header) -> None:
+    if len(header.incarnation) != INCARNATION_BYTES:
+        raise RecordError(f"An incarnation has {INCARNATION_BYTES} bytes, this one {len(header.incarnation)}.")
+    if not 1 <= header.sequence <= MAX_SEQUENCE:
+        raise RecordError(f"A sequence is from 1 to 2^63 - 1, this one is {header.sequence}.")
+
+
+def _check_kind(header: Header) -> None:
+    rule = RULES[header.kind]
+    fields: tuple[tuple[str, Need, bool], ...] = (
+        ("body", rule.body, header.body_bytes > 0),
+        ("epoch", rule.epoch, header.epoch > 0),
+        ("task", rule.task_id, bool(header.task_id)),
+        ("recipient", rule.recipient, header.recipient is not None),
+        ("superseded record", rule.supersedes, bool(header.supersedes)),
+    )
+    for name, need, is_there in fields:
+        if (need is Need.MUST and not is_there) or (need is Need.NOT and is_there):
+            raise RecordError(f"A {header.kind.label} {need.value} have a {name}.")
+    if header.task_id and len(header.task_id) != TASK_ID_BYTES:
+        raise RecordError(f"A task id has {TASK_ID_BYTES} bytes, this one {len(header.task_id)}.")
+    if header.supersedes and len(header.supersedes) != RECORD_ID_BYTES:
+        raise RecordError(f"A record id has {RECORD_ID_BYTES} bytes, the superseded one {len(header.supersedes)}.")
+    if len(header.payload) > PAYLOAD_LIMIT_BYTES:
+        raise RecordError(f"A payload has at most {PAYLOAD_LIMIT_BYTES} bytes, this one {len(header.payload)}.")
+    if rule.payload is Payload.NONE and header.payload:
+        raise RecordError(f"A {header.kind.label} must not have a payload.")
+
+
+def _check_body(header: Header) -> None:
+    if header.body_bytes == 0:
+        if header.chunk_bytes or header.chunk_hashes or header.key_commitment:
+            raise RecordError(f"A {header.kind.label} describes chunks of a body that it does not have.")
+        return
+    if not SEAL_OVERHEAD_BYTES <= header.body_bytes <= BODY_LIMIT_BYTES:
+        raise RecordError(f"A sealed body of {header.body_bytes} bytes is too small or above {BODY_LIMIT_BYTES}.")
+    if not CHUNK_MIN_BYTES <= header.chunk_bytes <= CHUNK_BYTES:
+        raise RecordError(f"Chunks of {header.chunk_bytes} bytes are not from {CHUNK_MIN_BYTES} to {CHUNK_BYTES}.")
+    if len(header.chunk_hashes) != -(-header.body_bytes // header.chunk_bytes):
+        raise RecordError(f"{len(header.chunk_hashes)} chunk hashes do not fit a body of {header.body_bytes} bytes.")
+    if any(len(chunk_hash) != HASH_BYTES for chunk_hash in header.chunk_hashes):
+        raise RecordError(f"A chunk hash has {HASH_BYTES} bytes.")
+    if len(header.key_commitment) != HASH_BYTES:
+        raise RecordError(f"A key commitment has {HASH_BYTES} bytes, this one {len(header.key_commitment)}.")

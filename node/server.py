@@ -1,0 +1,167 @@
+"""The gRPC server: authenticates whoever connects, then carries frames to the hub and answers queries.
+
+Two gates, both needed. TLS lets in only certificates that chain to the key of a peer known when the
+handshake began. Then every call checks again who is speaking (`crypto.tls.peer_identity`), because with
+several trust anchors one trusted peer could present a certificate naming another, and because a resumed or
+long-lived TLS session outlives the removal of its peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from crypto.errors import CryptoError
+from crypto.keys import Identity, PublicKey
+from crypto.tls import anchor_pem, make_leaf, peer_identity
+from node import wire
+from node.bandwidth import TokenBucket
+from node.config import FRAME_LIMIT_BYTES, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, QUERY_CHUNK_BYTES
+from node.errors import NodeError, QueryRefused, UsageError
+from node.link import Hub, Link
+from node.pb import tidings_pb2 as pb
+from node.pb import tidings_pb2_grpc as rpc
+from node.frames import Query
+
+GRPC_OPTIONS = (
+    ("grpc.max_receive_message_length", FRAME_LIMIT_BYTES),
+    ("grpc.max_send_message_length", FRAME_LIMIT_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What the server asks of the daemon: who may come in, and for what."""
+
+    admitted: Callable[[], frozenset[PublicKey]]
+    """Every peer that may connect at all: members and query-only peers."""
+    answer: Callable[[PublicKey, Query], AsyncIterator[bytes | str]]
+    """Answers a query: progress as text, then the model file's bytes; raises QueryRefused."""
+
+
+class NodeServer:
+    """Listens on one address for peers of this node."""
+
+    def __init__(self, identity: Identity, hub: Hub, doors: Doors, bucket: TokenBucket | None = None) -> None:
+        self._identity = identity
+        self._hub = hub
+        self._doors = doors
+        self._bucket = bucket
+        self._leaf = make_leaf(identity)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, listen: str) -> int:
+        """Bind `listen` (HOST:PORT) and serve; returns the port. UsageError when the address cannot be
+        had."""
+        server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
+        rpc.add_NodeServicer_to_server(_Servicer(self._hub, self._doors, self._bucket), server)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            self._certificates(), self._certificates, require_client_authentication=True
+        )
+        try:
+            port = server.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            raise UsageError(
+                f"Cannot listen on {listen}: the port is in use or the address is not this machine's; "
+                "stop what holds it or choose another with --listen."
+            ) from error
+        await server.start()
+        self._server = server
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop accepting, give calls `grace_s` seconds, then cut them."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    def _certificates(self) -> grpc.ServerCertificateConfiguration:
+        """Called by gRPC at every handshake. It must not raise: gRPC would silently keep the previous set.
+
+        This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by
+        failing.
+        """
+        anchors = [anchor_pem(key) for key in sorted({*self._doors.admitted(), self._identity.public_key})]
+        return grpc.ssl_server_certificate_configuration(
+            [(self._leaf.private_key_pem, self._leaf.certificate_pem)], b"".join(anchors)
+        )
+
+
+class _Servicer(rpc.NodeServicer):
+    def __init__(self, hub: Hub, doors: Doors, bucket: TokenBucket | None) -> None:
+        self._hub = hub
+        self._doors = doors
+        self._bucket = bucket
+
+    async def Exchange(  # noqa: N802 - the name is the wire contract's
+        self, request_iterator: AsyncIterator[pb.Frame], context: Context
+    ) -> AsyncIterator[pb.Frame]:
+        peer = await self._authenticate(context)
+        if not self._hub.may_exchange(peer):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This key may ask for models but not gossip.")
+        await context.send_initial_metadata(())
+        link = Link(peer, self._hub, dialed_by_us=False, bucket=self._bucket)
+        reader = asyncio.create_task(_receive(link, request_iterator))
+        self._hub.link_up(link)
+        try:
+            async for message in link.outgoing():
+                yield message
+        finally:
+            reader.cancel()
+            self._hub.link_down(link, link.closed_because or "the connection was lost")
+
+    async def Query(  # noqa: N802 - the name is the wire contract's
+        self, request: pb.QueryRequest, context: Context
+    ) -> AsyncIterator[pb.QueryReply]:
+        peer = await self._authenticate(context)
+        try:
+            query = wire.query_from_pb(request)
+            async for part in self._doors.answer(peer, query):
+                for reply in _replies(part):
+                    yield reply
+        except NodeError as refusal:
+            code = grpc.StatusCode.FAILED_PRECONDITION
+            if not isinstance(refusal, QueryRefused):
+                code = grpc.StatusCode.INVALID_ARGUMENT
+            await context.abort(code, str(refusal))
+
+    async def _authenticate(self, context: Context) -> PublicKey:
+        """The identity on the other end, checked against the live peer list; aborts the call otherwise."""
+        certificates = list(context.auth_context().get("x509_pem_cert") or ())
+        try:
+            if len(certificates) != 1:
+                raise NodeError("One client certificate is needed.")
+            peer = peer_identity(certificates[0])
+        except (CryptoError, NodeError) as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        if peer not in self._doors.admitted():
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This node has not added your key.")
+        return peer
+
+
+async def _receive(link: Link, messages: AsyncIterator[pb.Frame]) -> None:
+    try:
+        await link.receive(messages)
+    except grpc.aio.BaseError:
+        link.close("the connection was lost")
+
+
+def _replies(part: bytes | str) -> list[pb.QueryReply]:
+    if isinstance(part, str):
+        return [pb.QueryReply(progress=pb.QueryProgress(message=part))]
+    return [
+        pb.QueryReply(chunk=part[start : start + QUERY_CHUNK_BYTES]) for start in range(0, len(part), QUERY_CHUNK_BYTES)
+    ]

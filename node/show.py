@@ -1,0 +1,87 @@
+"""What people see: tables, JSON, progress. Rich loads only when something is drawn."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def line(text: str = "") -> None:
+    """One line on stdout."""
+    print(text)
+
+
+def note(text: str) -> None:
+    """One line on stderr: progress and remarks, never results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def as_json(content: object) -> None:
+    """The same content for programs."""
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
+    """A table that never cuts a word off when the output is no terminal; `empty` says what to do if there is nothing."""
+    if not rows:
+        line(empty)
+        return
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(cell.replace("[", "\\[") for cell in row))
+    console().print(drawn)
+
+
+def console() -> Console:
+    """Where results are drawn; 120 columns wide where there is no terminal to ask."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """A progress line on stderr: gives a function that takes how much is done. Silent where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} " + unit))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task(what, total=None)
+        yield lambda done: drawn.update(task, completed=done)
+
+
+def ago(unix_s: float, now_s: float) -> str:
+    """A moment as people say it: `12 s ago`."""
+    seconds = max(0, round(now_s - unix_s))
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {name} ago"
+    return f"{seconds} s ago"
+
+
+def moment(unix_s: float) -> str:
+    """A moment in UTC, to the second."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(count: float) -> str:
+    """Bytes for people: `13.4 kB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

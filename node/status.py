@@ -1,0 +1,139 @@
+"""The state of a node in words: its peers and links, what it holds, and why something is stuck.
+
+Everything is read from the store and the ledger, with or without a running daemon. The shapes are what `--json`
+prints; other programs rely on them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from node.errors import NotReadable
+from node.home import Home
+from node.records import Held, HeldState, Kind
+from node.show import ago, moment
+from node.store import LinkReport, Peer
+
+
+def status(home: Home) -> dict[str, Any]:
+    """An object with `node`, `peers`, `tasks`, `budget`."""
+    served = home.is_served()
+    return {
+        "node": {
+            "name": home.settings.name,
+            "key": home.me.text,
+            "serving": served,
+            "listen": home.settings.listen,
+            "records": len(home.store.held()),
+        },
+        "peers": peers(home, served),
+        "tasks": [
+            {"id": task.task_id.hex(), "name": task.name, **_summaries(home, task.task_id)}
+            for task in home.store.tasks()
+        ],
+        "budget": budget(home),
+    }
+
+
+def peers(home: Home, served: bool) -> list[dict[str, Any]]:
+    """Each peer with its `state` and a `reason` in words."""
+    reports = {report.peer: report for report in home.store.links()} if served else {}
+    listed = []
+    for peer in home.store.peers():
+        report = reports.get(peer.key)
+        state, reason = _peer_state(home, peer, report, served)
+        listed.append(
+            {
+                "name": peer.name,
+                "key": peer.key.text,
+                "address": peer.address,
+                "query_only": peer.query_only,
+                "state": state,
+                "reason": reason,
+                "bytes_sent": report.bytes_sent if report else 0,
+                "bytes_received": report.bytes_received if report else 0,
+            }
+        )
+    return listed
+
+
+def records(home: Home, task_id: bytes | None) -> list[dict[str, Any]]:
+    """A list of `{id, kind, task, origin, bytes, state, reason}`."""
+    names = {task.task_id: task.name for task in home.store.tasks()}
+    return [
+        {
+            "id": held.record.id.hex(),
+            "kind": held.record.header.kind.label,
+            "task": names.get(held.record.header.task_id, held.record.header.task_id.hex()),
+            "origin": home.peers.name_of(held.record.header.origin),
+            "bytes": len(held.record.header_bytes) + held.record.header.body_bytes,
+            "state": held.state.value,
+            "reason": _why(home, held),
+        }
+        for held in home.store.held(task_id=task_id)
+    ]
+
+
+def budget(home: Home, dataset: str | None = None) -> list[dict[str, Any]]:
+    """What was spent of each dataset, and what is left; empty before the first release."""
+    if not (home.path / "ledger.db").exists():
+        return []
+    return [
+        {
+            "dataset": account.dataset,
+            "cap_epsilon": account.cap_epsilon,
+            "spent_epsilon": account.spent_epsilon,
+            "left_epsilon": account.left_epsilon,
+            "delta": account.delta,
+            "releases": [
+                {
+                    "task": entry.task_id.hex(),
+                    "epsilon": entry.epsilon,
+                    "delta": entry.delta,
+                    "state": entry.state.lower(),
+                    "record": entry.record_id.hex() if entry.record_id else None,
+                    "at": moment(entry.created_s),
+                }
+                for entry in account.entries
+            ],
+        }
+        for account in home.ledger().statement(dataset)
+    ]
+
+
+def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool) -> tuple[str, str]:
+    if not served:
+        return "offline", "this node is not running; start it with `tidings serve`"
+    if peer.query_only:
+        return "query-only", "may ask for models; takes no part in gossip"
+    card = "" if home.epochs.key_card(peer.key) else f"; waiting for the key card of {peer.name}"
+    if report is None and peer.address is None:
+        return "waiting", f"it has no address here: it dials us, or is reached through others{card}"
+    if report is None:
+        return "waiting", f"not dialed yet{card}"
+    since = ago(report.since, time.time())
+    return report.state, f"{report.reason}, since {since}{card}" if report.reason else f"since {since}{card}"
+
+
+def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:
+    summaries = home.store.held(kind=Kind.SUMMARY, task_id=task_id)
+    live = [held for held in summaries if held.state is not HeldState.BURIED]
+    stuck = [(held, reason) for held in live if (reason := _why(home, held))]
+    return {
+        "summaries": len(live) - len(stuck),
+        "stuck": [
+            {"origin": home.peers.name_of(held.record.header.origin), "reason": reason} for held, reason in stuck
+        ],
+    }
+
+
+def _why(home: Home, held: Held) -> str:
+    """Why a record cannot be used here, in words; empty if it can."""
+    if held.state is HeldState.COMPLETE and not held.record.header.body_bytes:
+        return ""
+    try:
+        home.epochs.open(held)
+    except NotReadable as reason:
+        return str(reason)
+    return ""

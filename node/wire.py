@@ -1,0 +1,445 @@
+"""Wire: protobuf messages of proto/tidings.proto to and from the types of `records` and `frames`.
+
+Every limit of the contract that can be seen in one message is checked here, before the message becomes one
+of our types; `WireError` (frames, queries) and `RecordError` (records) say which one was broken. What is
+checked costs time and memory in proportion to the message, whatever numbers it claims.
+
+Unknown fields are skipped, and so is a frame of a kind we do not know (`frame_from_pb` returns None): a
+later minor version may add some. Header bytes are decoded and never encoded again: what was signed is what
+is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from crypto.errors import Malformed
+from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
+from crypto.sealing import HASH_BYTES
+from crypto.signing import RECORD_ID_BYTES, sign_record
+from node.config import (
+    BODY_LIMIT_BYTES,
+    CHUNK_BYTES,
+    CHUNK_MIN_BYTES,
+    FRAME_LIMIT_BYTES,
+    HEADER_LIMIT_BYTES,
+    MAX_ADVERTS,
+    MAX_IDS,
+    MAX_ORIGINS,
+    MAX_RANGES,
+    MAX_WANT,
+    MAX_WANT_CHUNKS,
+)
+from node.errors import RecordError, WireError
+from node.frames import (
+    Advert,
+    Announce,
+    Chunk,
+    Digest,
+    Frame,
+    Hello,
+    Ids,
+    Missing,
+    Origins,
+    OriginVector,
+    Query,
+    Records,
+    SignedRecord,
+    Vector,
+    Want,
+    WantChunks,
+)
+from node.pb import tidings_pb2 as pb
+from node.records import (
+    INCARNATION_BYTES,
+    MAX_SEQUENCE,
+    RULES,
+    TASK_ID_BYTES,
+    Header,
+    KeyCard,
+    KeyGrant,
+    Kind,
+    Payload,
+    Record,
+    check_header,
+    check_payload,
+    check_sizes,
+    signed_record,
+)
+
+STORE_ID_BYTES: Final = 8
+MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
+MODEL_FORMATS: Final = ("onnx", "safetensors")
+MAX_HEAD_CHARS: Final = 64
+
+# ---------------------------------------------------------------------------------------------------- records
+
+
+def author(identity: Identity, header: Header) -> Record:
+    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a
+    rule."""
+    if header.origin != identity.public_key:
+        raise RecordError("A record is signed by its origin; this identity is another.")
+    header_bytes = write_header(header)
+    return read_record(header_bytes, sign_record(identity, header.kind.label, header_bytes))
+
+
+def read_record(header_bytes: bytes, signature: bytes) -> Record:
+    """A record from outside, after rules 1 to 8 of `records`, in that order; RecordError names the first
+    broken one."""
+    check_sizes(header_bytes, signature)
+    header = read_header(header_bytes)
+    check_header(header)
+    read_payload(header)
+    return signed_record(header, header_bytes, signature)
+
+
+def write_header(header: Header) -> bytes:
+    """The bytes to sign. Only for a header of our own: those of others are kept as they came."""
+    message = pb.Header(
+        version=header.version,
+        kind=_pb_kind(header.kind),
+        coalition=header.coalition,
+        origin=header.origin.raw,
+        incarnation=header.incarnation,
+        sequence=header.sequence,
+        created_unix_ms=header.created_unix_ms,
+        epoch=header.epoch,
+        body_bytes=header.body_bytes,
+        chunk_bytes=header.chunk_bytes,
+        chunk_hashes=header.chunk_hashes,
+        key_commitment=header.key_commitment,
+        task_id=header.task_id,
+        recipient=header.recipient.raw if header.recipient else b"",
+        supersedes=header.supersedes,
+        payload=header.payload,
+    )
+    return message.SerializeToString()
+
+
+def read_header(header_bytes: bytes) -> Header:
+    """Decode a header's bytes (rule 2), and no more than that; RecordError if they are not a header."""
+    message = pb.Header()
+    try:
+        message.ParseFromString(header_bytes)
+        kind = Kind(message.kind)
+        origin = _public_key(message.origin)
+        recipient = _public_key(message.recipient) if message.recipient else None
+    except DecodeError:
+        raise RecordError("These bytes are not a record header.") from None
+    except Malformed:
+        raise RecordError("A record header names an origin or recipient that is not a public key.") from None
+    except ValueError:
+        raise RecordError(f"A record of kind {message.kind} is not known to this version.") from None
+    return Header(
+        version=message.version,
+        kind=kind,
+        coalition=message.coalition,
+        origin=origin,
+        incarnation=message.incarnation,
+        sequence=message.sequence,
+        created_unix_ms=message.created_unix_ms,
+        epoch=message.epoch,
+        body_bytes=message.body_bytes,
+        chunk_bytes=message.chunk_bytes,
+        chunk_hashes=tuple(message.chunk_hashes),
+        key_commitment=message.key_commitment,
+        task_id=message.task_id,
+        recipient=recipient,
+        supersedes=message.supersedes,
+        payload=message.payload,
+    )
+
+
+def read_payload(header: Header) -> KeyCard | KeyGrant | None:
+    """The payload that the header's kind calls for (rule 7); RecordError if it is something else."""
+    try:
+        payload: KeyCard | KeyGrant | None = None
+        match RULES[header.kind].payload:
+            case Payload.KEY_CARD:
+                payload = KeyCard(pb.KeyCard.FromString(header.payload).encryption_public)
+            case Payload.KEY_GRANT:
+                grant = pb.KeyGrant.FromString(header.payload)
+                payload = KeyGrant(grant.wrapped_key, grant.key_card)
+    except DecodeError:
+        raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
+    check_payload(header.kind, payload)
+    return payload
+
+
+def write_payload(payload: KeyCard | KeyGrant) -> bytes:
+    """The payload bytes of a header of our own."""
+    if isinstance(payload, KeyCard):
+        return pb.KeyCard(encryption_public=payload.encryption_public).SerializeToString()
+    return pb.KeyGrant(wrapped_key=payload.wrapped_key, key_card=payload.key_card).SerializeToString()
+
+
+@functools.lru_cache(maxsize=4_096)
+def _public_key(raw: bytes) -> PublicKey:
+    """Checking a point costs 30 times as much as decoding the header it is in, and the same few keys keep
+    coming."""
+    return PublicKey(raw)
+
+
+# ----------------------------------------------------------------------------------------------------- frames
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame as bytes."""
+    return frame_to_pb(frame).SerializeToString()
+
+
+def decode(data: bytes) -> Frame | None:
+    """A frame from bytes, None for a kind of frame that we do not know; WireError if it is malformed."""
+    if len(data) > FRAME_LIMIT_BYTES:
+        raise WireError(f"A frame has at most {FRAME_LIMIT_BYTES} bytes, this one {len(data)}.")
+    message = pb.Frame()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise WireError("These bytes are not a frame.") from None
+    return frame_from_pb(message)
+
+
+def frame_to_pb(frame: Frame) -> pb.Frame:
+    """The message of a frame of our own."""
+    match frame:
+        case Hello():
+            return pb.Frame(hello=pb.Hello(version=frame.version, store_id=frame.store_id))
+        case Digest():
+            return pb.Frame(digest=pb.Digest(root=frame.root))
+        case Origins():
+            digests = [pb.OriginDigest(origin=origin, digest=digest) for origin, digest in frame.digests]
+            return pb.Frame(origins=pb.Origins(origins=digests))
+        case Vector():
+            vectors = [_vector_to_pb(vector) for vector in frame.origins]
+            return pb.Frame(vector=pb.Vector(origins=vectors, reply=frame.reply))
+        case Ids():
+            return pb.Frame(ids=pb.Ids(origin=frame.origin, ids=frame.ids, reply=frame.reply))
+        case Announce():
+            adverts = [
+                pb.Advert(
+                    id=advert.id,
+                    kind=_pb_kind(advert.kind),
+                    origin=advert.origin,
+                    body_bytes=advert.body_bytes,
+                )
+                for advert in frame.adverts
+            ]
+            return pb.Frame(announce=pb.Announce(adverts=adverts))
+        case Want():
+            return pb.Frame(want=pb.Want(ids=frame.ids))
+        case Records():
+            records = [
+                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature) for signed in frame.records
+            ]
+            return pb.Frame(records=pb.Records(records=records))
+        case WantChunks():
+            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes))
+        case Chunk():
+            return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
+        case Missing():
+            return pb.Frame(missing=pb.Missing(id=frame.id))
+
+
+def frame_from_pb(message: pb.Frame) -> Frame | None:
+    """Our type for a message, None for a kind of frame that we do not know; WireError if it breaks a
+    limit."""
+    name = message.WhichOneof("frame")
+    return None if name is None else _READERS[name](getattr(message, name))
+
+
+def _vector_to_pb(vector: OriginVector) -> pb.OriginVector:
+    incarnations = [
+        pb.IncarnationRanges(incarnation=incarnation, bounds=[bound for pair in ranges for bound in pair])
+        for incarnation, ranges in vector.ranges
+    ]
+    return pb.OriginVector(origin=vector.origin, digest=vector.digest, incarnations=incarnations)
+
+
+def _read_hello(message: pb.Hello) -> Hello:
+    return Hello(message.version, _sized("store id", message.store_id, STORE_ID_BYTES))
+
+
+def _read_digest(message: pb.Digest) -> Digest:
+    return Digest(_sized("digest", message.root, HASH_BYTES))
+
+
+def _read_origins(message: pb.Origins) -> Origins:
+    _count("origins", message.origins, 0, MAX_ORIGINS)
+    _distinct("origins", (entry.origin for entry in message.origins))
+    return Origins(
+        tuple(
+            (_sized("origin", entry.origin, PUBLIC_KEY_BYTES), _sized("digest", entry.digest, HASH_BYTES))
+            for entry in message.origins
+        )
+    )
+
+
+def _read_vector(message: pb.Vector) -> Vector:
+    _count("origins", message.origins, 1, MAX_ORIGINS)
+    _distinct("origins", (entry.origin for entry in message.origins))
+    bounds = sum(len(part.bounds) for entry in message.origins for part in entry.incarnations)
+    if bounds > 2 * MAX_RANGES:
+        raise WireError(f"A vector has at most {MAX_RANGES} ranges, this one {bounds // 2}.")
+    return Vector(tuple(_read_origin_vector(entry) for entry in message.origins), message.reply)
+
+
+def _read_origin_vector(entry: pb.OriginVector) -> OriginVector:
+    _distinct("incarnations", (part.incarnation for part in entry.incarnations))
+    return OriginVector(
+        _sized("origin", entry.origin, PUBLIC_KEY_BYTES),
+        _sized("digest", entry.digest, HASH_BYTES),
+        tuple(
+            (_sized("incarnation", part.incarnation, INCARNATION_BYTES), _read_ranges(part.bounds))
+            for part in entry.incarnations
+        ),
+    )
+
+
+def _read_ranges(bounds: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of bounds; kept as pairs, never expanded: a range may claim 2^63 sequences."""
+    if not bounds or len(bounds) % 2:
+        raise WireError(f"Ranges come as pairs of bounds, these are {len(bounds)}.")
+    ranges = tuple(zip(bounds[::2], bounds[1::2], strict=True))
+    last_before = -1
+    for first, last in ranges:
+        if not (last_before + 1 < first <= last <= MAX_SEQUENCE):
+            raise WireError("Ranges of sequences are from 1 to 2^63 - 1, ascend and do not touch; these do not.")
+        last_before = last
+    return ranges
+
+
+def _read_ids(message: pb.Ids) -> Ids:
+    _count("ids", message.ids, 0, MAX_IDS)
+    _distinct("ids", message.ids)
+    ids = tuple(_sized("record id", record_id, RECORD_ID_BYTES) for record_id in message.ids)
+    return Ids(_sized("origin", message.origin, PUBLIC_KEY_BYTES), ids, message.reply)
+
+
+def _read_announce(message: pb.Announce) -> Announce:
+    _count("adverts", message.adverts, 1, MAX_ADVERTS)
+    return Announce(
+        tuple(
+            Advert(
+                _sized("record id", advert.id, RECORD_ID_BYTES),
+                advert.kind,
+                _sized("origin", advert.origin, PUBLIC_KEY_BYTES),
+                _at_most("body size", advert.body_bytes, BODY_LIMIT_BYTES),
+            )
+            for advert in message.adverts
+        )
+    )
+
+
+def _read_want(message: pb.Want) -> Want:
+    _count("ids", message.ids, 1, MAX_WANT)
+    _distinct("ids", message.ids)
+    return Want(tuple(_sized("record id", record_id, RECORD_ID_BYTES) for record_id in message.ids))
+
+
+def _read_records(message: pb.Records) -> Records:
+    _count("records", message.records, 1, MAX_WANT)
+    _at_most("header size", max(len(signed.header) for signed in message.records), HEADER_LIMIT_BYTES)
+    return Records(tuple(SignedRecord(signed.header, signed.signature) for signed in message.records))
+
+
+def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
+    _count("chunks", message.indexes, 1, MAX_WANT_CHUNKS)
+    _distinct("chunks", message.indexes)
+    _at_most("chunk number", max(message.indexes), MAX_CHUNKS)
+    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes))
+
+
+def _read_chunk(message: pb.Chunk) -> Chunk:
+    _count("bytes of chunk", message.data, 1, CHUNK_BYTES)
+    index = _at_most("chunk number", message.index, MAX_CHUNKS)
+    return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
+
+
+def _read_missing(message: pb.Missing) -> Missing:
+    return Missing(_sized("record id", message.id, RECORD_ID_BYTES))
+
+
+_READERS: Final[dict[str, Any]] = {
+    "hello": _read_hello,
+    "digest": _read_digest,
+    "origins": _read_origins,
+    "vector": _read_vector,
+    "ids": _read_ids,
+    "announce": _read_announce,
+    "want": _read_want,
+    "records": _read_records,
+    "want_chunks": _read_want_chunks,
+    "chunk": _read_chunk,
+    "missing": _read_missing,
+}
+
+# ------------------------------------------------------------------------------------------------------ query
+
+
+def query_to_pb(query: Query) -> pb.QueryRequest:
+    """The message of a query of our own."""
+    return pb.QueryRequest(
+        task_id=query.task_id,
+        head=query.head,
+        only_origins=query.only,
+        without_origins=query.without,
+        format=query.format,
+    )
+
+
+def query_from_pb(message: pb.QueryRequest) -> Query:
+    """A query from outside; WireError if it is malformed."""
+    _at_most("length of a head's name", len(message.head), MAX_HEAD_CHARS)
+    if message.format not in MODEL_FORMATS:
+        raise WireError(f"A model's format is one of {', '.join(MODEL_FORMATS)}.")
+    return Query(
+        _sized("task id", message.task_id, TASK_ID_BYTES),
+        message.head,
+        _read_query_origins(message.only_origins),
+        _read_query_origins(message.without_origins),
+        message.format,
+    )
+
+
+def _read_query_origins(origins: Sequence[bytes]) -> tuple[bytes, ...]:
+    _count("origins", origins, 0, MAX_ORIGINS)
+    return tuple(_sized("origin", origin, PUBLIC_KEY_BYTES) for origin in origins)
+
+
+# ----------------------------------------------------------------------------------------------------- checks
+
+
+def _sized(name: str, value: bytes, size: int) -> bytes:
+    if len(value) != size:
+        raise WireError(f"A {name} has {size} bytes, this one {len(value)}.")
+    return value
+
+
+def _at_most(name: str, value: int, limit: int) -> int:
+    if value > limit:
+        raise WireError(f"A {name} is at most {limit}, this one is {value}.")
+    return value
+
+
+def _count(name: str, values: Sequence[object], least: int, most: int) -> None:
+    if not least <= len(values) <= most:
+        raise WireError(f"A frame holds {least} to {most} {name}, this one {len(values)}.")
+
+
+def _distinct(name: str, values: Iterable[object]) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise WireError(f"A frame names one of its {name} twice.")
+        seen.add(value)
+
+
+def _pb_kind(kind: int) -> pb.Kind:
+    # The stubs make the enum a class of its own; on the wire and at run time it is an int.
+    return kind  # type: ignore[return-value]

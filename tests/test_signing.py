@@ -1,0 +1,120 @@
+"""Signatures: whose they are, over what, and under which label."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crypto import signing
+from crypto.errors import BadSignature
+from crypto.keys import Identity
+from crypto.signing import MODEL_CARD_LABEL, record_id, sign, sign_record, verify, verify_record
+
+ALICE = Identity.from_seed(b"a" * 32)
+BOB = Identity.from_seed(b"b" * 32)
+KINDS = st.sampled_from(["key-card", "key-grant", "task", "summary", "model", "withdrawal"])
+# The order of the group of Ed25519: S and S + order sign the same thing wherever S is not checked.
+GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
+
+
+@given(KINDS, st.binary(max_size=300))
+def test_a_signature_verifies_under_its_own_key_kind_and_header(kind, header):
+    signature = sign_record(ALICE, kind, header)
+    assert len(signature) == signing.SIGNATURE_BYTES
+    verify_record(ALICE.public_key, kind, header, signature)
+
+
+@given(KINDS, KINDS, st.binary(max_size=100))
+def test_a_signature_of_one_kind_is_worthless_for_another(kind, other, header):
+    signature = sign_record(ALICE, kind, header)
+    if kind != other:
+        with pytest.raises(BadSignature):
+            verify_record(ALICE.public_key, other, header, signature)
+    with pytest.raises(BadSignature):
+        verify(ALICE.public_key, MODEL_CARD_LABEL, header, signature)
+
+
+def test_a_signature_with_any_one_bit_flipped_is_refused():
+    signature = sign_record(ALICE, "task", b"header")
+    for bit in range(8 * len(signature)):
+        flipped = bytearray(signature)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BadSignature):
+            verify_record(ALICE.public_key, "task", b"header", bytes(flipped))
+
+
+def test_a_header_with_any_one_bit_flipped_is_refused():
+    header = bytes(range(40))
+    signature = sign_record(ALICE, "task", header)
+    for bit in range(8 * len(header)):
+        flipped = bytearray(header)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BadSignature):
+            verify_record(ALICE.public_key, "task", bytes(flipped), signature)
+
+
+def test_a_signature_of_another_key_is_refused_and_the_error_names_what_and_who():
+    signature = sign_record(BOB, "task", b"header")
+    with pytest.raises(BadSignature, match=f"record/task was not signed by {ALICE.public_key.short}"):
+        verify_record(ALICE.public_key, "task", b"header", signature)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_signature_are_refused(signature):
+    with pytest.raises(BadSignature):
+        verify_record(ALICE.public_key, "task", b"header", signature)
+
+
+def test_a_signature_has_no_second_spelling():
+    """The id of a record excludes its signature, so nothing may hang on this; it holds all the same."""
+    signature = sign_record(ALICE, "task", b"header")
+    scalar = int.from_bytes(signature[32:], "little") + GROUP_ORDER
+    with pytest.raises(BadSignature):
+        verify_record(ALICE.public_key, "task", b"header", signature[:32] + scalar.to_bytes(32, "little"))
+
+
+LABELS = st.text("ab", min_size=1, max_size=3).map(lambda name: f"tidings/v1/{name}\0".encode())
+MESSAGES = st.lists(st.sampled_from([b"a", b"b", b"\0"]), max_size=4).map(b"".join)
+
+
+@given(LABELS, MESSAGES, LABELS, MESSAGES)
+def test_bytes_cannot_move_between_label_and_message(label, message, other_label, other_message):
+    """'a' + 'bc' and 'ab' + 'c' are the same bytes: the NUL that ends a label keeps them apart."""
+    same_signature = sign(ALICE, label, message) == sign(ALICE, other_label, other_message)
+    assert same_signature == ((label, message) == (other_label, other_message))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        b"",
+        b"tidings/v1/x",
+        b"tidings/v1/\0",
+        b"tidings/v1/a\0b\0",
+        b"other/v1/x\0",
+        b"tidings/v1/x\0\n",
+        b"\0",
+    ],
+)
+def test_nothing_is_signed_or_verified_without_a_proper_label(label):
+    with pytest.raises(ValueError, match="is not a label"):
+        sign(ALICE, label, b"message")
+    with pytest.raises(ValueError, match="is not a label"):
+        verify(ALICE.public_key, label, b"message", bytes(64))
+
+
+@pytest.mark.parametrize("kind", ["", "task\0", "ta sk", "../x", "É", "task\n"])
+def test_a_kind_that_would_bend_the_label_is_refused(kind):
+    with pytest.raises(ValueError, match="not the name of a record kind"):
+        sign_record(ALICE, kind, b"header")
+
+
+def test_no_label_can_pass_for_a_certificate():
+    """Certificates are signed by the same key without a label; DER begins with 0x30."""
+    assert signing.RECORD_LABEL_PREFIX[0] != 0x30
+    assert MODEL_CARD_LABEL[0] != 0x30
+
+
+@given(st.binary(max_size=100), st.binary(max_size=100))
+def test_two_headers_have_one_id_only_if_they_are_one(first, second):
+    assert len(record_id(first)) == signing.RECORD_ID_BYTES
+    assert (record_id(first) == record_id(second)) == (first == second)

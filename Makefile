@@ -34,7 +34,7 @@ proto: $(VENV)/dev
 
 # Long runs: hundreds of kills, larger swarms. Not part of CI.
 soak: $(VENV)/dev
-	$(BIN)/python -m pytest -m soak -o addopts="-q --import-mode=importlib" --timeout 3600
+	$(BIN)/python -m pytest -m soak --timeout 3600
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks

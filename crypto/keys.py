@@ -39,7 +39,7 @@ SEED_BYTES: Final = 32
 TEXT_PREFIX: Final = "tidings1"
 CHECKSUM_BYTES: Final = 4
 CHECKSUM_PERSON: Final = b"tidings-key-v1"
-# 36 bytes are 290 bits of base32, of which the last two are always zero.
+# 36 bytes are 288 bits; 58 letters hold 290, of which the last two are always zero.
 TEXT_CHARS: Final = len(TEXT_PREFIX) + 58
 
 _MLKEM_PUBLIC_BYTES: Final = 1184

@@ -162,7 +162,7 @@ def _csv_batches(path: Path, layout: CsvFormat, columns: Sequence[str]) -> Itera
             ),
         )
         yield from reader
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataError(broken_rows[0] if broken_rows else _csv_message(path, str(error))) from None
     except OSError:
         raise DataError(f"{path} cannot be read; check its permissions") from None

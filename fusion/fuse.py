@@ -130,9 +130,7 @@ class Sums:
         """The sums as float64 in units of 1, each rounded once."""
         whole, fraction = assemble(task, self.whole), assemble(task, self.fraction)
         cross = whole.cross + fraction.cross / UNIT
-        bias = (
-            int(task.encoder.bias * FIXED_POINT) / FIXED_POINT
-        )  # as it was summed: truncated to fixed point
+        bias = int(task.encoder.bias * FIXED_POINT) / FIXED_POINT  # as it was summed: truncated to fixed point
         if whole.target_square is None or fraction.target_square is None:
             target_square, target_sigma = float((cross[-1] / bias).sum()), 0.0
         else:
@@ -166,10 +164,6 @@ class Fused:
     def statistics(self) -> Statistics:
         return self.sums.statistics(self.task)
 
-    def without(self, contributions: Sequence[Contribution]) -> Statistics:
-        """The statistics as if these contributions, all among `used`, had never been there."""
-        return self.sums.minus(total(contributions)).statistics(self.task)
-
 
 def fuse(task: Task, contributions: Iterable[Contribution]) -> Fused:
     """The exact sum of all plausible summaries of `task`; the same record given twice counts once.
@@ -183,9 +177,7 @@ def fuse(task: Task, contributions: Iterable[Contribution]) -> Fused:
     used = tuple(one for one in ordered if reasons[one.record_id] is None)
     quarantined = tuple((one, reason) for one in ordered if (reason := reasons[one.record_id]) is not None)
     if not used:
-        raise NothingToFuse(
-            f"none of the {len(ordered)} summaries of this task is plausible: {quarantined[0][1]}"
-        )
+        raise NothingToFuse(f"none of the {len(ordered)} summaries of this task is plausible: {quarantined[0][1]}")
     return Fused(task, total(used), used, quarantined)
 
 
@@ -247,9 +239,7 @@ def _implausible_gram(statistics: Statistics, slack: float) -> str | None:
     """tr G is at most the number of rows, and no eigenvalue of G lies below what noise can do."""
     d, sigma = statistics.dimension, statistics.gram_sigma
     row_sigma = (
-        np.sqrt(statistics.classes) * statistics.count_sigma
-        if statistics.classes
-        else sigma / statistics.bias**2
+        np.sqrt(statistics.classes) * statistics.count_sigma if statistics.classes else sigma / statistics.bias**2
     )
     trace_noise = DEVIATIONS * (np.sqrt(d) * sigma + row_sigma)
     if np.trace(statistics.gram) > statistics.rows + trace_noise + slack:

@@ -74,19 +74,13 @@ def task_from_toml(text: str, source: str) -> Task:
 def task_from_canonical(data: bytes) -> Task:
     """See `Task.from_canonical`."""
     if len(data) > MAX_TASK_BYTES:
-        raise TaskError(
-            f"a task of over {MAX_TASK_BYTES} bytes arrived and was refused; its author must shorten it"
-        )
+        raise TaskError(f"a task of over {MAX_TASK_BYTES} bytes arrived and was refused; its author must shorten it")
     try:
         raw = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise TaskError(
-            "a task arrived that is not canonical JSON; ask its author to send it again"
-        ) from None
+        raise TaskError("a task arrived that is not canonical JSON; ask its author to send it again") from None
     if not isinstance(raw, dict) or raw.pop("version", None) != CANONICAL_VERSION:
-        raise TaskError(
-            "a task arrived in a version that is not known here; update the older of the two nodes"
-        )
+        raise TaskError("a task arrived in a version that is not known here; update the older of the two nodes")
 
     def fail(path: FieldPath, message: str) -> NoReturn:
         raise TaskError(f"task from a peer: {_field_name(raw, path)}{message}")
@@ -128,7 +122,7 @@ class _Table:
     def text(self, key: str, default: str | None = None) -> str:
         if default is not None and key not in self._raw:
             return default
-        return self._check_text(key, self.value(key), "it")
+        return self._check_text(key, self.value(key))
 
     def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
         if default is not None and key not in self._raw:
@@ -164,7 +158,7 @@ class _Table:
             self.fail(key, 'must be a list of texts in quotes, such as ["a", "b"]')
         if len(value) > limit:
             self.fail(key, f"must not hold more than {limit} entries")
-        texts = tuple(self._check_text(key, entry, "every entry") for entry in value)
+        texts = tuple(self._check_text(key, entry, "every entry ") for entry in value)
         if len(set(texts)) < len(texts):
             self.fail(key, "must not name the same value twice")
         return texts
@@ -182,13 +176,13 @@ class _Table:
         if unknown:
             self.fail(unknown[0], "is not a field known here; remove it or correct its spelling")
 
-    def _check_text(self, key: str, value: object, subject: str) -> str:
+    def _check_text(self, key: str, value: object, subject: str = "") -> str:
         if not isinstance(value, str):
-            self.fail(key, f'{subject} must be a text in quotes, such as "1"')
+            self.fail(key, f'{subject}must be a text in quotes, such as "1"')
         if not value or len(value) > MAX_NAME_CHARS:
-            self.fail(key, f"{subject} must have 1 to {MAX_NAME_CHARS} characters")
+            self.fail(key, f"{subject}must have 1 to {MAX_NAME_CHARS} characters")
         if not value.isprintable() or value != value.strip():
-            self.fail(key, f"{subject} must be printable, without spaces at its ends")
+            self.fail(key, f"{subject}must be printable, without spaces at its ends")
         return value
 
 
@@ -280,9 +274,7 @@ def _build_columns(top: _Table, label: Label, csv: CsvFormat) -> tuple[Column, .
     for table in tables:
         column = _build_column(table, csv)
         if column.name == label.column:
-            table.fail(
-                "name", "is the label column; a column that is predicted from cannot be the one predicted"
-            )
+            table.fail("name", "is the label column; a column that is predicted from cannot be the one predicted")
         if column.name in names:
             table.fail("name", "is used by an earlier column; name every column once")
         if csv.names and column.name not in csv.names:
@@ -307,9 +299,7 @@ def _build_column(table: _Table, csv: CsvFormat) -> Column:
         return CategoryColumn(name, values)
     lower, upper = _bounds(table)
     bins = table.value("bins") if table.has("bins") else None
-    if bins is not None and (
-        isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= MAX_BINS
-    ):
+    if bins is not None and (isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= MAX_BINS):
         table.fail("bins", f"must be a whole number between 2 and {MAX_BINS}")
     table.done()
     return NumberColumn(name, lower, upper, bins)

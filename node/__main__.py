@@ -36,7 +36,9 @@ def run(words: list[str], *, debug: bool) -> int:
         return _complain(str(error), 1, raised=error if debug else None)
     except BrokenPipeError:
         # Whoever read our output (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
         return 0
     except KeyboardInterrupt:
         return _complain("Interrupted.", 130)

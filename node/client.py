@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -20,10 +21,15 @@ from node import wire
 from node.bandwidth import TokenBucket
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
 from node.errors import PeerUnreachable, QueryRefused
+from node.frames import Query
 from node.link import Hub, Link
 from node.pb import tidings_pb2_grpc as rpc
-from node.frames import Query
-from node.server import GRPC_OPTIONS
+from node.server import GRPC_OPTIONS, LINK_METADATA
+
+if TYPE_CHECKING:
+    from node.pb import tidings_pb2 as pb
+
+    ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, pb.Frame]
 
 
 @dataclass(frozen=True)
@@ -54,20 +60,13 @@ class Dialer:
         async with self.channel(peer, address) as channel:
             link = Link(peer, hub, dialed_by_us=True, bucket=bucket)
             call = rpc.NodeStub(channel).Exchange(link.outgoing())
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await call.initial_metadata()
-            except grpc.aio.AioRpcError as error:
-                raise PeerUnreachable(explain(error, address)) from error
-            except TimeoutError as error:
-                call.cancel()
-                raise PeerUnreachable(f"no answer from {address} within {CONNECT_TIMEOUT_S} s") from error
+            await _accepted(call, address)
             link.cut = call.cancel
             hub.link_up(link)
             try:
                 await link.receive(call)
             except grpc.aio.AioRpcError as error:
-                link.close(explain(error, address))
+                link.close(explain(error.code(), error.details(), address))
             finally:
                 call.cancel()
                 hub.link_down(link, link.closed_because or "this node stopped")
@@ -89,7 +88,7 @@ class Dialer:
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
                     raise QueryRefused(f"The other node says: {error.details()}") from error
-                raise PeerUnreachable(explain(error, address)) from error
+                raise PeerUnreachable(explain(error.code(), error.details(), address)) from error
         return b"".join(parts)
 
 
@@ -113,13 +112,28 @@ _EXPLANATIONS = (
 )
 
 
-def explain(error: grpc.aio.AioRpcError, address: str) -> str:
+async def _accepted(call: ExchangeCall, address: str) -> None:
+    """Wait until the other side takes the stream; PeerUnreachable if it does not.
+
+    A call that failed has empty initial metadata in place of an error, so the server's own is what tells.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            metadata = await call.initial_metadata()
+            if LINK_METADATA in {(key, value) for key, value in metadata or ()}:
+                return
+            raise PeerUnreachable(explain(await call.code(), await call.details(), address))
+    except TimeoutError as error:
+        call.cancel()
+        raise PeerUnreachable(f"no answer from {address} within {CONNECT_TIMEOUT_S:g} s") from error
+
+
+def explain(code: grpc.StatusCode, details: str | None, address: str) -> str:
     """gRPC's account of a failure in words for a person."""
-    details = (error.details() or "").strip()
-    lowered = details.lower()
+    lowered = (details or "").lower()
     for sign, words in _EXPLANATIONS:
         if sign in lowered:
             return words.format(address=address)
-    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+    if code is grpc.StatusCode.PERMISSION_DENIED:
         return f"refused: {details}"
-    return f"lost {address}: {details or error.code().name.lower()}"
+    return f"lost {address}: {details or code.name.lower()}"

@@ -113,11 +113,9 @@ class GossipSettings:
     trip. Raising it fills long fat lines and makes more arrive twice when a slow source is given up."""
 
     stall_s: float = 20.0
-    """A link that owes data and delivers none for this long is asked no more for it; the next source is.
-    Twice as long after each stall on the same link, up to `stall_cap_s`, so that a very slow line is left
-    in peace."""
-
-    stall_cap_s: float = 300.0
+    """A link that owes data and delivers none for this long, and for four of its usual gaps between
+    arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
+    for things twice on thin lines: a chunk takes 8 s at 64 kbit/s."""
 
     hostage_s: float = 120.0
     """A record asked of a link that delivers others but nothing of this one for so long is asked of the

@@ -323,6 +323,7 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------- queries
 
     def _admitted(self) -> frozenset[PublicKey]:
+        """Asked by gRPC from a thread of its own: `_peers` is replaced whole, never changed in place."""
         return frozenset(self._peers)
 
     async def _answer(self, peer: PublicKey, query: Query) -> AsyncIterator[bytes | str]:

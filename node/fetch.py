@@ -17,11 +17,14 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from node.config import MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
 from node.events import Action, Send
 from node.frames import Advert, Want, WantChunks
 from node.records import Kind, Record
+
+MAX_DOUBLINGS: Final = 10
 
 Rank = tuple[int, int, int]
 
@@ -54,8 +57,9 @@ class _Fetch:
 class _Source:
     """What is asked of one link. `asked` maps records to when they last made progress, the oldest first."""
 
-    patience_s: float
     progress_at: float = 0.0
+    mean_gap_s: float | None = None
+    stalls: int = 0
     candidates: int = 0
     overflowed: bool = False
     headers: list[tuple[Rank, bytes]] = field(default_factory=list)
@@ -76,8 +80,7 @@ class Fetcher:
         self._drained: dict[int, None] = {}
         self._order = 0
 
-    # --------------------------------------------------------------------------------------------- what is
-    # wanted
+    # ----------------------------------------------------------------------------------------- what is wanted
 
     def offered(self, link: int, advert: Advert) -> None:
         """A link has a record that is not settled here."""
@@ -95,37 +98,41 @@ class Fetcher:
         self._queue(advert.id, link)
 
     def resume(self, record: Record, missing: Iterable[int]) -> None:
-        """A record is here without some chunks, which some link may offer later."""
+        """The header of a record is here, some chunks are not: ask for these from any link that offers the
+        record."""
         header = record.header
         fetch = self._fetches.get(record.id)
         if fetch is None:
             fetch = self._new(record.id, header.origin.raw, header.kind, header.body_bytes)
+        self._release(record.id, fetch)
         # What was announced may have been wrong about the size; the header is right.
         fetch.rank = (priority(header.kind, header.body_bytes), header.body_bytes, fetch.rank[2])
         fetch.record = record
         fetch.missing = dict.fromkeys(missing)
+        self._queue_everywhere(record.id, fetch)
 
     def progress(self, link: int, record_id: bytes, now: float) -> None:
         """Something of this record came over this link, wanted or not."""
         source = self._links[link]
+        if source.asked:
+            gap_s = now - source.progress_at
+            mean_s = gap_s if source.mean_gap_s is None else source.mean_gap_s
+            source.mean_gap_s = mean_s + (gap_s - mean_s) / 8
         source.progress_at = now
+        source.stalls = 0
         if source.asked.pop(record_id, None) is not None:
             source.asked[record_id] = now
 
     def header_arrived(self, link: int, record: Record, now: float) -> None:
         """A header with a body came and was kept. A small body follows unasked if it came from the link
         asked."""
-        fetch = self._fetches.get(record.id)
-        asked = fetch is not None and fetch.asked == link
-        if fetch is not None:
-            self._release(record.id, fetch)
+        before = self._fetches.get(record.id)
+        was_asked = before is not None and before.asked == link
         self.resume(record, range(len(record.header.chunk_hashes)))
-        fetch = self._fetches[record.id]
-        if asked and record.header.body_bytes <= SMALL_BODY_BYTES:
+        if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES:
+            fetch = self._fetches[record.id]
             self._ask(record.id, fetch, link, now)
             self._fly(fetch, link, list(fetch.missing))
-            return
-        self._queue_everywhere(record.id, fetch)
 
     def chunk_arrived(self, record_id: bytes, index: int) -> bool:
         """A good chunk came and was kept; returns whether it was the last one."""
@@ -177,12 +184,11 @@ class Fetcher:
                 for link in list(fetch.sources):
                     self.drop_source(link, record_id)
 
-    # -------------------------------------------------------------------------------------------------------
-    # links
+    # -------------------------------------------------------------------------------------------------- links
 
     def link_up(self, link: int) -> None:
         """A link can be asked."""
-        self._links[link] = _Source(self._settings.stall_s)
+        self._links[link] = _Source()
 
     def link_down(self, link: int) -> None:
         """A link can be asked no more; what it owed is asked elsewhere."""
@@ -198,8 +204,8 @@ class Fetcher:
         for link, source in list(self._links.items()):
             if not source.asked:
                 continue
-            if now >= source.progress_at + source.patience_s:
-                source.patience_s = min(2 * source.patience_s, self._settings.stall_cap_s)
+            if now >= source.progress_at + self._patience_s(source):
+                source.stalls += 1
                 late = list(source.asked)
             else:
                 late = [known for known, at in source.asked.items() if now >= at + self._settings.hostage_s]
@@ -212,8 +218,18 @@ class Fetcher:
         for source in self._links.values():
             if source.asked:
                 oldest = next(iter(source.asked.values()))
-                soonest = min(soonest, source.progress_at + source.patience_s, oldest + self._settings.hostage_s)
+                stalled_at = source.progress_at + self._patience_s(source)
+                soonest = min(soonest, stalled_at, oldest + self._settings.hostage_s)
         return soonest
+
+    def _patience_s(self, source: _Source) -> float:
+        """How long a link may owe data and deliver none.
+
+        As a retransmission timer (Jacobson, "Congestion avoidance and control", 1988): some multiple of the
+        usual gap between arrivals, doubled with each stall in a row.
+        """
+        usual_s = max(self._settings.stall_s, 4 * (source.mean_gap_s or 0.0))
+        return usual_s * float(1 << min(source.stalls, MAX_DOUBLINGS))
 
     def take_drained(self) -> list[int]:
         """The links whose announcements overflowed and are worked off by now: they know more."""
@@ -221,8 +237,7 @@ class Fetcher:
         self._drained.clear()
         return drained
 
-    # ------------------------------------------------------------------------------------------------------
-    # asking
+    # ------------------------------------------------------------------------------------------------- asking
 
     def pump(self, now: float) -> list[Action]:
         """Ask for as much as the windows allow."""
@@ -276,8 +291,7 @@ class Fetcher:
             self._release(record_id, fetch)
             self._queue_everywhere(record_id, fetch)
 
-    # --------------------------------------------------------------------------------------------------
-    # bookkeeping
+    # -------------------------------------------------------------------------------------------- bookkeeping
 
     def _new(self, record_id: bytes, origin: bytes, kind: int, body_bytes: int) -> _Fetch:
         self._order += 1

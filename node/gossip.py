@@ -8,7 +8,7 @@ Follows docs/protocol.md, section "Gossip". In the order in which a record meets
     anti-entropy: compare what is settled, first by one hash, then by origin, by ranges   (reconcile)
     announce  tell a link of what it lacks, and some links of what is new                           (rumors)
     fetch     ask one link at a time for headers, then chunks; check, then keep                     (fetch)
-    settle    a record with all its body, or without one, or taken back, is ours to announce
+    settle    (holdings) a record with all its body, or without one, or taken back, is ours to announce
 
 Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a
 rule of `records` or `wire` forbids. What a removed member wrote stays in the store, and is no longer
@@ -29,6 +29,7 @@ from typing import Final, TypeVar
 
 from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash
+from crypto.signing import record_id
 from node.config import (
     FRAME_LIMIT_BYTES,
     MAX_ADVERTS,
@@ -78,8 +79,8 @@ from node.frames import (
     Want,
     WantChunks,
 )
-from node.reconcile import Index
-from node.records import RULES, Held, HeldState, Record, can_bury
+from node.holdings import Holdings
+from node.records import RULES, Held, HeldState, Record
 from node.rumors import Rumors
 from node.wire import read_record
 
@@ -102,15 +103,6 @@ class _Link:
     sync_at: float = math.inf
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A record in the store."""
-
-    record: Record
-    is_settled: bool
-    buried_by: bytes | None
-
-
 class Gossip:
     """One node's part in the protocol."""
 
@@ -127,16 +119,12 @@ class Gossip:
         self._me = me
         self._store_id = store_id
         self._members: dict[PublicKey, str | None] = {}
-        self._trusted: frozenset[bytes] = frozenset({me.raw})
         self._links: dict[int, _Link] = {}
         self._dialer = Dialer(settings, rng)
-        self._index = Index()
-        self._index.trust(self._trusted)
+        self._holdings = Holdings()
+        self._holdings.trust({me.raw})
         self._rumors = Rumors(settings, rng)
         self._fetcher = Fetcher(settings)
-        self._entries: dict[bytes, _Entry] = {}
-        self._by_sequence: dict[tuple[bytes, bytes, int], bytes] = {}
-        self._burying: dict[bytes, list[bytes]] = {}
         self._refused: dict[bytes, None] = {}
         self._strikes: dict[PublicKey, tuple[int, float]] = {}
         self._kept_out: dict[PublicKey, float] = {}
@@ -179,16 +167,14 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
-    # --------------------------------------------------------------------------------------------- members
-    # and links
+    # -------------------------------------------------------------------------------------- members and links
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
         members = {peer: address for peer, address in sorted(event.members) if peer != self._me}
         added = [peer for peer in members if peer not in self._members]
         removed = [peer for peer in self._members if peer not in members]
         self._members = members
-        self._trusted = frozenset({self._me.raw, *(peer.raw for peer in members)})
-        self._index.trust(self._trusted)
+        self._holdings.trust({self._me.raw, *(peer.raw for peer in members)})
         self._dialer.set_members(members, now)
         self._fetcher.distrust({peer.raw for peer in removed})
         for link in list(self._links.values()):
@@ -206,7 +192,7 @@ class Gossip:
         if event.peer not in self._members:
             self._out.append(Close(event.link, "it is not a member here"))
             return
-        if now < self._kept_out.get(event.peer, -math.inf):
+        if self._is_kept_out(event.peer, now):
             self._out.append(Close(event.link, "it sent too much that was invalid"))
             return
         link = _Link(event.link, event.peer, event.dialed_by_us, now)
@@ -226,6 +212,9 @@ class Gossip:
             self._out.append(Report(event.peer, LinkState.UNREACHABLE, reason))
 
     def _hello(self, link: _Link, hello: Hello, now: float) -> None:
+        if link.is_ready:
+            self._strike(link.number, "a second Hello on one link", now)
+            return
         if hello.version != PROTOCOL_VERSION:
             reason = f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
             self._close(link, reason, now)
@@ -271,7 +260,7 @@ class Gossip:
 
     def _report_absent(self, peer: PublicKey, reason: str, now: float) -> None:
         """A member has no link; say what is being done about it."""
-        if now < self._kept_out.get(peer, -math.inf):
+        if self._is_kept_out(peer, now):
             self._out.append(Report(peer, LinkState.REFUSED, reason))
         elif self._dialer.has_address(peer):
             self._out.append(Report(peer, LinkState.UNREACHABLE, reason or "not tried yet"))
@@ -290,22 +279,26 @@ class Gossip:
         self._strikes[link.peer] = (strikes + 1, since)
         if strikes >= self._settings.max_strikes:
             self._kept_out[link.peer] = now + self._settings.penalty_s
-            self._dialer.postpone(link.peer, self._kept_out[link.peer])
             self._close(link, f"it sent too much that was invalid, lastly: {reason}", now)
+            self._dialer.postpone(link.peer, self._kept_out[link.peer])
 
-    # --------------------------------------------------------------------------------------------------------
-    # frames
+    def _is_kept_out(self, peer: PublicKey, now: float) -> bool:
+        return now < self._kept_out.get(peer, -math.inf)
+
+    # ------------------------------------------------------------------------------------------------- frames
 
     def _frame_in(self, event: FrameIn, now: float) -> None:
         link = self._links.get(event.link)
         if link is None:
             return
-        if isinstance(event.frame, Hello) == link.is_ready:
-            self._strike(link.number, "a link begins with one Hello", now)
-            return
-        match event.frame:
-            case Hello() as hello:
-                self._hello(link, hello, now)
+        if isinstance(event.frame, Hello):
+            self._hello(link, event.frame, now)
+        elif link.is_ready:
+            self._ready_frame(link, event.frame, now)
+        # Before its Hello a link says nothing that counts; `hello_timeout_s` ends one that never comes.
+
+    def _ready_frame(self, link: _Link, frame: Frame, now: float) -> None:
+        match frame:
             case Digest(root):
                 self._digest(link, root, now)
             case Origins() as theirs:
@@ -324,14 +317,13 @@ class Gossip:
                 self._serve_chunks(link, want, now)
             case Chunk() as chunk:
                 self._receive_chunk(link, chunk, now)
-            case Missing(record_id):
-                self._fetcher.drop_source(link.number, record_id)
+            case Missing(absent):
+                self._fetcher.drop_source(link.number, absent)
 
-    # --------------------------------------------------------------------------------------------------
-    # anti-entropy
+    # ------------------------------------------------------------------------------------------- anti-entropy
 
     def _begin_sync(self, link: _Link, now: float) -> None:
-        self._send(link, Digest(self._index.root()))
+        self._send(link, Digest(self._holdings.index.root()))
         self._schedule_sync(link, now)
 
     def _schedule_sync(self, link: _Link, now: float) -> None:
@@ -341,28 +333,28 @@ class Gossip:
         # Both sides send one when the link comes up; if both answered, everything would be compared twice.
         is_crossing = not link.has_compared and not link.dialed_by_us
         link.has_compared = True
-        if root == self._index.root():
+        if root == self._holdings.index.root():
             self._schedule_sync(link, now)  # they have just compared; our turn is later
         elif not is_crossing:
-            self._send(link, self._index.origins())
+            self._send(link, self._holdings.index.origins())
 
     def _compare_origins(self, link: _Link, theirs: Origins) -> None:
-        self._send_vectors(link, self._index.differing(theirs), reply=False)
+        self._send_vectors(link, self._holdings.index.differing(theirs), reply=False)
 
     def _compare_vectors(self, link: _Link, theirs: Vector) -> None:
-        self._announce_lacking(link, (i for vector in theirs.origins for i in self._index.lacking(vector)))
+        self._announce_lacking(link, (i for vector in theirs.origins for i in self._holdings.index.lacking(vector)))
         if theirs.reply:
             return
-        answers = [self._index.answer(vector) for vector in theirs.origins]
+        answers = [self._holdings.index.answer(vector) for vector in theirs.origins]
         self._send_vectors(link, [answer for answer in answers if isinstance(answer, OriginVector)], reply=True)
         for answer in answers:
             if isinstance(answer, Ids):
                 self._send(link, answer)
 
     def _compare_ids(self, link: _Link, theirs: Ids) -> None:
-        self._announce_lacking(link, self._index.lacking_ids(theirs))
-        if not theirs.reply and theirs.origin in self._trusted:
-            self._send(link, self._index.ids(theirs.origin, reply=True))
+        self._announce_lacking(link, self._holdings.index.lacking_ids(theirs))
+        if not theirs.reply and self._holdings.trusts(theirs.origin):
+            self._send(link, self._holdings.index.ids(theirs.origin, reply=True))
 
     def _send_vectors(self, link: _Link, vectors: Sequence[OriginVector], *, reply: bool) -> None:
         for batch in _batches(vectors, _vector_bytes, len(vectors)):
@@ -370,98 +362,87 @@ class Gossip:
 
     def _announce_lacking(self, link: _Link, ids: Iterable[bytes]) -> None:
         """Announce what a peer lacks, what matters most first, and no more than it will remember."""
-        adverts = sorted(map(self._advert, ids), key=lambda advert: priority(advert.kind, advert.body_bytes))
+        adverts = sorted(map(self._holdings.advert, ids), key=lambda ad: priority(ad.kind, ad.body_bytes))
         self._announce(link.number, adverts[: self._settings.max_unknown_adverts])
 
     def _announce(self, link: int, adverts: Sequence[Advert]) -> None:
         for start in range(0, len(adverts), MAX_ADVERTS):
             self._out.append(Send(link, Announce(tuple(adverts[start : start + MAX_ADVERTS]))))
 
-    def _advert(self, record_id: bytes) -> Advert:
-        header = self._entries[record_id].record.header
-        return Advert(record_id, header.kind, header.origin.raw, header.body_bytes)
-
     def _heard(self, link: _Link, adverts: Iterable[Advert]) -> None:
         for advert in adverts:
             self._rumors.heard(link.number, advert.id)
-            entry = self._entries.get(advert.id)
+            entry = self._holdings.get(advert.id)
             is_wanted = entry is None or not entry.is_settled
             is_acceptable = advert.kind in RULES and advert.id not in self._refused
-            if is_wanted and is_acceptable and advert.origin in self._trusted:
+            if is_wanted and is_acceptable and self._holdings.trusts(advert.origin):
                 self._fetcher.offered(link.number, advert)
 
-    # -------------------------------------------------------------------------------------------------------
-    # serving
+    # ------------------------------------------------------------------------------------------------ serving
 
     def _serve(self, link: _Link, ids: Iterable[bytes]) -> None:
         chosen: dict[bytes, Record] = {}
         bodies: list[SendChunk] = []
-        for record_id in ids:
-            entry = self._servable(record_id)
+        for wanted in ids:
+            entry = self._holdings.servable(wanted)
             if entry is None:
-                self._send(link, Missing(record_id))
+                self._send(link, Missing(wanted))
                 continue
             if entry.buried_by is not None:
-                chosen[entry.buried_by] = self._entries[entry.buried_by].record
+                chosen[entry.buried_by.id] = entry.buried_by
             elif entry.record.header.body_bytes <= SMALL_BODY_BYTES:
                 chunks = range(len(entry.record.header.chunk_hashes))
-                bodies += [SendChunk(link.number, record_id, index) for index in chunks]
-            chosen.setdefault(record_id, entry.record)
+                bodies += [SendChunk(link.number, wanted, index) for index in chunks]
+            chosen.setdefault(wanted, entry.record)
         self._send_records(link, list(chosen.values()))
         self._out += bodies
 
     def _serve_chunks(self, link: _Link, want: WantChunks, now: float) -> None:
-        entry = self._servable(want.id)
+        entry = self._holdings.servable(want.id)
         if entry is None or entry.buried_by is not None:
             if entry is not None and entry.buried_by is not None:
-                self._send_records(link, [self._entries[entry.buried_by].record])
+                self._send_records(link, [entry.buried_by])
             self._send(link, Missing(want.id))
         elif max(want.indexes) >= len(entry.record.header.chunk_hashes):
             self._strike(link.number, "it asked for a chunk that the record does not have", now)
         else:
             self._out += [SendChunk(link.number, want.id, index) for index in want.indexes]
 
-    def _servable(self, record_id: bytes) -> _Entry | None:
-        entry = self._entries.get(record_id)
-        if entry is None or not entry.is_settled or entry.record.header.origin.raw not in self._trusted:
-            return None
-        return entry
-
     def _send_records(self, link: _Link, records: Sequence[Record]) -> None:
         for batch in _batches(records, lambda record: len(record.header_bytes) + 100, MAX_WANT):
             signed = tuple(SignedRecord(record.header_bytes, record.signature) for record in batch)
             self._send(link, Records(signed))
 
-    # -----------------------------------------------------------------------------------------------------
-    # receiving
+    # ---------------------------------------------------------------------------------------------- receiving
 
     def _receive(self, link: _Link, records: Iterable[SignedRecord], now: float) -> None:
         for signed in records:
+            known_id = record_id(signed.header_bytes)
+            self._fetcher.progress(link.number, known_id, now)
+            if self._holdings.get(known_id) or known_id in self._refused:
+                continue  # before the signature is checked, which is what costs
             try:
-                record = read_record(signed.header_bytes, signed.signature)
+                self._take(link, read_record(signed.header_bytes, signed.signature), now)
             except RecordError as error:
                 self._strike(link.number, str(error), now)
                 if link.number not in self._links:
                     return
-                continue
-            self._take(link, record, now)
 
     def _take(self, link: _Link, record: Record, now: float) -> None:
-        """A valid record came: keep it if it is a member's, new, and the only one for its sequence."""
-        self._fetcher.progress(link.number, record.id, now)
-        header = record.header
-        if header.origin.raw not in self._trusted or record.id in self._entries or record.id in self._refused:
+        """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
+        if not self._holdings.trusts(record.header.origin.raw):
             return
-        if self._sequence_of(record) in self._by_sequence:
+        if self._holdings.is_equivocation(record):
             self._refuse(record)
             return
-        if header.origin == self._me:
+        if record.header.origin == self._me and not self._has_met_itself:
+            self._has_met_itself = True
             reason = "a record of this node that it does not hold came back: was its home restored from a copy?"
             self._out.append(Alarm(self._me, reason))
         self._out.append(Keep(record))
         knowing = {link.number, *self._fetcher.sources(record.id)}
-        entry = self._learn(record, is_whole=header.body_bytes == 0)
-        if entry.is_settled:
+        self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
+        if self._holdings.servable(record.id):
             self._rumors.start(record.id, knowing)
         else:
             self._fetcher.header_arrived(link.number, record, now)
@@ -469,7 +450,7 @@ class Gossip:
     def _receive_chunk(self, link: _Link, chunk: Chunk, now: float) -> None:
         self._fetcher.progress(link.number, chunk.id, now)
         record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
-        if record is None or record.header.origin.raw not in self._trusted:
+        if record is None or not self._holdings.trusts(record.header.origin.raw):
             return
         if chunk_hash(chunk.data) != record.header.chunk_hashes[chunk.index]:
             self._fetcher.drop_source(link.number, chunk.id)
@@ -478,7 +459,7 @@ class Gossip:
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         knowing = {link.number, *self._fetcher.sources(chunk.id)}
         if self._fetcher.chunk_arrived(chunk.id, chunk.index):
-            self._settle(self._entries[chunk.id])
+            self._holdings.settle(chunk.id)
             self._rumors.start(chunk.id, knowing)
 
     def _refuse(self, record: Record) -> None:
@@ -491,59 +472,30 @@ class Gossip:
         reason = f"it signed two records with sequence {sequence}; the second, {record.id.hex()[:12]}, is refused"
         self._out.append(Alarm(record.header.origin, reason))
 
-    # ------------------------------------------------------------------------------------------------ what
-    # is here
+    # ------------------------------------------------------------------------------------------- what is here
 
     def _record_added(self, held: Held) -> None:
-        entry = self._entries.get(held.record.id)
-        was_settled = entry is not None and entry.is_settled
-        if entry is None:
-            entry = self._learn_held(held)
-        elif held.state is not HeldState.FETCHING and not was_settled:
-            self._settle(entry)
-        if entry.is_settled and not was_settled and held.record.header.origin.raw in self._trusted:
+        before = self._holdings.get(held.record.id)
+        was_settled = before is not None and before.is_settled
+        if before is None:
+            self._learn_held(held)
+        elif held.state is not HeldState.FETCHING:
+            self._settled(self._holdings.settle(held.record.id))
+        if self._holdings.servable(held.record.id) and not was_settled:
             self._rumors.start(held.record.id, ())
 
-    def _learn_held(self, held: Held) -> _Entry:
-        entry = self._learn(held.record, is_whole=held.state is not HeldState.FETCHING)
-        if not entry.is_settled:
+    def _learn_held(self, held: Held) -> None:
+        is_whole = held.state is not HeldState.FETCHING
+        self._settled(self._holdings.learn(held.record, is_whole=is_whole))
+        if not is_whole:
             self._fetcher.resume(held.record, held.missing)
-        return entry
 
-    def _learn(self, record: Record, *, is_whole: bool) -> _Entry:
-        """A record is in the store: settle it, or what it takes back, as far as that goes."""
-        entry = self._entries[record.id] = _Entry(record, False, self._burier_of(record))
-        self._by_sequence[self._sequence_of(record)] = record.id
-        if is_whole or entry.buried_by is not None:
-            self._settle(entry)
-        if record.header.supersedes:
-            self._burying.setdefault(record.header.supersedes, []).append(record.id)
-            self._bury(record)
-        return entry
+    def _settled(self, ids: Iterable[bytes]) -> None:
+        """These need no fetching any more."""
+        for settled in ids:
+            self._fetcher.forget(settled)
 
-    def _bury(self, burier: Record) -> None:
-        target = self._entries.get(burier.header.supersedes)
-        if target is not None and target.buried_by is None and can_bury(burier.header, target.record.header):
-            target.buried_by = burier.id
-            self._settle(target)
-
-    def _burier_of(self, record: Record) -> bytes | None:
-        for record_id in self._burying.get(record.id, ()):
-            if can_bury(self._entries[record_id].record.header, record.header):
-                return record_id
-        return None
-
-    def _settle(self, entry: _Entry) -> None:
-        header = entry.record.header
-        entry.is_settled = True
-        self._index.settle(header.origin.raw, header.incarnation, header.sequence, entry.record.id)
-        self._fetcher.forget(entry.record.id)
-
-    def _sequence_of(self, record: Record) -> tuple[bytes, bytes, int]:
-        return record.header.origin.raw, record.header.incarnation, record.header.sequence
-
-    # --------------------------------------------------------------------------------------------------------
-    # timers
+    # ------------------------------------------------------------------------------------------------- timers
 
     def _tick(self, now: float) -> None:
         for link in list(self._links.values()):
@@ -566,7 +518,7 @@ class Gossip:
             self._begin_sync(self._links[number], now)
         ready = [link.number for link in self._ready_links()]
         for number, ids in self._rumors.due(ready, now).items():
-            self._announce(number, [self._advert(record_id) for record_id in ids])
+            self._announce(number, list(map(self._holdings.advert, ids)))
         self._out += self._fetcher.pump(now)
 
     def _linked(self) -> set[PublicKey]:

@@ -75,6 +75,7 @@ class Home:
             if path.exists():
                 path.rmdir()
             draft.rename(path)
+            _sync(path.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -135,6 +136,15 @@ def check_name(name: str) -> str:
     if name.startswith("tidings1"):
         raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
     return name.strip()
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write_settings(path: Path, settings: NodeSettings) -> None:

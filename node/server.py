@@ -23,10 +23,10 @@ from node import wire
 from node.bandwidth import TokenBucket
 from node.config import FRAME_LIMIT_BYTES, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, QUERY_CHUNK_BYTES
 from node.errors import NodeError, QueryRefused, UsageError
+from node.frames import Query
 from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
-from node.frames import Query
 
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", FRAME_LIMIT_BYTES),
@@ -38,6 +38,9 @@ GRPC_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
+
+LINK_METADATA = ("tidings-link", "1")
+"""Sent at once when a stream is taken, so that the dialing side knows before the first frame."""
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -112,7 +115,7 @@ class _Servicer(rpc.NodeServicer):
         peer = await self._authenticate(context)
         if not self._hub.may_exchange(peer):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This key may ask for models but not gossip.")
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata((LINK_METADATA,))
         link = Link(peer, self._hub, dialed_by_us=False, bucket=self._bucket)
         reader = asyncio.create_task(_receive(link, request_iterator))
         self._hub.link_up(link)

@@ -204,8 +204,7 @@ class Store:
         """Give the file back; the last one to close folds the log into it."""
         self._db.close()
 
-    # ------------------------------------------------------------------------------------------------
-    # transactions
+    # ------------------------------------------------------------------------------------------- transactions
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -234,8 +233,7 @@ class Store:
     def _damaged(self) -> StoreError:
         return StoreError(_damaged_text(self._path))
 
-    # -----------------------------------------------------------------------------------------------------
-    # records
+    # ------------------------------------------------------------------------------------------------ records
 
     def reserve_sequence(self) -> int:
         """The next sequence for a record of this node, from 1. On disk before this returns: never given
@@ -444,8 +442,7 @@ class Store:
             finally:
                 self._db.execute("COMMIT")
 
-    # ---------------------------------------------------------------------------------------- peers, tasks
-    # and links
+    # --------------------------------------------------------------------------------- peers, tasks and links
 
     def add_peer(self, peer: Peer) -> None:
         """Add a peer, or change what is known of one; StoreError if another peer has its name."""

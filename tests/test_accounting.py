@@ -4,9 +4,10 @@ import math
 
 import pytest
 from dp_accounting.pld import common, privacy_loss_distribution, privacy_loss_mechanism
-from fusion import accounting
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fusion import accounting
 
 EPSILONS = [0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0]
 DELTAS = [1e-10, 1e-6, 1e-5]
@@ -23,9 +24,7 @@ def test_the_noise_scale_is_that_of_dp_accounting(epsilon: float, delta: float) 
     assert accounting.delta_of(1.0 / sigma, epsilon) <= delta
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "sigma"), [(0.5, 7.03), (1.0, 3.73), (2.0, 1.99), (4.0, 1.08), (8.0, 0.60)]
-)
+@pytest.mark.parametrize(("epsilon", "sigma"), [(0.5, 7.03), (1.0, 3.73), (2.0, 1.99), (4.0, 1.08), (8.0, 0.60)])
 def test_the_published_noise_scales_are_met(epsilon: float, sigma: float) -> None:
     assert accounting.noise_scale(1.0, epsilon, 1e-5) == pytest.approx(sigma, abs=0.006)
 

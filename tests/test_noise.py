@@ -5,8 +5,9 @@ import os
 
 import numpy as np
 import pytest
-from fusion.noise import MAX_SIGMA, discrete_gaussian
 from scipy import stats
+
+from fusion.noise import MAX_SIGMA, discrete_gaussian
 
 RARE = 1e-6  # a test of chance fails by chance this seldom
 RELEASE_SIGMA = 5 * 2**32

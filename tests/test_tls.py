@@ -15,11 +15,10 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 import pytest
+from certificates import below_an_intermediate, common_name, forge, leaf_only
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from grpc.experimental.session_cache import ssl_session_cache_lru
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,60 +146,6 @@ def in_an_event_loop(test):
 # Certificates that a node of ours never makes
 
 
-def common_name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def forge(
-    signer: Identity | ec.EllipticCurvePrivateKey,
-    names: list[x509.GeneralName],
-    *,
-    issuer: str | None = None,
-    subject: str = "tidings",
-    ca: bool = False,
-    key: ec.EllipticCurvePrivateKey | None = None,
-    below: bytes = b"",
-) -> LeafCredentials:
-    """A certificate with these names, signed by this key, perhaps with others `below` it in its chain."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    if isinstance(signer, Identity):
-        issuer = issuer or signer.public_key.raw.hex()
-        signing_key, algorithm = Ed25519PrivateKey.from_private_bytes(signer.seed), None
-    else:
-        signing_key, algorithm = signer, hashes.SHA256()
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(common_name(subject))
-        .issuer_name(common_name(issuer))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(tls._NOT_BEFORE)
-        .not_valid_after(tls._NOT_AFTER)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    certificate = builder.sign(signing_key, algorithm)
-    return LeafCredentials(
-        private_key_pem=key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM) + below,
-    )
-
-
-def below_an_intermediate(names: list[x509.GeneralName]) -> LeafCredentials:
-    """A leaf signed by a CA in between, which C's identity signed: pathlen:0 in C's anchor forbids it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    intermediate = forge(C, [], subject="in between", ca=True, key=key)
-    return forge(key, names, issuer="in between", below=intermediate.certificate_pem)
-
-
-def leaf_only(certificate_pem: bytes) -> bytes:
-    """The first certificate of a chain: what gRPC hands over as `x509_pem_cert`."""
-    return certificate_pem[: certificate_pem.index(b"-----END CERTIFICATE-----") + 26]
-
-
 def unconstrained_anchor(public_key: PublicKey) -> bytes:
     """The trust anchor as it would be without its name constraint."""
     name = common_name(public_key.raw.hex())
@@ -247,8 +192,8 @@ FORGERIES = {
     "upper case": (lambda: forge(C, [x509.DNSName(NAME_OF_C.value.upper())]), Malformed),
     "labels cut elsewhere": (lambda: forge(C, [x509.DNSName(f"{HEX_OF_C[:30]}.{HEX_OF_C[30:]}")]), Malformed),
     "a point of small order": (lambda: forge(C, [x509.DNSName(f"{'0' * 32}.{'0' * 32}")]), Malformed),
-    "a leaf of C below a CA of C": (lambda: below_an_intermediate([NAME_OF_C]), BadSignature),
-    "a leaf of B below a CA of C": (lambda: below_an_intermediate([NAME_OF_B]), BadSignature),
+    "a leaf of C below a CA of C": (lambda: below_an_intermediate(C, [NAME_OF_C]), BadSignature),
+    "a leaf of B below a CA of C": (lambda: below_an_intermediate(C, [NAME_OF_B]), BadSignature),
 }
 
 
@@ -299,6 +244,20 @@ async def test_a_server_that_claims_another_name_is_hung_up_on():
         assert await answer_to(server, make_leaf(B), expecting=A) == HUNG_UP
 
 
+@in_an_event_loop
+async def test_the_two_sides_of_a_refusal_read_differently_to_the_client():
+    """`status` puts both into words, and knows them by these."""
+    async with running(A, [B]) as server:
+        for leaf, expecting, words in (
+            (make_leaf(C), A, "Socket closed"),
+            (make_leaf(B), C, "CERTIFICATE_VERIFY_FAILED"),
+        ):
+            async with dial(server, leaf, expecting=expecting) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.unary_unary("/test/WhoAmI")(b"", timeout=CALL_TIMEOUT_S)
+                assert words in caught.value.details()
+
+
 # C, whom we trust, shows a certificate that it should not have
 
 
@@ -327,7 +286,7 @@ async def test_without_the_name_constraint_tls_alone_would_take_c_for_b():
 @in_an_event_loop
 async def test_tls_alone_does_not_hold_an_anchor_to_its_pathlen_nor_to_names_other_than_dns():
     async with running(A, [C]) as server:
-        assert await answer_to(server, below_an_intermediate([NAME_OF_C])) == REFUSED
+        assert await answer_to(server, below_an_intermediate(C, [NAME_OF_C])) == REFUSED
         assert await answer_to(server, forge(C, [NAME_OF_C, AN_ADDRESS])) == REFUSED
 
 

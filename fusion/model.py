@@ -1,0 +1,133 @@
+"""From summaries to a model: sum, denoise, choose, fit, describe.
+
+The same set of summaries gives the same bytes, whatever their order: they are sorted by record id, added as integers,
+and everything after that runs on one thread with seeds taken from the record ids. On other processors the last bits of
+linear algebra differ, and with them the digest: it is comparable on one platform and release.
+
+This module is the front door to models; files, cards and scoring live in modules of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from fusion.artifact import FORMAT, Model, canonical_json, to_tensors
+from fusion.card import card, card_message, describe
+from fusion.fuse import Contribution, Fused, Statistics, fuse
+from fusion.heads import HEADS, Cleaned
+from fusion.model_files import MAX_MODEL_BYTES, read_model, write_onnx, write_safetensors
+from fusion.scoring import Predictions, evaluate, predict
+from fusion.selection import Quality, Selection, select
+from fusion.task import Task
+
+__all__ = [
+    "MAX_MODEL_BYTES",
+    "Model",
+    "Predictions",
+    "build_model",
+    "card",
+    "card_message",
+    "describe",
+    "evaluate",
+    "predict",
+    "read_model",
+    "rebuild",
+    "write_onnx",
+    "write_safetensors",
+]
+
+SOFTWARE = "tidings 0.1.0"
+SIGNIFICANT_DIGITS = 6  # of numbers in the manifest
+
+_SEED_PERSON = b"tidings-seed-v1"
+
+
+def build_model(task: Task, contributions: Iterable[Contribution], head: str | None = None) -> Model:
+    """The model of `task` fused from these summaries, with `head` or the one that does best on left-out summaries.
+
+    The caller passes at most one live summary per origin and part of its data. Implausible ones are left out and
+    named in `quarantined`. NothingToFuse when none is left; ModelError for a head that the task cannot have.
+    """
+    with threadpool_limits(limits=1):
+        fused = fuse(task, contributions)
+        seed = _seed(fused)
+        selection = select(fused, head, seed)
+        cleaned = Cleaned.of(fused.statistics)
+        candidate = selection.candidate
+        layers = HEADS[candidate.head].fit(cleaned, candidate.multiplier, seed)
+    ridge = cleaned.ridge(candidate.multiplier)
+    method = _method(fused.statistics, task, selection, ridge) | {"asked": head, "seed": seed.hex()}
+    return Model(_manifest(fused, method, selection.quality), to_tensors(layers), fused.quarantined)
+
+
+def rebuild(task: Task, contributions: Iterable[Contribution], model: Model) -> Model:
+    """The model that these summaries give when asked as `model` was; equal digests confirm it."""
+    return build_model(task, contributions, model.manifest["method"]["asked"])
+
+
+def _seed(fused: Fused) -> bytes:
+    """32 bytes from the set of record ids."""
+    hasher = hashlib.blake2b(digest_size=32, person=_SEED_PERSON)
+    for one in fused.used:
+        hasher.update(one.record_id)
+    return hasher.digest()
+
+
+def _manifest(fused: Fused, method: dict[str, Any], quality: Quality | None) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "software": SOFTWARE,
+        "task": fused.task.content(),
+        "task_id": fused.task.id.hex(),
+        "summaries": [_summary_entry(one) for one in fused.used],
+        "method": method,
+        "quality": None if quality is None else _quality_entry(quality),
+    }
+
+
+def _summary_entry(contribution: Contribution) -> dict[str, Any]:
+    claim = contribution.summary.claim
+    return {
+        "record": contribution.record_id.hex(),
+        "origin": contribution.origin.hex(),
+        "epsilon": claim.epsilon if math.isfinite(claim.epsilon) else None,
+        "delta": claim.delta,
+        "mechanism": claim.mechanism,
+    }
+
+
+def _method(statistics: Statistics, task: Task, selection: Selection, ridge: float) -> dict[str, Any]:
+    unseen = [name for name, seen in zip(task.class_names, statistics.seen, strict=False) if not seen]
+    return {
+        "summary": task.summary,
+        "denoiser": "no" if statistics.noiseless else "rotation-invariant",
+        "head": selection.candidate.head,
+        "multiplier": selection.candidate.multiplier,
+        "lambda": _rounded(ridge),
+        "choice": selection.reason,
+        "unseen_classes": unseen,
+    }
+
+
+def _quality_entry(quality: Quality) -> dict[str, Any]:
+    accuracy = quality.accuracy is not None and quality.accuracy_std is not None
+    return {
+        "relative_error": _rounded(quality.relative_error),
+        "relative_error_std": _rounded(quality.relative_error_std),
+        "accuracy": _rounded(quality.accuracy or 0.0) if accuracy else None,
+        "accuracy_std": _rounded(quality.accuracy_std or 0.0) if accuracy else None,
+        "groups": quality.groups,
+        "meaning": (
+            "estimated from the noisy sums alone, for rows of partners left out of the fit: each of "
+            f"{quality.groups} groups of summaries was left out once; ± is the effect of the privacy noise"
+        ),
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

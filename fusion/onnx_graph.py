@@ -1,0 +1,178 @@
+"""The model as one ONNX graph: raw named columns in, class probabilities (or a number) out.
+
+Inputs are one per column of the task: numbers are float32 [N, 1] with NaN for missing; categories are strings
+[N, 1], and any text that is not one of the column's spellings, the empty one included, counts as missing. Outputs are
+`label` (string [N]) and `probabilities` (float32 [N, C], classes in the order of the task), or `value` (float32
+[N, 1]); where a column of the task has that name, the output carries an underscore at its end.
+
+The graph repeats `fusion.encode` step by step and then the layers. It computes in float64 like `fusion.scoring`, so
+both file formats agree to the last digit that float32 shows. Opset 17 with ai.onnx.ml 3, IR version 8: ONNX Runtime
+1.17 and later, on any platform. No custom operators, no external data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from fusion.artifact import Model
+from fusion.encode import Block, NumberBlock
+from fusion.task import CategoryColumn, NumberColumn, Task, spellings
+
+OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
+PRODUCER = "tidings"
+
+
+def output_names(task: Task) -> tuple[str, ...]:
+    """("label", "probabilities") or ("value",), made distinct from the task's columns."""
+    names = ("label", "probabilities") if task.label.classes else ("value",)
+    return tuple(_distinct(name, [column.name for column in task.columns]) for name in names)
+
+
+def tensor_prefix(task: Task) -> str:
+    """What names inside the graph begin with, so that no column of the task collides with them."""
+    prefix = PRODUCER
+    while any(column.name.startswith(prefix) for column in task.columns):
+        prefix += "_"
+    return prefix
+
+
+def onnx_model(model: Model, metadata: dict[str, str]) -> onnx.ModelProto:
+    """The graph of `model`, a pure function of its manifest and tensors, with `metadata` attached."""
+    builder = _Builder(tensor_prefix(model.task))
+    x = _encoder(builder, model)
+    for i in range(len(model.layers)):
+        x = _layer(builder, model, i, x)
+    outputs = _class_outputs(builder, model.task, x) if model.task.label.classes else _value(builder, model.task, x)
+    inputs = [_input(column) for column in model.task.columns]
+    graph = helper.make_graph(builder.nodes, PRODUCER, inputs, outputs, initializer=builder.constants)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
+    helper.set_model_props(proto, metadata)
+    return proto
+
+
+class _Builder:
+    """Collects nodes and constants under unique names."""
+
+    def __init__(self, prefix: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._prefix = prefix
+
+    def constant(self, value: Any, dtype: Any = np.float64, name: str = "") -> str:
+        full = f"{self._prefix}/{name or f'constant{len(self.constants)}'}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), full))
+        return full
+
+    def texts(self, values: Sequence[str]) -> str:
+        full = f"{self._prefix}/constant{len(self.constants)}"
+        encoded = [value.encode() for value in values]
+        self.constants.append(helper.make_tensor(full, TensorProto.STRING, [len(values)], encoded))
+        return full
+
+    def node(self, operator: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any) -> str:
+        name = output or f"{self._prefix}/{operator.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], domain=domain, **attributes))
+        return name
+
+
+def _input(column: NumberColumn | CategoryColumn) -> onnx.ValueInfoProto:
+    kind = TensorProto.FLOAT if isinstance(column, NumberColumn) else TensorProto.STRING
+    return helper.make_tensor_value_info(column.name, kind, ["N", 1])
+
+
+def _encoder(builder: _Builder, model: Model) -> str:
+    """x [N, d], as `Encoder.encode`."""
+    encoder, columns = model.encoder, model.task.columns
+    parts = [_block(builder, block, column) for block, column in zip(encoder.blocks, columns, strict=True)]
+    row = builder.node("Concat", *parts, axis=1)
+    squares = builder.node("ReduceSumSquare", row, axes=[1], keepdims=1)
+    radius = builder.node("Max", builder.node("Sqrt", squares), builder.constant(encoder.clip_norm))
+    scale = builder.node("Div", builder.constant(encoder.feature_scale), radius)
+    zeros = builder.node("Mul", radius, builder.constant(0.0))
+    bias = builder.node("Add", zeros, builder.constant(encoder.bias))
+    return builder.node("Concat", builder.node("Mul", row, scale), bias, axis=1)
+
+
+def _block(builder: _Builder, block: Block, column: NumberColumn | CategoryColumn) -> str:
+    if isinstance(block, NumberBlock):
+        return _number(builder, block)
+    assert isinstance(column, CategoryColumn)  # noqa: S101 - the encoder has one block per column, of its kind
+    return _category(builder, block, spellings(column))
+
+
+def _number(builder: _Builder, block: NumberBlock) -> str:
+    """Weights max(0, 1 - |place - corner|) of the simplex corners, and the missing indicator."""
+    corners = len(block.points)
+    wide = builder.node("Cast", block.name, to=TensorProto.DOUBLE)
+    missing = builder.node("Or", builder.node("IsNaN", wide), builder.node("IsInf", wide))
+    lower, upper = builder.constant(block.lower), builder.constant(block.upper)
+    value = builder.node("Clip", builder.node("Where", missing, lower, wide), lower, upper)
+    steps = builder.constant((corners - 1) / (block.upper - block.lower))
+    place = builder.node("Mul", builder.node("Sub", value, lower), steps)
+    distance = builder.node("Abs", builder.node("Sub", place, builder.constant(np.arange(corners)[None, :])))
+    weights = builder.node("Relu", builder.node("Sub", builder.constant(1.0), distance))
+    walked = builder.node("MatMul", weights, builder.constant(block.points))
+    present = builder.node("Where", missing, builder.constant(0.0), walked)
+    return builder.node("Concat", present, builder.node("Cast", missing, to=TensorProto.DOUBLE), axis=1)
+
+
+def _category(builder: _Builder, block: Block, table: dict[str, int]) -> str:
+    """The row of the value: its corner and 0; the last row, for anything unknown: zeros and 1."""
+    corners = len(block.points)
+    rows = np.zeros((corners + 1, corners))
+    rows[:-1, :-1] = block.points
+    rows[-1, -1] = 1.0
+    flat = builder.node("Reshape", block.name, builder.constant([-1], np.int64))
+    index = builder.node(
+        "LabelEncoder",
+        flat,
+        domain="ai.onnx.ml",
+        keys_strings=list(table),
+        values_int64s=list(table.values()),
+        default_int64=corners,
+    )
+    return builder.node("Gather", builder.constant(rows), index, axis=0)
+
+
+def _layer(builder: _Builder, model: Model, i: int, x: str) -> str:
+    weight = builder.constant(model.tensors[f"layer{i}.weight"], np.float32, f"layer{i}.weight")
+    bias = builder.constant(model.tensors[f"layer{i}.bias"], np.float32, f"layer{i}.bias")
+    product = builder.node("MatMul", x, builder.node("Cast", weight, to=TensorProto.DOUBLE))
+    result = builder.node("Add", product, builder.node("Cast", bias, to=TensorProto.DOUBLE))
+    return result if i == len(model.layers) - 1 else builder.node("Relu", result)
+
+
+def _class_outputs(builder: _Builder, task: Task, logits: str) -> list[onnx.ValueInfoProto]:
+    label, probabilities = output_names(task)
+    best = builder.node("ArgMax", logits, axis=1, keepdims=0)
+    builder.node("Gather", builder.texts(task.class_names), best, axis=0, output=label)
+    softmax = builder.node("Softmax", logits, axis=1)
+    builder.node("Cast", softmax, to=TensorProto.FLOAT, output=probabilities)
+    return [
+        helper.make_tensor_value_info(label, TensorProto.STRING, ["N"]),
+        helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, ["N", len(task.class_names)]),
+    ]
+
+
+def _value(builder: _Builder, task: Task, scaled: str) -> list[onnx.ValueInfoProto]:
+    """From [-1, 1] to the bounds of the label."""
+    lower, upper = task.label.lower, task.label.upper
+    assert lower is not None and upper is not None  # noqa: S101 - a task for regression has both
+    inside = builder.node("Clip", scaled, builder.constant(-1.0), builder.constant(1.0))
+    stretched = builder.node("Mul", inside, builder.constant((upper - lower) / 2))
+    number = builder.node("Add", stretched, builder.constant((upper + lower) / 2))
+    (value,) = output_names(task)
+    builder.node("Cast", number, to=TensorProto.FLOAT, output=value)
+    return [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", 1])]
+
+
+def _distinct(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

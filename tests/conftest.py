@@ -1,0 +1,79 @@
+"""Fixtures that several test files share: homes of nodes, and small data for a small task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from node.home import Home
+
+settings.register_profile("tidings", deadline=None)
+settings.load_profile("tidings")
+
+TASK_TOML = """
+name = "triage"
+kind = "classification"
+summary = "moments"
+
+[label]
+column = "outcome"
+classes = [ { name = "home", values = ["0"] }, { name = "ward", values = ["1"] } ]
+
+[privacy]
+max_epsilon = 2.0
+delta = 1e-6
+
+[[columns]]
+name = "age"
+type = "number"
+lower = 0
+upper = 100
+
+[[columns]]
+name = "arrival"
+type = "category"
+values = ["walk", "ambulance"]
+
+[encoder]
+kind = "tabular"
+"""
+
+
+@pytest.fixture
+def make_home(tmp_path: Path) -> Callable[..., Home]:
+    """Makes initialized homes: `make_home("alpha")`."""
+
+    def make(name: str, listen: str | None = None) -> Home:
+        return Home.init(tmp_path / name, name, listen)
+
+    return make
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    """A small task of two columns."""
+    path = tmp_path / "triage.toml"
+    path.write_text(TASK_TOML, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """200 rows for that task: the old who come by ambulance stay."""
+    path = tmp_path / "rows.csv"
+    lines = ["age,arrival,outcome"]
+    for number in range(200):
+        age = number % 100
+        arrival = "ambulance" if number % 3 == 0 else "walk"
+        lines.append(f"{age},{arrival},{int(age + 30 * (arrival == 'ambulance') > 70)}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def heart_example() -> Path:
+    """The heart example of this repository."""
+    return Path(__file__).parent.parent / "examples" / "heart"

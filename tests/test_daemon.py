@@ -1,0 +1,219 @@
+"""Daemons over real sockets and TLS, several in one event loop: links, and trust that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import forge
+from cryptography import x509
+
+from crypto.keys import Identity
+from crypto.tls import LeafCredentials, make_leaf, server_name
+from node.client import Dialer
+from node.config import GossipSettings
+from node.daemon import Daemon
+from node.errors import NotReadable, PeerUnreachable, QueryRefused
+from node.frames import Frame, Query
+from node.home import Home
+from node.link import Link
+from node.membership import add_peer, remove_peer
+from node.publish import publish
+from node.status import status
+from node.tasks import add
+
+MakeHome = Callable[..., Home]
+SOON = replace(GossipSettings(), sync_min_s=0.5, sync_max_s=1.0, dial_base_s=0.2, dial_cap_s=0.5)
+PATIENCE_S = 15.0
+
+
+def in_an_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+class Node:
+    """A running daemon; `home` is a second view of its home, as a command would have."""
+
+    def __init__(self, home: Home, daemon: Daemon, address: str | None) -> None:
+        self.home = home
+        self.daemon = daemon
+        self.address = address
+
+    def knows(self, other: Node, *, dials: bool = False) -> None:
+        add_peer(
+            self.home, other.home.me.text, other.home.settings.name, other.address if dials else None, query_only=False
+        )
+
+    def state_of(self, other: Node) -> tuple[str, str]:
+        listed = {peer["key"]: peer for peer in status(self.home)["peers"]}
+        peer = listed[other.home.me.text]
+        return peer["state"], peer["reason"]
+
+    def is_linked_with(self, other: Node) -> bool:
+        return self.state_of(other)[0] == "linked"
+
+    def holds(self, record_id: bytes) -> bool:
+        return self.home.store.get(record_id) is not None
+
+
+@asynccontextmanager
+async def running(home: Home, *, listens: bool = True) -> AsyncIterator[Node]:
+    ready: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    daemon = Daemon(Home.open(home.path), SOON)
+    with home.serving():
+        task = asyncio.create_task(daemon.run("127.0.0.1:0" if listens else None, ready))
+        try:
+            yield Node(home, daemon, await ready)
+        finally:
+            daemon.stop()
+            await task
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+@in_an_event_loop
+async def test_a_record_reaches_a_node_two_links_away_that_only_dials_out(
+    make_home: MakeHome, task_file: Path, rows_file: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        a, b = [await stack.enter_async_context(running(make_home(name))) for name in "ab"]
+        c = await stack.enter_async_context(running(make_home("c"), listens=False))
+        for one, other in ((a, b), (b, a), (b, c), (a, c), (c, a)):
+            one.knows(other)
+        a.knows(b, dials=True)
+        c.knows(b, dials=True)
+        task, _ = add(a.home, str(task_file))
+        record = publish(a.home, task, [rows_file], epsilon=1.0, dataset="default", cap_epsilon=None).record
+        await eventually(lambda: is_readable(c.home, record.id))
+        assert not c.is_linked_with(a)
+
+
+def is_readable(home: Home, record_id: bytes) -> bool:
+    held = home.store.get(record_id)
+    try:
+        return held is not None and bool(home.epochs.open(held))
+    except NotReadable:
+        return False
+
+
+@in_an_event_loop
+async def test_a_removed_peer_loses_its_live_connection_and_stays_out(make_home: MakeHome) -> None:
+    async with running(make_home("a")) as a, running(make_home("b")) as b:
+        a.knows(b)
+        b.knows(a, dials=True)
+        await eventually(lambda: a.is_linked_with(b) and b.is_linked_with(a))
+        remove_peer(a.home, "b")
+        await eventually(lambda: not b.is_linked_with(a))
+        await eventually(lambda: "may not have added" in b.state_of(a)[1])
+        later = a.home.store.held()[-1].record.id
+        await asyncio.sleep(1.0)
+        assert not b.is_linked_with(a)
+        assert not b.holds(later)
+
+
+@in_an_event_loop
+async def test_a_peer_that_is_added_later_connects_without_a_restart(make_home: MakeHome) -> None:
+    async with running(make_home("a")) as a, running(make_home("b")) as b:
+        b.knows(a, dials=True)
+        await eventually(lambda: "may not have added" in b.state_of(a)[1])
+        a.knows(b)
+        await eventually(lambda: b.is_linked_with(a))
+
+
+@in_an_event_loop
+async def test_a_node_whose_key_was_not_added_cannot_connect(make_home: MakeHome) -> None:
+    async with running(make_home("a")) as a, running(make_home("b")) as b:
+        b.knows(a, dials=True)
+        await eventually(lambda: b.state_of(a)[0] == "refused" or "may not have added" in b.state_of(a)[1])
+        assert [held.record.header.origin for held in b.home.store.held()] == [b.home.me] * len(b.home.store.held())
+        assert b.home.epochs.key_card(a.home.me) is None
+
+
+class Nobody:
+    """A hub that counts what happens to it."""
+
+    def __init__(self) -> None:
+        self.ups = 0
+
+    def may_exchange(self, peer: object) -> bool:
+        return True
+
+    def link_up(self, link: Link) -> None:
+        self.ups += 1
+
+    def frame_in(self, link: Link, frame: Frame) -> None: ...
+
+    def bad_frame(self, link: Link, reason: str) -> None: ...
+
+    def load_chunk(self, record_id: bytes, index: int) -> Frame:
+        raise AssertionError("nothing was asked for")
+
+    def link_down(self, link: Link, reason: str) -> None: ...
+
+
+def names_of(*identities: Identity) -> list[x509.GeneralName]:
+    return [x509.DNSName(server_name(identity.public_key)) for identity in identities]
+
+
+@pytest.mark.parametrize("disguise", ["as another", "as both", "as itself"])
+@in_an_event_loop
+async def test_a_trusted_peer_that_presents_itself_as_another_is_refused(make_home: MakeHome, disguise: str) -> None:
+    b, c = Identity.generate(), Identity.generate()
+    leaves: dict[str, LeafCredentials] = {
+        "as another": forge(c, names_of(b)),
+        "as both": forge(c, names_of(c, b)),
+        "as itself": make_leaf(c),
+    }
+    async with running(make_home("a")) as a:
+        for name, identity in (("b", b), ("c", c)):
+            add_peer(a.home, identity.public_key.text, name, None, query_only=False)
+        await asyncio.sleep(0.8)
+        assert a.address is not None
+        hub = Nobody()
+        exchange = Dialer(leaves[disguise]).exchange(a.home.me, a.address, hub)
+        if disguise == "as itself":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2):
+                    await exchange
+            assert hub.ups == 1
+        else:
+            with pytest.raises(PeerUnreachable):
+                await exchange
+            assert hub.ups == 0
+
+
+@in_an_event_loop
+async def test_a_query_only_peer_may_ask_but_not_gossip(make_home: MakeHome) -> None:
+    async with running(make_home("a")) as a:
+        asker = make_home("asker")
+        add_peer(a.home, asker.me.text, "asker", None, query_only=True)
+        await asyncio.sleep(0.8)
+        assert a.address is not None
+        dialer = Dialer.for_identity(asker.keystore.identity)
+        with pytest.raises(PeerUnreachable, match="may ask for models but not gossip"):
+            await dialer.exchange(a.home.me, a.address, Nobody())
+        with pytest.raises(QueryRefused, match="no accepted task"):
+            await dialer.ask(a.home.me, a.address, Query(bytes(32), "", (), (), "onnx"), lambda _: None)
+
+
+@in_an_event_loop
+async def test_a_key_that_is_not_the_servers_is_told_as_such(make_home: MakeHome) -> None:
+    async with running(make_home("a")) as a:
+        assert a.address is not None
+        dialer = Dialer.for_identity(Identity.generate())
+        with pytest.raises(PeerUnreachable, match="does not hold this key"):
+            await dialer.exchange(Identity.generate().public_key, a.address, Nobody())

@@ -1,0 +1,193 @@
+"""Members come and go: who can read what, with records carried between homes by hand, as gossip would carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from node.errors import NotReadable, StoreError, UsageError
+from node.home import Home
+from node.membership import add_peer, remove_peer
+from node.publish import publish
+from node.records import HeldState, Kind
+from node.tasks import add
+from node.wire import read_record
+
+MakeHome = Callable[..., Home]
+
+
+def befriend(*homes: Home) -> None:
+    """Every home adds every other one."""
+    for one in homes:
+        for other in homes:
+            if one is not other:
+                add_peer(one, other.me.text, other.settings.name, None, query_only=False)
+
+
+def carry(source: Home, target: Home) -> None:
+    """Bring every record of `source` to `target`, checked as on arrival, and let `target` grant what it can."""
+    for held in source.store.held():
+        record = read_record(held.record.header_bytes, held.record.signature)
+        if held.state is HeldState.COMPLETE:
+            target.store.add(record, source.store.body(record.id) if record.header.body_bytes else None)
+        else:
+            target.store.add_record(record)
+    target.epochs.grant_missing()
+
+
+def publish_rows(home: Home, task_file: Path, rows_file: Path, *, dataset: str = "default") -> bytes:
+    """One summary of the rows; returns the record's id."""
+    task, _ = add(home, str(task_file))
+    return publish(home, task, [rows_file], epsilon=1.0, dataset=dataset, cap_epsilon=None).record.id
+
+
+def can_read(home: Home, record_id: bytes) -> bool:
+    held = home.store.get(record_id)
+    assert held is not None
+    try:
+        home.epochs.open(held)
+    except NotReadable:
+        return False
+    return True
+
+
+def test_a_member_added_after_a_publish_reads_it_with_nobodys_help_beyond_its_grant(
+    make_home: MakeHome, task_file: Path, rows_file: Path
+) -> None:
+    origin, late = make_home("origin"), make_home("late")
+    published = publish_rows(origin, task_file, rows_file)
+    carry(origin, late)
+    assert not can_read(late, published)
+    befriend(origin, late)
+    carry(late, origin)
+    carry(origin, late)
+    assert can_read(late, published)
+
+
+def test_a_removed_member_cannot_read_what_comes_next_and_the_others_can(
+    make_home: MakeHome, task_file: Path, rows_file: Path
+) -> None:
+    origin, removed, stays = make_home("origin"), make_home("removed"), make_home("stays")
+    befriend(origin, removed, stays)
+    for member in (removed, stays):
+        carry(member, origin)
+    before = publish_rows(origin, task_file, rows_file, dataset="first")
+    remove_peer(origin, "removed")
+    after = publish_rows(origin, task_file, rows_file, dataset="second")
+    for member in (removed, stays):
+        carry(origin, member)
+    assert can_read(removed, before)
+    assert not can_read(removed, after)
+    assert can_read(stays, before)
+    assert can_read(stays, after)
+
+
+def test_a_node_that_was_never_added_cannot_read_a_record_file_copied_to_it(
+    make_home: MakeHome, task_file: Path, rows_file: Path
+) -> None:
+    origin, member, stranger = make_home("origin"), make_home("member"), make_home("stranger")
+    befriend(origin, member)
+    carry(member, origin)
+    published = publish_rows(origin, task_file, rows_file)
+    carry(origin, stranger)
+    held = stranger.store.get(published)
+    assert held is not None
+    assert held.state is HeldState.COMPLETE
+    with pytest.raises(NotReadable, match="waiting for the key grant"):
+        stranger.epochs.open(held)
+
+
+def test_granting_twice_grants_once(make_home: MakeHome) -> None:
+    origin, member = make_home("origin"), make_home("member")
+    befriend(origin, member)
+    carry(member, origin)
+    grants = len(origin.store.held(kind=Kind.KEY_GRANT))
+    assert origin.epochs.grant_missing() == 0
+    assert len(origin.store.held(kind=Kind.KEY_GRANT)) == grants
+
+
+def test_removing_and_adding_again_starts_one_new_epoch_only(make_home: MakeHome) -> None:
+    origin, member = make_home("origin"), make_home("member")
+    befriend(origin, member)
+    carry(member, origin)
+    assert origin.epochs.live().number == 1
+    remove_peer(origin, "member")
+    assert origin.epochs.live().number == 2
+    add_peer(origin, member.me.text, "member", None, query_only=False)
+    assert origin.epochs.live().number == 2
+
+
+def test_a_query_only_peer_is_granted_nothing(make_home: MakeHome, task_file: Path, rows_file: Path) -> None:
+    origin, asker = make_home("origin"), make_home("asker")
+    add_peer(origin, asker.me.text, "asker", None, query_only=True)
+    carry(asker, origin)
+    published = publish_rows(origin, task_file, rows_file)
+    carry(origin, asker)
+    assert not can_read(asker, published)
+
+
+def test_making_a_member_query_only_starts_a_new_epoch(make_home: MakeHome) -> None:
+    origin, member = make_home("origin"), make_home("member")
+    befriend(origin, member)
+    carry(member, origin)
+    add_peer(origin, member.me.text, None, None, query_only=True)
+    assert origin.epochs.live().number == 2
+
+
+def test_a_second_summary_of_a_dataset_replaces_the_first_everywhere(
+    make_home: MakeHome, task_file: Path, rows_file: Path
+) -> None:
+    origin, member = make_home("origin"), make_home("member")
+    befriend(origin, member)
+    carry(member, origin)
+    first = publish_rows(origin, task_file, rows_file)
+    carry(origin, member)
+    assert can_read(member, first)
+    second = publish_rows(origin, task_file, rows_file)
+    carry(origin, member)
+    for home in (origin, member):
+        held = home.store.get(first)
+        assert held is not None
+        assert held.state is HeldState.BURIED
+        assert held.buried_by == second
+        assert can_read(home, second)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "error"),
+    [
+        ("", None, UsageError),
+        ("tidings1qqqq", None, UsageError),
+        ("alpha", None, UsageError),
+    ],
+)
+def test_what_is_no_key_is_no_peer(make_home: MakeHome, key: str, name: str | None, error: type[Exception]) -> None:
+    home = make_home("origin")
+    with pytest.raises(error):
+        add_peer(home, key, name, None, query_only=False)
+    assert home.store.peers() == []
+
+
+def test_a_key_with_one_mistyped_letter_is_no_peer(make_home: MakeHome) -> None:
+    home, other = make_home("origin"), make_home("other")
+    text = other.me.text
+    mistyped = text[:20] + ("b" if text[20] != "b" else "c") + text[21:]
+    with pytest.raises(UsageError, match="mistyped"):
+        add_peer(home, mistyped, "other", None, query_only=False)
+    assert home.store.peers() == []
+
+
+def test_a_node_is_not_its_own_peer(make_home: MakeHome) -> None:
+    home = make_home("origin")
+    with pytest.raises(UsageError, match="this node itself"):
+        add_peer(home, home.me.text, "twin", None, query_only=False)
+
+
+def test_two_peers_cannot_share_a_name(make_home: MakeHome) -> None:
+    home, one, two = make_home("origin"), make_home("one"), make_home("two")
+    add_peer(home, one.me.text, "partner", None, query_only=False)
+    with pytest.raises(StoreError, match="another peer named"):
+        add_peer(home, two.me.text, "partner", None, query_only=False)
+    assert [peer.key for peer in home.store.peers()] == [one.me]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -28,6 +27,7 @@ MAX_LAYERS = 8
 MAX_WIDTH = 8_192  # of a layer
 MAX_SUMMARIES = 100_000
 MAX_TEXT_CHARS = 1_000
+MAX_NUMBER = 1e18
 
 _DIGEST_PERSON = b"tidings-model-v1"
 
@@ -81,6 +81,14 @@ class Model:
             little_endian = np.ascontiguousarray(tensor, dtype="<f4").tobytes()
             parts += [name.encode(), b"float32", canonical_json(list(tensor.shape)), little_endian]
         return parts
+
+
+def label_scale(task: Task) -> tuple[float, float]:
+    """(middle, half width) of a number label: what -1 and 1 stand for is middle -+ half width."""
+    lower, upper = task.label.lower, task.label.upper
+    if lower is None or upper is None:
+        raise ModelError("the task predicts classes, which have no scale")
+    return (lower + upper) / 2, (upper - lower) / 2
 
 
 def to_tensors(layers: Layers) -> Tensors:
@@ -144,6 +152,7 @@ METHOD_FIELDS = {
     "multiplier": Number,
     "lambda": Number,
     "choice": str,
+    "asked": (str, type(None)),
     "seed": str,
     "unseen_classes": list,
 }
@@ -164,8 +173,8 @@ def checked_fields(content: object, where: str, types: dict[str, Any]) -> dict[s
     for key, value in content.items():
         if not isinstance(value, types[key]) or isinstance(value, bool):
             _damaged(f"{where} has a wrong type in {key}")
-        if isinstance(value, float) and not math.isfinite(value):
-            _damaged(f"{where} has a number that is not finite in {key}")
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+            _damaged(f"{where} has a number out of range in {key}")
         if isinstance(value, str) and (len(value) > MAX_TEXT_CHARS or not value.isprintable()):
             _damaged(f"{where} has a text that cannot be shown in {key}")
         if isinstance(value, list) and key == "unseen_classes" and not all(isinstance(one, str) for one in value):

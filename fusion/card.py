@@ -10,7 +10,7 @@ The manifest is the model's own and under its digest. The rest is the word of th
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fusion.artifact import MAX_SUMMARIES, Model, canonical_json, checked_fields
@@ -50,12 +50,15 @@ def check_card(content: object, model: Model) -> dict[str, Any]:
     return checked
 
 
-def describe(content: dict[str, Any]) -> str:
-    """The card as a page of text: the task, who contributed at what privacy, how it was fused, how good it may be."""
+def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = bytes.hex) -> str:
+    """The card as a page of text: the task, who contributed at what privacy, how it was fused, how good it may be.
+
+    `name_of` turns the 32-byte key of a contributor into what the reader calls it.
+    """
     manifest = content["manifest"]
     sections = [
         ("task", _task_lines(manifest)),
-        ("contributors", [_summary_line(one) for one in manifest["summaries"]]),
+        ("contributors", [_summary_line(one, name_of) for one in manifest["summaries"]]),
         ("left out", [f"{one['origin']}: {one['reason']}" for one in content["left_out"]] or ["nothing"]),
         ("method", _method_lines(manifest["method"])),
         ("quality", _quality_lines(manifest["quality"])),
@@ -67,7 +70,7 @@ def describe(content: dict[str, Any]) -> str:
 def _section(title: str, lines: Sequence[str]) -> list[str]:
     indent = " " * 14
     wrapped = [
-        textwrap.fill(line, LINE_CHARS, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False)
+        textwrap.fill(line, LINE_CHARS, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
         for line in lines
     ]
     return [f"{title:<14}" + wrapped[0].removeprefix(indent), *wrapped[1:]]
@@ -83,12 +86,11 @@ def _task_lines(manifest: dict[str, Any]) -> list[str]:
     return [f"{task['name']} ({manifest['task_id'][:16]}…)", f"predicts {predicted}"]
 
 
-def _summary_line(summary: dict[str, Any]) -> str:
-    origin, record = summary["origin"][:16], summary["record"][:16]
+def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> str:
+    origin, record = name_of(bytes.fromhex(summary["origin"])), summary["record"][:16]
     if summary["epsilon"] is None:
-        return f"key {origin}…, record {record}…: exact sums WITHOUT privacy, not for publication"
-    privacy = f"epsilon {summary['epsilon']:g}, delta {summary['delta']:g}"
-    return f"key {origin}…, record {record}…: {privacy} ({summary['mechanism']})"
+        return f"{origin}: exact sums WITHOUT privacy, not for publication (record {record}…)"
+    return f"{origin}: epsilon {summary['epsilon']:g}, delta {summary['delta']:g} (record {record}…)"
 
 
 def _method_lines(method: dict[str, Any]) -> list[str]:

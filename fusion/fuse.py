@@ -75,7 +75,7 @@ class Statistics:
     @property
     def counts(self) -> Floats:
         """(C,): estimated rows per class, from the bias row of `cross`; may be negative by noise."""
-        return self.cross[-1] / self.bias
+        return np.asarray(self.cross[-1] / self.bias)
 
     @property
     def count_sigma(self) -> float:
@@ -195,11 +195,8 @@ def implausibility(task: Task, summary: Summary) -> str | None:
         return "it belongs to another task"
     statistics = Sums.of(summary).statistics(task)
     slack = ROUNDING * (1.0 + abs(statistics.rows))
-    if statistics.classes:
-        problem = _implausible_classes(statistics, slack)
-    else:
-        problem = _implausible_target(statistics, slack)
-    return problem or _implausible_gram(statistics, slack)
+    check_label = _implausible_classes if statistics.classes else _implausible_target
+    return check_label(statistics, slack) or _implausible_gram(statistics, slack)
 
 
 def _implausible_classes(statistics: Statistics, slack: float) -> str | None:

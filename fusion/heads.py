@@ -96,7 +96,7 @@ class Cleaned:
     @cached_property
     def mean(self) -> Floats:
         """(d,): the mean of all rows, from the bias column of G."""
-        return self.statistics.gram[:, -1] / (self.statistics.bias * self.rows)
+        return np.asarray(self.statistics.gram[:, -1] / (self.statistics.bias * self.rows))
 
     @cached_property
     def counts(self) -> Floats:
@@ -219,10 +219,10 @@ def _logistic_directions(means: Floats, factor: Floats, priors: Floats, seed: by
             optimizer.zero_grad()
             value = torch.nn.functional.cross_entropy(x @ weight + bias, label, weight=class_weight)
             value = value + SYNTHETIC_DECAY * (weight**2).sum() / 2
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return value
 
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]  # likewise
         return np.asarray(weight.detach().numpy(), dtype=np.float64)
     finally:
         torch.set_num_threads(threads)

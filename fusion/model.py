@@ -10,13 +10,14 @@ This module is the front door to models; files, cards and scoring live in module
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from fusion.artifact import FORMAT, Model, canonical_json, to_tensors
+from fusion.artifact import FORMAT, Model, to_tensors
 from fusion.card import card, card_message, describe
 from fusion.fuse import Contribution, Fused, Statistics, fuse
 from fusion.heads import HEADS, Cleaned
@@ -82,7 +83,7 @@ def _manifest(fused: Fused, method: dict[str, Any], quality: Quality | None) -> 
     return {
         "format": FORMAT,
         "software": SOFTWARE,
-        "task": fused.task.content(),
+        "task": json.loads(fused.task.canonical()),
         "task_id": fused.task.id.hex(),
         "summaries": [_summary_entry(one) for one in fused.used],
         "method": method,

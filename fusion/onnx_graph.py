@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fusion.artifact import Model
+from fusion.artifact import Model, label_scale
 from fusion.encode import Block, NumberBlock
 from fusion.task import CategoryColumn, NumberColumn, Task, spellings
 
@@ -71,8 +71,7 @@ class _Builder:
 
     def texts(self, values: Sequence[str]) -> str:
         full = f"{self._prefix}/constant{len(self.constants)}"
-        encoded = [value.encode() for value in values]
-        self.constants.append(helper.make_tensor(full, TensorProto.STRING, [len(values)], encoded))
+        self.constants.append(numpy_helper.from_array(np.array(values, dtype=object), full))
         return full
 
     def node(self, operator: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any) -> str:
@@ -162,11 +161,10 @@ def _class_outputs(builder: _Builder, task: Task, logits: str) -> list[onnx.Valu
 
 def _value(builder: _Builder, task: Task, scaled: str) -> list[onnx.ValueInfoProto]:
     """From [-1, 1] to the bounds of the label."""
-    lower, upper = task.label.lower, task.label.upper
-    assert lower is not None and upper is not None  # noqa: S101 - a task for regression has both
+    middle, half = label_scale(task)
     inside = builder.node("Clip", scaled, builder.constant(-1.0), builder.constant(1.0))
-    stretched = builder.node("Mul", inside, builder.constant((upper - lower) / 2))
-    number = builder.node("Add", stretched, builder.constant((upper + lower) / 2))
+    stretched = builder.node("Mul", inside, builder.constant(half))
+    number = builder.node("Add", stretched, builder.constant(middle))
     (value,) = output_names(task)
     builder.node("Cast", number, to=TensorProto.FLOAT, output=value)
     return [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", 1])]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.artifact import Model
+from fusion.artifact import Model, label_scale
 from fusion.heads import forward
 from fusion.model_files import is_onnx, read_model
 from fusion.task import CategoryColumn, Task
@@ -77,7 +77,9 @@ def evaluate(data: bytes, paths: Sequence[Path]) -> dict[str, Any]:
         predicted.append(run(batch).astype(np.float32))
         labels.append(np.asarray(batch.label))
     values, truth = np.concatenate(predicted).astype(np.float64), np.concatenate(labels)
-    return class_scores(values, truth) if model.task.label.classes else number_scores(values[:, 0], _unscaled(model.task, truth))
+    if model.task.label.classes:
+        return class_scores(values, truth)
+    return number_scores(values[:, 0], _unscaled(model.task, truth))
 
 
 def class_scores(probabilities: Floats, label: NDArray[np.int64]) -> dict[str, Any]:
@@ -179,6 +181,5 @@ def softmax(logits: Floats) -> Floats:
 
 def _unscaled(task: Task, scaled: Floats) -> Floats:
     """From [-1, 1] to the units of the label."""
-    lower, upper = task.label.lower, task.label.upper
-    assert lower is not None and upper is not None  # noqa: S101 - a task for regression has both
-    return (upper + lower) / 2 + (upper - lower) / 2 * scaled
+    middle, half = label_scale(task)
+    return middle + half * scaled

@@ -84,14 +84,19 @@ def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
     statistics = fused.statistics
     default = default_candidate(statistics.classes, head)
     splits = _splits(fused)
+    subject = "lambda" if head else "head and lambda"
     if not splits:
-        return Selection(default, "the default: no summary can be left out and scored", None)
+        return Selection(default, f"default {subject}: no summary can be left out and scored", None)
     fits = {default: [_fit(default, split, seed) for split in splits]}
-    best, reason = default, "the default: without noise there is nothing to choose"
-    if not statistics.noiseless:
-        for challenger in _challengers(default, head, statistics.classes):
-            fits[challenger] = [_fit(challenger, split, seed) for split in splits]
-        best, reason = _best(default, fits, splits)
+    if statistics.noiseless:
+        reason = f"default {subject}: without noise there is nothing to choose"
+        return Selection(default, reason, _quality(fits[default], splits))
+    for challenger in _challengers(default, head, statistics.classes):
+        fits[challenger] = [_fit(challenger, split, seed) for split in splits]
+    best = _best(default, fits, splits)
+    reason = f"default {subject}: nothing was clearly better on left-out summaries"
+    if best != default:
+        reason = f"{subject} clearly better than the default on left-out summaries"
     return Selection(best, reason, _quality(fits[best], splits))
 
 
@@ -199,9 +204,7 @@ def _best(default: Candidate, fits: dict[Candidate, list[Fit]], splits: Sequence
             variance = max(variance, len(gains) * float(np.var(gains, ddof=1)))
         if sum(gains) > max(lead, TOLERANCE * float(np.sqrt(variance))):
             best, lead = candidate, sum(gains)
-    if best == default:
-        return default, "the default: nothing was clearly better on left-out summaries"
-    return best, "clearly better than the default on left-out summaries"
+    return best
 
 
 # --- quality ----------------------------------------------------------------------------------------------------
@@ -240,8 +243,8 @@ def _accuracy(logits: Sequence[Floats], splits: Sequence[Split]) -> tuple[float 
     if not 2 <= classes <= MAX_SIMULATED_CLASSES:
         return None, None
     bases = [np.column_stack([v, _constant(split.group)]) for v, split in zip(logits, splits, strict=True)]
-    sums = sum(basis.T @ split.group.cross for basis, split in zip(bases, splits, strict=True))
-    products = sum(v.T @ split.group.gram @ v for v, split in zip(logits, splits, strict=True))
+    sums = np.sum([b.T @ split.group.cross for b, split in zip(bases, splits, strict=True)], axis=0)
+    products = np.sum([v.T @ split.group.gram @ v for v, split in zip(logits, splits, strict=True)], axis=0)
     rng = np.random.default_rng(0)
     points = rng.standard_normal((SIMULATED_POINTS, classes))
     estimate = _gaussian_accuracy(sums, products, points)

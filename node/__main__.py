@@ -46,7 +46,7 @@ def run(words: list[str], *, debug: bool) -> int:
         named = f"{error.filename}: " if error.filename else ""
         return _complain(f"{named}{error.strerror or error}.", 1, raised=error if debug else None)
     except Exception as error:  # noqa: BLE001 - the last line of defense: people never see a traceback unasked
-        text = f"Something went wrong inside Tidings ({type(error).__name__}: {error}); run again with --debug to see where."
+        text = f"Something went wrong inside Tidings ({type(error).__name__}: {error}); --debug shows where."
         return _complain(text, 1, raised=error if debug else None)
 
 

@@ -31,7 +31,6 @@ from node.wire import MODEL_FORMATS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusion.task import Task
 
 HEADS = ("ridge", "lda", "synthetic")
 

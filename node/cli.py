@@ -308,9 +308,8 @@ def status(context: typer.Context, json: Json = False) -> None:
         for stuck in task["stuck"]:
             show.line(f"  {stuck['origin']}: {stuck['reason']}")
     for account in state["budget"]:
-        show.line(
-            f"budget of {account['dataset']}: epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
-        )
+        spent = f"epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
+        show.line(f"budget of {account['dataset']}: {spent}")
 
 
 @app.command()

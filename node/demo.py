@@ -4,15 +4,14 @@ The hospitals are the four of the UCI heart-disease data. They form a chain by a
 at all; no moment has all four online. Everything a person would type runs as the real command in a process of its own;
 this module only tells the story, waits, and counts.
 
-    cleveland -- hungary -- switzerland -- longbeach (dials out only)
+    cleveland -- hungarian -- switzerland -- va (dials out only)
 """
 
 from __future__ import annotations
 
-import csv
+import functools
 import hashlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from node import show
 from node.demo_report import Report, write_report
@@ -31,7 +30,11 @@ from node.home import Home
 from node.records import HeldState, Kind
 from node.tasks import listing, read_file
 
-HOSPITALS = ("cleveland", "hungary", "switzerland", "longbeach")
+if TYPE_CHECKING:
+    from fusion.fuse import Contribution
+    from fusion.task import Task
+
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 TASK = "heart-disease"
 EPSILON = 1.0
 TRAIN_BYTES = 169
@@ -233,7 +236,7 @@ def _wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 def spread(coalition: Coalition, splits: dict[str, Split], tell: Callable[[str], None]) -> None:
     """Everything up to the moment when the last hospital can read all four summaries."""
-    cleveland, hungary, switzerland, longbeach = (coalition[name] for name in HOSPITALS)
+    cleveland, hungarian, switzerland, va = (coalition[name] for name in HOSPITALS)
     _introduce(coalition)
     tell("four homes, four identities; each adds the other three by public key, addresses along a chain only")
 
@@ -243,31 +246,35 @@ def spread(coalition: Coalition, splits: dict[str, Split], tell: Callable[[str],
         )
         tell(f"{site.name} published one summary: {show.size(made['bytes'])}, epsilon {made['epsilon']:g}")
 
-    for site in (hungary, switzerland, longbeach):
+    for site in (hungarian, switzerland, va):
         site.start()
-    tell("hungary, switzerland and longbeach are up; cleveland is not")
-    hungary.tidings("task", "add", str(hungary.path.parent / "task.toml"))
-    for site in (switzerland, longbeach):
-        _wait_until(f"{site.name} hears of the task", lambda site=site: bool(listing(site.open())))
+    tell("hungarian, switzerland and va are up; cleveland is not")
+    hungarian.tidings("task", "add", str(hungarian.path.parent / "task.toml"))
+    for site in (switzerland, va):
+        _wait_until(f"{site.name} hears of the task", functools.partial(_knows_a_task, site))
         site.tidings("task", "add", TASK)
-    tell("hungary proposed the task; the proposal reached the other two, who accepted it")
-    for site in (hungary, switzerland, longbeach):
+    tell("hungarian proposed the task; the proposal reached the other two, who accepted it")
+    for site in (hungarian, switzerland, va):
         publish(site)
-    _wait_until("hungary reads three summaries", lambda: hungary.readable_summaries() == 3)
-    longbeach.stop()
-    tell("longbeach is stopped before cleveland starts")
+    _wait_until("hungarian reads three summaries", lambda: hungarian.readable_summaries() == 3)
+    va.stop()
+    tell("va is stopped before cleveland starts")
     cleveland.start()
     cleveland.tidings("task", "add", str(cleveland.path.parent / "task.toml"))
     publish(cleveland)
     _wait_until(
-        "switzerland holds what cleveland has for longbeach",
-        lambda: switzerland.holds(Kind.SUMMARY, cleveland) and switzerland.holds(Kind.KEY_GRANT, cleveland, longbeach),
+        "switzerland holds what cleveland has for va",
+        lambda: switzerland.holds(Kind.SUMMARY, cleveland) and switzerland.holds(Kind.KEY_GRANT, cleveland, va),
     )
     cleveland.stop()
-    tell("cleveland is stopped; its summary and its key grant for longbeach stay with the others")
-    longbeach.start()
-    _wait_until("longbeach reads four summaries", lambda: longbeach.readable_summaries() == 4)
-    tell("longbeach is back and reads all four summaries, cleveland's too, which it never met")
+    tell("cleveland is stopped; its summary and its key grant for va stay with the others")
+    va.start()
+    _wait_until("va reads four summaries", lambda: va.readable_summaries() == 4)
+    tell("va is back and reads all four summaries, cleveland's too, which it never met")
+
+
+def _knows_a_task(site: Site) -> bool:
+    return bool(listing(site.open()))
 
 
 def _introduce(coalition: Coalition) -> None:
@@ -285,25 +292,25 @@ def _introduce(coalition: Coalition) -> None:
 
 
 def ask_for_models(coalition: Coalition, out: Path, tell: Callable[[str], None]) -> dict[str, Path]:
-    """The model from longbeach in both formats, and proof that others make the same one."""
-    longbeach, hungary = coalition["longbeach"], coalition["hungary"]
+    """The model from va in both formats, and proof that others make the same one."""
+    va, hungarian = coalition["va"], coalition["hungarian"]
     models = {ending: out / f"heart.{ending}" for ending in ("onnx", "safetensors")}
     for path in models.values():
-        longbeach.tidings("query", TASK, "-o", str(path))
-    tell("longbeach fused the four summaries; hungary and switzerland are asked for theirs")
-    there = out.resolve() / "heart-from-hungary.onnx"
-    hungary.tidings("query", TASK, "-o", str(there))
+        va.tidings("query", TASK, "-o", str(path))
+    tell("va fused the four summaries; hungarian and switzerland are asked for theirs")
+    there = out.resolve() / "heart-from-hungarian.onnx"
+    hungarian.tidings("query", TASK, "-o", str(there))
     over_tls = out.resolve() / "heart-from-switzerland.onnx"
-    longbeach.tidings("query", TASK, "--node", "switzerland", "-o", str(over_tls))
+    va.tidings("query", TASK, "--node", "switzerland", "-o", str(over_tls))
     digests = {
-        path.name: json.loads(hungary.tidings("verify", str(path), "--json"))["digest"]
+        path.name: json.loads(hungarian.tidings("verify", str(path), "--json"))["digest"]
         for path in (*models.values(), there, over_tls)
     }
     if len(set(digests.values())) != 1:
         raise DemoFailed(f"The nodes made different models of the same summaries: {digests}.")
     for path in (there, over_tls):
         path.unlink()
-    tell(f"three nodes, two formats, one model: digest {next(iter(digests.values()))[:16]}…, verified by hungary")
+    tell(f"three nodes, two formats, one model: digest {next(iter(digests.values()))[:16]}…, verified by hungarian")
     return models
 
 
@@ -318,25 +325,67 @@ def _score(
     bytes_moved: int,
     tell: Callable[[str], None],
 ) -> Report:
-    from fusion.model import evaluate
+    from fusion.model import evaluate, read_model
 
     task = read_file(source / "task.toml")
     tests = [split.test for split in splits.values()]
-    alone = {
-        split.hospital: evaluate(_exact_model(task, [split.train]), tests)["accuracy"] for split in splits.values()
-    }
-    pooled = evaluate(_exact_model(task, [split.train for split in splits.values()]), tests)["accuracy"]
-    fused = evaluate(models["onnx"].read_bytes(), tests)
+    trains = {name: split.train for name, split in splits.items()}
+    alone = {name: _accuracy(task, [_exact(task, name, [train])], tests) for name, train in trains.items()}
+    pooled = _accuracy(task, [_exact(task, "everybody", list(trains.values()))], tests)
+    data = models["onnx"].read_bytes()
+    scores = evaluate(data, tests)
     return Report(
         epsilon=EPSILON,
         delta=task.privacy.delta,
-        test_rows=fused["n"],
+        test_rows=scores["n"],
         alone=alone,
-        fused=fused["accuracy"],
-        fused_auc=fused["auc"],
+        fused=scores["accuracy"],
+        fused_auc=scores["auc"],
         pooled=pooled,
-        draws=_draws(task, splits, tests, draws, tell),
+        draws=tuple(_draws(task, trains, tests, draws, tell)),
         bytes_moved=bytes_moved,
         models={ending: str(path) for ending, path in models.items()},
-        digest=_digest(models["onnx"]),
+        digest=read_model(data)[0].digest.hex(),
     )
+
+
+def _draws(
+    task: Task, trains: dict[str, Path], tests: Sequence[Path], count: int, tell: Callable[[str], None]
+) -> Iterator[float]:
+    """The accuracy of the fused model for `count` further draws of the noise, in this process: nothing is published."""
+    from fusion.dataset import read_batches
+    from fusion.fuse import Contribution
+    from fusion.release import measure, noisy_summary
+
+    measured = {name: measure(task, read_batches([train], task)) for name, train in trains.items()}
+    for draw in range(count):
+        contributions = [
+            Contribution(*_ids(f"{name}, draw {draw}"), noisy_summary(task, sums, EPSILON))
+            for name, sums in measured.items()
+        ]
+        yield _accuracy(task, contributions, tests)
+        if (draw + 1) % 5 == 0 or draw + 1 == count:
+            tell(f"{draw + 1} of {count} further draws of the noise are scored")
+
+
+def _exact(task: Task, name: str, paths: Sequence[Path]) -> Contribution:
+    """Sums without noise, for the lines of the table that have no privacy; they never leave this process."""
+    from fusion.dataset import read_batches
+    from fusion.fuse import Contribution
+    from fusion.release import exact_summary
+
+    return Contribution(*_ids(name), exact_summary(task, read_batches(paths, task)))
+
+
+def _accuracy(task: Task, contributions: Sequence[Contribution], tests: Sequence[Path]) -> float:
+    from fusion.model import build_model, card, evaluate, write_safetensors
+
+    model = build_model(task, contributions)
+    unsigned = card(model, [], "demo", "now")
+    return float(evaluate(write_safetensors(model, unsigned), tests)["accuracy"])
+
+
+def _ids(name: str) -> tuple[bytes, bytes]:
+    """A record id and an origin for a summary that is in no record."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return digest, digest

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Published:
             "bytes": len(self.record.header_bytes) + header.body_bytes,
             "epsilon": self.release.claim.epsilon,
             "delta": self.release.claim.delta,
-            "rows": asdict(self.release.report),
+            "rows": rows_json(self.release.report),
         }
 
     def describe(self) -> str:
@@ -82,7 +82,7 @@ class Preview:
             "dataset": self.dataset,
             "left_epsilon": self.left_epsilon,
             "allowed": self.allowed,
-            "rows": asdict(self.report),
+            "rows": rows_json(self.report),
         }
 
     def describe(self) -> str:
@@ -164,6 +164,12 @@ def withdraw(home: Home, prefix: str) -> bytes:
         raise UsageError(f"{prefix} is not the id of one summary of this node; `tidings records` lists them.")
     home.author.withdrawal(mine[0])
     return mine[0].id
+
+
+def rows_json(report: RowReport) -> dict[str, Any]:
+    """The counts of a RowReport for programs; like the lines, for this machine alone."""
+    counted = {field.name: getattr(report, field.name) for field in fields(report)}
+    return {name: value if isinstance(value, int) else dict(value) for name, value in counted.items()}
 
 
 def row_lines(report: RowReport) -> list[str]:

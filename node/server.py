@@ -71,7 +71,8 @@ class NodeServer:
         """Bind `listen` (HOST:PORT) and serve; returns the port. UsageError when the address cannot be
         had."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
-        rpc.add_NodeServicer_to_server(_Servicer(self._hub, self._doors, self._bucket), server)
+        add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
+        add_servicer(_Servicer(self._hub, self._doors, self._bucket), server)
         credentials = grpc.dynamic_ssl_server_credentials(
             self._certificates(), self._certificates, require_client_authentication=True
         )

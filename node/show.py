@@ -29,7 +29,7 @@ def as_json(content: object) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """A table that never cuts a word off when the output is no terminal; `empty` says what to do if there is nothing."""
+    """A table, 120 columns wide where the output is no terminal; `empty` is what to say if there are no rows."""
     if not rows:
         line(empty)
         return

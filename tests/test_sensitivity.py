@@ -7,7 +7,6 @@ bugs at the end show that it does.
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,13 +57,15 @@ TASKS = {"classification": CLASSES, "regression": REGRESSION}
 assert moments.CROSS_WEIGHT == 1.0
 DELTA_SQUARED = {"classification": 2 * UNIT**2, "regression": 3 * UNIT**2}
 
+Row = tuple[float, float, int, float]  # cells of the three columns, and the label
+
 hostile_float = (
     st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1e308, -0.0, 5e-324, -5.0, 40.0, 1.0]) | st.floats()
 )
 row_values = st.tuples(hostile_float, hostile_float, st.integers(-4, 6), hostile_float | st.integers(-3, 5))
 
 
-def batch_of(task: Task, rows: list[tuple[float, float, int, float]]) -> Batch:
+def batch_of(task: Task, rows: list[Row]) -> Batch:
     """Rows as no file could give them: cells and labels that were never clipped or looked up."""
     plain, binned, color, label = (list(column) for column in zip(*rows, strict=True))
     classes = [int(value) if math.isfinite(value) and abs(value) < 100 else -1 for value in label]
@@ -86,9 +87,7 @@ def minus(after: Blocks, before: Blocks) -> Blocks:
     return {name: values - before[name] for name, values in after.items()}
 
 
-def contribution(
-    task: Task, others: list[tuple[float, float, int, float]], row: tuple[float, float, int, float]
-) -> int:
+def contribution(task: Task, others: list[Row], row: Row) -> int:
     with_row = MOMENTS.measure(task, [batch_of(task, [*others, row])]).blocks
     without = MOMENTS.measure(task, [batch_of(task, others)] if others else []).blocks
     return squared_norm(minus(with_row, without))
@@ -96,9 +95,7 @@ def contribution(
 
 @pytest.mark.parametrize("kind", TASKS)
 @given(others=st.lists(row_values, max_size=6), row=row_values)
-def test_one_record_more_moves_the_sums_by_no_more_than_delta(
-    kind: str, others: list[tuple[float, float, int, float]], row: tuple[float, float, int, float]
-) -> None:
+def test_one_record_more_moves_the_sums_by_no_more_than_delta(kind: str, others: list[Row], row: Row) -> None:
     assert contribution(TASKS[kind], others, row) <= DELTA_SQUARED[kind]
 
 
@@ -125,20 +122,23 @@ def test_the_stated_sensitivity_is_the_proved_one(kind: str) -> None:
     assert weights == pytest.approx({DIAGONAL: 1, UPPER: 2, CROSS: 1, **({SQUARES: 1} if kind == "regression" else {})})
 
 
+Line = tuple[str, str, str, str]
 cells = st.sampled_from(
     ["", "?", "nan", "inf", "-inf", "1e999", "-1e308", "-0.0", "0", "1", "0.5", "40", "41", "red", "blue", "mauve", "x"]
 )
 
+label_cells = st.sampled_from(["a", "c", "z", "", "1", "-9", "nan", "2"])
+
 
 @settings(max_examples=60)
 @pytest.mark.parametrize("kind", TASKS)
-@given(lines=st.lists(st.tuples(cells, cells, cells, st.sampled_from(["a", "c", "z", "", "1", "-9", "nan", "2"])), min_size=1, max_size=8))  # fmt: skip
+@given(lines=st.lists(st.tuples(cells, cells, cells, label_cells), min_size=1, max_size=8))
 def test_one_line_more_in_a_file_moves_the_sums_by_no_more_than_delta(
-    kind: str, lines: list[tuple[str, str, str, str]], tmp_path_factory: pytest.TempPathFactory
+    kind: str, lines: list[Line], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
 
-    def sums(some: list[tuple[str, str, str, str]]) -> Blocks:
+    def sums(some: list[Line]) -> Blocks:
         path = folder / "d.csv"
         path.write_text("plain,binned,color,y\n" + "".join(",".join(line) + "\n" for line in some))
         try:
@@ -149,9 +149,7 @@ def test_one_line_more_in_a_file_moves_the_sums_by_no_more_than_delta(
     assert squared_norm(minus(sums(lines), sums(lines[:-1]))) <= DELTA_SQUARED[kind]
 
 
-@given(
-    st.lists(st.lists(hostile_float | st.floats(-1.5, 1.5), min_size=4, max_size=4), min_size=1, max_size=8),
-)
+@given(st.lists(st.lists(hostile_float | st.floats(-1.5, 1.5), min_size=4, max_size=4), min_size=1, max_size=8))
 def test_whatever_an_encoder_returns_no_row_is_longer_than_one(rows: list[list[float]]) -> None:
     q = quantize(np.array(rows))
     assert all(sum(int(entry) ** 2 for entry in row) <= UNIT for row in q)
@@ -160,9 +158,7 @@ def test_whatever_an_encoder_returns_no_row_is_longer_than_one(rows: list[list[f
 
 @pytest.mark.parametrize("kind", TASKS)
 @given(rows=st.lists(row_values, min_size=1, max_size=30), data=st.data())
-def test_any_split_and_order_of_the_rows_gives_the_same_bits(
-    kind: str, rows: list[tuple[float, float, int, float]], data: st.DataObject
-) -> None:
+def test_any_split_and_order_of_the_rows_gives_the_same_bits(kind: str, rows: list[Row], data: st.DataObject) -> None:
     task = TASKS[kind]
     whole = MOMENTS.measure(task, [batch_of(task, rows)]).blocks
     shuffled = data.draw(st.permutations(rows))
@@ -177,7 +173,9 @@ def test_sums_of_many_blocks_are_exact() -> None:
     """Against Python integers, over more rows than one block holds."""
     rng = np.random.default_rng(7)
     count = 2 * moments.BLOCK_ROWS + 123
-    rows = list(zip(rng.uniform(-9, 50, count), rng.uniform(0, 1, count), rng.integers(-1, 3, count), rng.integers(0, 3, count), strict=True))  # fmt: skip
+    numbers = rng.uniform(-9, 50, count), rng.uniform(0, 1, count)
+    indices = rng.integers(-1, 3, count), rng.integers(0, 3, count)
+    rows = list(zip(*numbers, *indices, strict=True))
     batch = batch_of(CLASSES, rows)
     sums = assemble(CLASSES, MOMENTS.measure(CLASSES, [batch]).blocks)
     q = quantize(moments.encoder_for(CLASSES).encode(batch)).astype(np.int64).astype(object)
@@ -237,7 +235,7 @@ def test_the_search_finds_a_sensitivity_that_forgets_the_cross_block(kind: str) 
     assert longest(kind) > UNIT**2
 
 
-def test_the_search_finds_a_category_that_fills_two_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_search_finds_a_category_that_fills_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
     original = moments.quantize_targets
     monkeypatch.setattr(moments, "quantize_targets", lambda task, batch: original(task, batch) + 2**16)
     assert longest("classification") > DELTA_SQUARED["classification"]

@@ -1,0 +1,150 @@
+"""The main job as people run it: real processes, real sockets, the real command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.demo import HOSPITALS, split_rows
+
+WAIT_S = 40.0
+
+
+class Machine:
+    """One partner's machine: a home, and perhaps a running node."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self.name = name
+        self.address: str | None = None
+        self.process: subprocess.Popen[str] | None = None
+        self.key = self.tidings("init", "--name", name).strip()
+
+    def tidings(self, *words: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "node", "--home", str(self.path), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.tidings(*words, "--json"))
+
+    def serve(self, *words: str) -> None:
+        command = [sys.executable, "-m", "node", "--home", str(self.path), "serve", *words]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        found = re.search(r"listens on (\S+:\d+)", self.process.stderr.readline())
+        self.address = found[1] if found else None
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+            self.process = None
+
+    def summaries(self, task: str) -> int:
+        """How many summaries this node can use."""
+        state = self.json("status")
+        return next((one["summaries"] for one in state["tasks"] if one["name"] == task), 0)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
+    made: list[Machine] = []
+
+    def make(name: str) -> Machine:
+        made.append(Machine(tmp_path / name, name))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.kill()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(240)
+def test_three_partners_one_killed_in_the_middle_fuse_the_same_model_on_every_node(
+    machines: Callable[[str], Machine], heart_example: Path, tmp_path: Path
+) -> None:
+    splits = split_rows(heart_example, tmp_path / "data")
+    a, b, c = (machines(name) for name in HOSPITALS[:3])
+    for machine in (a, b, c):
+        machine.serve("--listen", "127.0.0.1:0")
+        machine.tidings("task", "add", str(heart_example / "task.toml"))
+    for one in (a, b, c):
+        for other in (a, b, c):
+            chained = {(b, a), (c, b)}
+            if one is not other:
+                address = ["--address", str(other.address)] if (one, other) in chained else []
+                one.tidings("peer", "add", other.key, "--name", other.name, *address)
+    for machine in (a, b):
+        machine.tidings("publish", "heart-disease", str(splits[machine.name].train), "--epsilon", "1")
+    eventually(lambda: a.summaries("heart-disease") == 2 and c.summaries("heart-disease") == 2)
+
+    b.kill()  # the cable between a and c is pulled
+    c.tidings("publish", "heart-disease", str(splits[c.name].train), "--epsilon", "1")
+    eventually(lambda: a.json("status")["peers"][0]["state"] != "linked")
+    assert a.summaries("heart-disease") == 2
+    b.serve("--listen", str(b.address))
+    eventually(lambda: a.summaries("heart-disease") == 3)
+
+    cards = {
+        machine.name: machine.json("query", "heart-disease", "-o", str(tmp_path / f"{machine.name}.onnx"))
+        for machine in (a, b, c)
+    }
+    digests = {card["attestation"]["digest"] for card in cards.values()}
+    assert len(digests) == 1
+    assert {card["attestation"]["node"] for card in cards.values()} == {a.key, b.key, c.key}
+
+    from_b = c.json("query", "heart-disease", "--node", "hungarian", "-o", str(tmp_path / "asked.safetensors"))
+    assert from_b["attestation"]["digest"] in digests
+    assert from_b["attestation"]["node"] == b.key
+    assert a.json("verify", str(tmp_path / "asked.safetensors"))["confirmed"] is True
+
+    part = a.json("query", "heart-disease", "--without", "hungarian", "-o", str(tmp_path / "part.onnx"))
+    assert {one["origin"] for one in part["left_out"]} == {b.key}
+    same = a.json("query", "heart-disease", "--only", "cleveland,switzerland", "-o", str(tmp_path / "same.onnx"))
+    assert same["attestation"]["digest"] == part["attestation"]["digest"]
+
+    tests = [str(split.test) for split in splits.values()]
+    scores = a.json("evaluate", str(tmp_path / "cleveland.onnx"), *tests)
+    assert scores["n"] == sum(split.test_rows for split in splits.values())
+    assert scores["accuracy"] > 0.65
+    a.tidings("predict", str(tmp_path / "cleveland.onnx"), tests[0], "-o", str(tmp_path / "out.csv"))
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(lines) == 1 + splits["cleveland"].test_rows
+    assert lines[0] == "label,healthy,disease"
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_tells_the_truth_and_leaves_nothing_running(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "node", "demo", "--out", str(tmp_path / "out"), "--draws", "3", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(figures["alone"]) == set(HOSPITALS)
+    assert figures["draws"]["mean"] > 0.75
+    assert figures["pooled"] > 0.78
+    assert 5_000 < figures["bytes_moved"] < 500_000
+    assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
+    for ending in ("onnx", "safetensors"):
+        assert (tmp_path / "out" / f"heart.{ending}").exists()
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listed.splitlines() if "tidings-demo-" in line]

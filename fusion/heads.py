@@ -95,22 +95,42 @@ class Cleaned:
 
     @cached_property
     def mean(self) -> Floats:
-        """(d,): the mean of all rows, from the bias column of G."""
-        return np.asarray(self.statistics.gram[:, -1] / (self.statistics.bias * self.rows))
+        """(d,): the mean of all rows.
 
-    @cached_property
+        The sum of rows is in the bias column of G and, for classes, in M too: both, weighted by their noise. Features
+        are centered by public constants, so the mean is pulled toward 0 by what noise adds to its squared length
+        (the positive part of W. James, C. Stein, "Estimation with quadratic loss", 1961).
+        """
+        statistics = self.statistics
+        sums = statistics.gram[:-1, -1] / statistics.bias
+        variance = statistics.gram_sigma**2 / 2.0 / statistics.bias**2
+        if statistics.classes and not statistics.noiseless:
+            other_variance = statistics.classes * statistics.cross_sigma**2
+            share = variance / (variance + other_variance)
+            sums = (1.0 - share) * sums + share * statistics.cross[:-1].sum(axis=1)
+            variance = share * other_variance
+        squares = float(sums @ sums)
+        kept = max(0.0, 1.0 - len(sums) * variance / squares) if squares > 0.0 else 0.0
+        return np.append(kept * sums / self.rows, statistics.bias)
+
+    @property
     def counts(self) -> Floats:
-        """(C,): rows per class; an unseen class counts as at least one row, so that it keeps a probability."""
+        """(C,): rows per class, at least one."""
         return np.maximum(self.statistics.counts, 1.0)
 
     @property
     def priors(self) -> Floats:
-        return self.counts / self.counts.sum()
+        """(C,): share of each class; its uncertainty counts as that many rows, so that noise rules no class out."""
+        weights = np.maximum(self.statistics.counts, 0.0) + max(self.statistics.count_sigma, 1.0)
+        return np.asarray(weights / weights.sum())
 
     @cached_property
     def means(self) -> Floats:
         """(d, C): class means of x; an unseen class, of which nothing is known, gets the mean of all rows."""
-        return np.where(self.statistics.seen, self.statistics.cross / self.counts, self.mean[:, None])
+        cross = self.statistics.cross
+        deviations = cross / self.counts - cross.sum(axis=1, keepdims=True) / self.rows
+        deviations[-1] = 0.0
+        return np.asarray(self.mean[:, None] + np.where(self.statistics.seen, deviations, 0.0))
 
     @cached_property
     def within(self) -> Spectrum:

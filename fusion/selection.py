@@ -192,7 +192,7 @@ def _difference_variance(a: Floats, b: Floats, factor: float, group: Statistics)
     return float(variance) + ((1.0 - factor) * group.target_sigma) ** 2
 
 
-def _best(default: Candidate, fits: dict[Candidate, list[Fit]], splits: Sequence[Split]) -> tuple[Candidate, str]:
+def _best(default: Candidate, fits: dict[Candidate, list[Fit]], splits: Sequence[Split]) -> Candidate:
     """The challenger with the largest gain over the default, if any gain stands out of its standard error."""
     best, lead = default, 0.0
     for candidate, fitted in fits.items():

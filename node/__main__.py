@@ -56,7 +56,9 @@ def _complain(text: str, code: int, raised: BaseException | None = None) -> int:
 
         traceback.print_exception(raised)
     sentence = " ".join(text.split())
-    print(f"Error: {sentence[:1].upper()}{sentence[1:]}", file=sys.stderr)
+    if sentence.split(" ", 1)[0].isalpha():  # not the name of a file
+        sentence = sentence[:1].upper() + sentence[1:]
+    print(f"Error: {sentence}", file=sys.stderr)
     return code
 
 

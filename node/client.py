@@ -58,16 +58,18 @@ class Dialer:
     async def exchange(self, peer: PublicKey, address: str, hub: Hub, bucket: TokenBucket | None = None) -> None:
         """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""
         async with self.channel(peer, address) as channel:
-            link = Link(peer, hub, dialed_by_us=True, bucket=bucket)
-            call = rpc.NodeStub(channel).Exchange(link.outgoing())
+            call = rpc.NodeStub(channel).Exchange()
             await _accepted(call, address)
+            link = Link(peer, hub, dialed_by_us=True, bucket=bucket)
             link.cut = call.cancel
+            writer = asyncio.create_task(_write(call, link))
             hub.link_up(link)
             try:
                 await link.receive(call)
             except grpc.aio.AioRpcError as error:
                 link.close(explain(error.code(), error.details(), address))
             finally:
+                writer.cancel()
                 call.cancel()
                 hub.link_down(link, link.closed_because or "this node stopped")
 
@@ -110,6 +112,16 @@ _EXPLANATIONS = (
     ("timed out", "no answer from {address}"),
     ("deadline", "no answer from {address}"),
 )
+
+
+async def _write(call: ExchangeCall, link: Link) -> None:
+    """Send what the link queues, until it is closed or the call is over (which `receive` notices and explains)."""
+    try:
+        async for message in link.outgoing():
+            await call.write(message)
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+        return
 
 
 async def _accepted(call: ExchangeCall, address: str) -> None:

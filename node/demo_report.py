@@ -122,7 +122,7 @@ def _draw(report: Report, path: Path) -> bool:
             va="center",
             fontsize=8,
         )
-    axes.set_xlim(0.4, 1.0)
+    axes.set_xlim(0.0, 1.0)
     axes.set_xlabel(f"accuracy on the {report.test_rows} pooled test rows")
     axes.set_title("Heart disease, four hospitals: alone, fused in private, pooled without privacy", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -270,7 +270,7 @@ def _check_kind(header: Header) -> None:
     rule = RULES[header.kind]
     fields: tuple[tuple[str, Need, bool], ...] = (
         ("body", rule.body, header.body_bytes > 0),
-        ("epoch", rule.epoch, header.epoch > 0),
+        ("key epoch", rule.epoch, header.epoch > 0),
         ("task", rule.task_id, bool(header.task_id)),
         ("recipient", rule.recipient, header.recipient is not None),
         ("superseded record", rule.supersedes, bool(header.supersedes)),

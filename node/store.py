@@ -10,7 +10,7 @@ another in `supersedes` buries it, whichever of the two comes first (`records.ca
 keeps its header and signature for ever; its chunks are deleted.
 
 The store checks no signature and no hash on the way in: what reaches it was checked (`wire.read_record`,
-the gossip core). On the way out chunks are hashed again, because disks forget. A `Store` belongs to the
+the gossip core). On the way out headers and chunks are hashed again, because disks forget. A `Store` belongs to the
 thread that opened it.
 """
 
@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from crypto.errors import Malformed
 from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
+from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
 from node.records import INCARNATION_BYTES, Held, HeldState, Kind, Record, can_bury, chunk_size
 from node.wire import STORE_ID_BYTES, read_header
@@ -422,6 +424,8 @@ class Store:
             header = read_header(header_bytes)
         except RecordError:
             raise self._damaged() from None
+        if hash_of_header(header_bytes) != record_id:
+            raise self._damaged()
         record = Record(header, header_bytes, signature, record_id)
         missing: tuple[int, ...] = ()
         if state == HeldState.FETCHING:
@@ -468,7 +472,7 @@ class Store:
     def peers(self) -> list[Peer]:
         """The peers, in the order they were added."""
         rows = self._rows("SELECT key, name, address, query_only, added_at FROM peers ORDER BY added_at, key")
-        return [Peer(PublicKey(key), name, address, bool(only), at) for key, name, address, only, at in rows]
+        return [Peer(self._key(key), name, address, bool(only), at) for key, name, address, only, at in rows]
 
     def accept_task(self, task_id: bytes, name: str, canonical: bytes) -> None:
         """Take part in a task. Again is no change; StoreError if another task has its name."""
@@ -500,7 +504,13 @@ class Store:
     def links(self) -> list[LinkReport]:
         """What the daemon last wrote down, by peer."""
         rows = self._rows("SELECT * FROM links ORDER BY peer")
-        return [LinkReport(PublicKey(row[0]), *row[1:]) for row in rows]
+        return [LinkReport(self._key(row[0]), *row[1:]) for row in rows]
+
+    def _key(self, raw: bytes) -> PublicKey:
+        try:
+            return PublicKey(raw)
+        except Malformed:
+            raise self._damaged() from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,11 +1,13 @@
 """A swarm on paper: the real gossip core and the real wire codec, on a fake clock, from one seed.
 
-Nodes are `node.gossip.Gossip` with a store in memory; links are ordered and reliable until they are cut, as over gRPC,
-with latency and bandwidth of their own. What can be made to go wrong: links cut (one side noticing later than the other),
-frames lost, partitions, nodes that stop and come back with what they had stored, nodes that nobody can dial.
+Nodes are `node.gossip.Gossip` with a store in memory; links are ordered and reliable until they are cut, as over
+gRPC, with latency and bandwidth of their own. What can be made to go wrong: links cut (one side noticing later than
+the other), frames lost, partitions, nodes that stop and come back with what they had stored, nodes that nobody can
+dial.
 
-Everything random comes from the seed, events at one instant happen in the order they were planned: a run replays exactly.
-The shell's duties are the daemon's: actions in order, frames before chunks, chunks loaded when their turn comes.
+Everything random comes from the seed, events at one instant happen in the order they were planned: a run replays
+exactly. The shell's duties are the daemon's: actions in order, frames before chunks, chunks loaded when their turn
+comes.
 """
 
 from __future__ import annotations
@@ -48,6 +50,11 @@ Edge = tuple[int, int]
 
 FAST = GossipSettings(sync_min_s=5.0, sync_max_s=10.0, dial_cap_s=20.0)
 """Shorter periods than a real node's, so that a simulated minute holds more of what can go wrong."""
+
+
+def seeded(seed: float) -> random.Random:
+    """Randomness that replays; nothing here is a secret."""
+    return random.Random(seed)  # noqa: S311
 
 
 def line(n: int) -> list[Edge]:
@@ -241,7 +248,7 @@ class Node:
         self.life += 1
         self.is_up = True
         self.ticks_at = None
-        rng = random.Random(self.swarm.rng.random())  # noqa: S311 - a simulation
+        rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.number.to_bytes(8, "big"), self.store.held())
         self.tell(PeersChanged(tuple(self.members.items())))
 
@@ -331,7 +338,7 @@ class Swarm:
         settings: GossipSettings = FAST,
     ) -> None:
         self.seed = seed
-        self.rng = random.Random(seed)  # noqa: S311 - a simulation
+        self.rng = seeded(seed)
         self.now = 1_000.0
         self.settings = settings
         self.conditions = conditions or Conditions()

@@ -165,6 +165,17 @@ def test_whole_numbers_and_booleans_match_categories(tmp_path: Path, code: pa.Ar
     assert read([tmp_path / "d.parquet"], task).categories["code"].tolist() == expected
 
 
+def test_the_example_task_reads_its_four_hospitals() -> None:
+    heart = Path(__file__).parents[1] / "examples" / "heart"
+    task = Task.from_toml((heart / "task.toml").read_text(encoding="utf-8"), "task.toml")
+    rows = {}
+    for hospital in ("cleveland", "hungarian", "switzerland", "va"):
+        report = inspect([heart / f"{hospital}.csv"], task)
+        rows[hospital] = report.rows_used
+        assert report.labels_outside == sum(report.unreadable.values()) == sum(report.unknown.values()) == 0
+    assert rows == {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
+
+
 def test_files_follow_one_another(tmp_path: Path) -> None:
     first = write(tmp_path / "a.csv", GOOD)
     second = write(tmp_path / "b.csv", "y,code,size\n2,2,9\n")

@@ -129,7 +129,7 @@ def test_three_partners_one_killed_in_the_middle_fuse_the_same_model_on_every_no
     a.tidings("predict", str(tmp_path / "cleveland.onnx"), tests[0], "-o", str(tmp_path / "out.csv"))
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert len(lines) == 1 + splits["cleveland"].test_rows
-    assert lines[0] == "label,healthy,disease"
+    assert lines[0] == "prediction,healthy,disease"
 
 
 @pytest.mark.timeout(240)

@@ -84,9 +84,7 @@ class RowReport:
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-def inspect(
-    paths: Sequence[Path], task: Task, need_label: bool = True, progress: Progress | None = None
-) -> RowReport:
+def inspect(paths: Sequence[Path], task: Task, need_label: bool = True, progress: Progress | None = None) -> RowReport:
     """Read all once, so that a broken file is found before budget is charged; DataError says where."""
     report = RowReport()
     for _batch in _batches(paths, task, need_label, report):
@@ -210,9 +208,7 @@ def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         with pa.memory_map(str(path)) as source:
             try:
                 file = pa.ipc.open_file(source)
-                batches: Iterator[pa.RecordBatch] = (
-                    file.get_batch(i) for i in range(file.num_record_batches)
-                )
+                batches: Iterator[pa.RecordBatch] = (file.get_batch(i) for i in range(file.num_record_batches))
             except pa.ArrowInvalid:  # the streaming form of the same format
                 source.seek(0)
                 file = pa.ipc.open_stream(source)
@@ -255,9 +251,7 @@ class _RowReader:
         report.rows_read += rows.num_rows
         label: Ints | Floats | None = None
         if self._need_label:
-            label, keep = self._label(
-                _plain(rows.column(self._task.label.column), self._task.label.column, path)
-            )
+            label, keep = self._label(_plain(rows.column(self._task.label.column), self._task.label.column, path))
             report.labels_outside += int(rows.num_rows - keep.sum())
             rows, label = rows.filter(pa.array(keep)), label[keep]
         report.rows_used += rows.num_rows

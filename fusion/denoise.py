@@ -17,6 +17,7 @@ from a release before it is published.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class Spectrum:
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
 
+    @cached_property
     def matrix(self) -> NDArray[np.float64]:
         return (self.vectors * self.values) @ self.vectors.T
 

@@ -35,7 +35,7 @@ class SummaryError(FusionError):
     """These bytes are not a valid summary of the task."""
 
 
-class NothingToFuse(FusionError):  # noqa: N818 - the name is part of the seam to the node
+class NothingToFuse(FusionError):
     """No usable summary is there to build a model from."""
 
 

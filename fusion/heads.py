@@ -102,7 +102,7 @@ class Cleaned:
         (the positive part of W. James, C. Stein, "Estimation with quadratic loss", 1961).
         """
         statistics = self.statistics
-        sums = statistics.gram[:-1, -1] / statistics.bias
+        sums = statistics.row_sum[:-1]
         variance = statistics.gram_sigma**2 / 2.0 / statistics.bias**2
         if statistics.classes and not statistics.noiseless:
             other_variance = statistics.classes * statistics.cross_sigma**2
@@ -136,7 +136,7 @@ class Cleaned:
     def within(self) -> Spectrum:
         """The pooled within-class scatter S; its negative eigenvalues, which noise makes, are set to 0."""
         between = (self.means * self.counts) @ self.means.T
-        values, vectors = np.linalg.eigh(self.total.matrix() - between)
+        values, vectors = np.linalg.eigh(self.total.matrix - between)
         return Spectrum(np.maximum(values, 0.0), vectors)
 
 
@@ -194,7 +194,7 @@ def calibrated(cleaned: Cleaned, directions: Floats) -> Layer:
     """The scores V^T x of `directions` V (d, C) as logits, by the formula at the top of the module."""
     score_means = directions.T @ cleaned.means
     between = (score_means * cleaned.counts) @ score_means.T
-    values, vectors = np.linalg.eigh(directions.T @ cleaned.total.matrix() @ directions - between)
+    values, vectors = np.linalg.eigh(directions.T @ cleaned.total.matrix @ directions - between)
     scatter = (vectors * np.maximum(values, 0.0)) @ vectors.T
     scatter += cleaned.hidden_variance * (directions.T @ directions)
     mixing = np.linalg.lstsq(scatter, cleaned.rows * score_means, rcond=1e-10)[0]
@@ -208,7 +208,7 @@ def _regression(cleaned: Cleaned, multiplier: float) -> Layer:
     target_mean = float(statistics.cross[-1, 0]) / (statistics.bias * rows)
     covariance = statistics.cross[:, 0] - rows * target_mean * mean
     weight = cleaned.total.solve(covariance[:, None], cleaned.ridge(multiplier))[:, 0]
-    scatter = float(weight @ cleaned.total.matrix() @ weight) - rows * float(mean @ weight) ** 2
+    scatter = float(weight @ cleaned.total.matrix @ weight) - rows * float(mean @ weight) ** 2
     variance = max(scatter, 0.0) + cleaned.hidden_variance * float(weight @ weight)
     slope = float(weight @ covariance) / variance if variance > 0.0 else 0.0
     return Layer(slope * weight[:, None], np.array([target_mean - slope * float(mean @ weight)]))

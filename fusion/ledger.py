@@ -44,8 +44,7 @@ LOCK_TIMEOUT_S = 30.0  # how long one process waits for another's transaction
 _GENESIS = bytes(32)
 _PERSON = b"tidings-ledger-1"
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS entries"
-    " (position INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS entries (position INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL) STRICT",
     "CREATE TABLE IF NOT EXISTS payloads (release TEXT PRIMARY KEY, payload BLOB NOT NULL) STRICT",
     "CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE UPDATE ON entries"
     " BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END",
@@ -203,9 +202,7 @@ class Ledger:
             state = self._replay(database)
             self._expect(state, release_id, "RESERVED")
             database.execute("INSERT INTO payloads (release, payload) VALUES (?, ?)", (release_id, payload))
-            self._append(
-                database, state, {"event": "READY", "release": release_id, "payload": _digest(payload)}
-            )
+            self._append(database, state, {"event": "READY", "release": release_id, "payload": _digest(payload)})
 
     def published(self, release_id: str, record_id: bytes) -> None:
         """Note the record that carries a ready release. Saying the same again changes nothing."""
@@ -215,9 +212,7 @@ class Ledger:
             if release.get("state") == "PUBLISHED" and release["record"] == record_id.hex():
                 return
             self._expect(state, release_id, "READY")
-            self._append(
-                database, state, {"event": "PUBLISHED", "release": release_id, "record": record_id.hex()}
-            )
+            self._append(database, state, {"event": "PUBLISHED", "release": release_id, "record": record_id.hex()})
 
     def unpublished(self) -> list[ReadyRelease]:
         """READY releases whose record is not known, oldest first: to be published again, free of charge."""
@@ -282,9 +277,7 @@ class Ledger:
     def _payload(self, database: sqlite3.Connection, release_id: str, digest: str) -> bytes:
         row = database.execute("SELECT payload FROM payloads WHERE release = ?", (release_id,)).fetchone()
         if row is None or _digest(row[0]) != digest:
-            raise BudgetError(
-                f"the bytes of release {release_id[:8]} in the budget ledger are damaged; make a new one"
-            )
+            raise BudgetError(f"the bytes of release {release_id[:8]} in the budget ledger are damaged; make a new one")
         return bytes(row[0])
 
     @contextlib.contextmanager
@@ -338,22 +331,16 @@ def _apply(state: _State, event: dict[str, Any]) -> None:
 
 def _check_request(dataset: str, epsilon: float, delta: float, cap_epsilon: float) -> None:
     if not dataset or len(dataset) > MAX_NAME_CHARS or not dataset.isprintable():
-        raise BudgetError(
-            f"a dataset is named with 1 to {MAX_NAME_CHARS} printable characters; choose another name"
-        )
+        raise BudgetError(f"a dataset is named with 1 to {MAX_NAME_CHARS} printable characters; choose another name")
     if not 0 < epsilon <= MAX_EPSILON:
         raise BudgetError(f"epsilon must be over 0 and at most {MAX_EPSILON:g}; choose another")
     if not 0 < delta <= MAX_DELTA:
         raise BudgetError(f"delta must be over 0 and at most {MAX_DELTA:g}; choose another")
     if not 0 < cap_epsilon <= MAX_CAP_EPSILON:
-        raise BudgetError(
-            f"the budget of a dataset must be over 0 and at most {MAX_CAP_EPSILON:g}; choose another"
-        )
+        raise BudgetError(f"the budget of a dataset must be over 0 and at most {MAX_CAP_EPSILON:g}; choose another")
 
 
-def _check_account(
-    dataset: str, account: _Dataset, cap_epsilon: float | None, unit: str, adjacency: str
-) -> None:
+def _check_account(dataset: str, account: _Dataset, cap_epsilon: float | None, unit: str, adjacency: str) -> None:
     if (unit, adjacency) != (account.unit, account.adjacency):
         raise BudgetError(
             f'the budget of dataset "{dataset}" counts {account.unit}s ({account.adjacency}); '

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_SIGMA = (
-    2**52
-)  # noise beyond 2^59 then never happens (128 deviations), so int64 sums of up to 2^62 stay exact
+MAX_SIGMA = 2**52  # noise beyond 2^59 then never happens (128 deviations), so int64 sums of up to 2^62 stay exact
 
 
 def discrete_gaussian(values: NDArray[np.int64], sigma: int) -> NDArray[np.int64]:

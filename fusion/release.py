@@ -111,9 +111,7 @@ def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
     for block in planned.layout:
         sigma = planned.sigmas[block.name]
         steps[block.name] = step_of(sigma)
-        blocks[block.name] = _in_steps(
-            discrete_gaussian(measured.blocks[block.name], sigma), steps[block.name]
-        )
+        blocks[block.name] = _in_steps(discrete_gaussian(measured.blocks[block.name], sigma), steps[block.name])
     claim = claim_of(planned, ledger_position)
     return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
 

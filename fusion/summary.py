@@ -75,10 +75,11 @@ class Summary:
     def to_bytes(self) -> bytes:
         """The wire form; SummaryError for a summary that no ledger was charged for."""
         if not math.isfinite(self.claim.epsilon) or self.claim.ledger_position < 1:
-            raise SummaryError(
-                "a summary that no ledger was charged for never leaves its process; publish instead"
-            )
-        return _encode(self)
+            raise SummaryError("a summary that no ledger was charged for never leaves its process; publish instead")
+        data = _encode(self)
+        if len(data) > MAX_SUMMARY_BYTES:
+            raise SummaryError(f"the summary has over {MAX_SUMMARY_BYTES} bytes; name fewer columns in the task")
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes, task: Task) -> Summary:
@@ -108,9 +109,7 @@ def plan(task: Task, epsilon: float) -> Plan:
     """The release of `task` at `epsilon`; BudgetError for an epsilon that the task does not allow."""
     allowed = task.privacy.max_epsilon
     if not 0 < epsilon <= allowed:
-        raise BudgetError(
-            f"epsilon must be over 0 and at most {allowed:g}, the maximum of this task; choose again"
-        )
+        raise BudgetError(f"epsilon must be over 0 and at most {allowed:g}, the maximum of this task; choose again")
     if epsilon < MIN_EPSILON:
         raise BudgetError(f"epsilon below {MIN_EPSILON:g} leaves nothing but noise; choose a larger one")
     kind = kind_of(task)
@@ -120,9 +119,7 @@ def plan(task: Task, epsilon: float) -> Plan:
     sigma = noise_scale(sensitivity, epsilon, task.privacy.delta)
     sigmas = {block.name: math.ceil(sigma * UNIT / block.noise_divisor) for block in layout}
     if entries > MAX_ENTRIES or min(sigmas.values()) < MIN_SIGMA:
-        raise BudgetError(
-            "this release lies outside the range in which its noise is proved; name fewer columns"
-        )
+        raise BudgetError("this release lies outside the range in which its noise is proved; name fewer columns")
     return Plan(
         task_id=task.id,
         kind=kind.name,
@@ -268,9 +265,7 @@ def _replan(task: Task, claim: Claim) -> Plan:
         raise SummaryError("the summary claims an epsilon that its task does not allow; ignore it") from None
     expected = claim_of(planned, claim.ledger_position)
     if claim != expected:
-        raise SummaryError(
-            "the privacy claim of the summary is not that of its task and mechanism; ignore it"
-        )
+        raise SummaryError("the privacy claim of the summary is not that of its task and mechanism; ignore it")
     return planned
 
 
@@ -313,9 +308,7 @@ def _inflate(frame: bytes, expected_bytes: int) -> bytes:
     try:
         if zstandard.get_frame_parameters(frame).content_size != expected_bytes:
             raise damaged
-        content = zstandard.ZstdDecompressor().decompress(
-            frame, max_output_size=expected_bytes, allow_extra_data=False
-        )
+        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=expected_bytes, allow_extra_data=False)
     except zstandard.ZstdError:
         raise damaged from None
     if len(content) != expected_bytes:

@@ -330,8 +330,8 @@ def _score(
     task = read_file(source / "task.toml")
     tests = [split.test for split in splits.values()]
     trains = {name: split.train for name, split in splits.items()}
-    alone = {name: _accuracy(task, [_exact(task, name, [train])], tests) for name, train in trains.items()}
-    pooled = _accuracy(task, [_exact(task, "everybody", list(trains.values()))], tests)
+    alone = {name: accuracy(task, [_exact(task, name, [train])], tests) for name, train in trains.items()}
+    pooled = accuracy(task, [_exact(task, "everybody", list(trains.values()))], tests)
     data = models["onnx"].read_bytes()
     scores = evaluate(data, tests)
     return Report(
@@ -363,7 +363,7 @@ def _draws(
             Contribution(*_ids(f"{name}, draw {draw}"), noisy_summary(task, sums, EPSILON))
             for name, sums in measured.items()
         ]
-        yield _accuracy(task, contributions, tests)
+        yield accuracy(task, contributions, tests)
         if (draw + 1) % 5 == 0 or draw + 1 == count:
             tell(f"{draw + 1} of {count} further draws of the noise are scored")
 
@@ -377,7 +377,7 @@ def _exact(task: Task, name: str, paths: Sequence[Path]) -> Contribution:
     return Contribution(*_ids(name), exact_summary(task, read_batches(paths, task)))
 
 
-def _accuracy(task: Task, contributions: Sequence[Contribution], tests: Sequence[Path]) -> float:
+def accuracy(task: Task, contributions: Sequence[Contribution], tests: Sequence[Path]) -> float:
     from fusion.model import build_model, card, evaluate, write_safetensors
 
     model = build_model(task, contributions)

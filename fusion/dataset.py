@@ -175,7 +175,8 @@ def _csv_header(path: Path, delimiter: str) -> list[str]:
     except OSError:
         raise DataError(f"{path} cannot be read; check its permissions") from None
     if not line.strip():
-        raise DataError(f"{path} has no header line; the task expects one (csv.header)")
+        what = "has no header line" if line else "is empty"
+        raise DataError(f"{path} {what}; the task expects a line of column names and rows below it (csv.header)")
     return [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
 
 

@@ -34,7 +34,6 @@ Floats = NDArray[np.float64]
 
 DEVIATIONS = 6.0  # t above: exp(-18) = 1.5e-8 for each check
 SEEN_DEVIATIONS = 2.0  # a class whose count is nearer to 0 than this counts as unseen
-FOREIGN = "it belongs to another task"
 ROUNDING = 1e-9  # relative slack for floating point, which matters only where there is no noise
 
 
@@ -51,9 +50,10 @@ class Contribution:
 class Statistics:
     """Sums over all rows x (||x|| <= 1, last coordinate `bias`) with their noise, in units of 1.
 
-    gram (d, d) = sum x x^T is kept as its diagonal and its upper triangle, row by row; cross (d, C) = sum x onehot(y)^T,
-    or (d, 1) = sum x t with t in [-1, 1]; target_square = sum t^2 (for classes: the number of rows). `*_sigma` are
-    standard deviations of the noise: gram's on its diagonal (1/sqrt(2) of it elsewhere), cross's on each entry.
+    gram (d, d) = sum x x^T is kept as its diagonal and its upper triangle, row by row. cross (d, C) = sum x
+    onehot(y)^T, or (d, 1) = sum x t with t in [-1, 1]. target_square = sum t^2 (for classes: the number of rows).
+    `*_sigma` are standard deviations of the noise: gram's on its diagonal (1/sqrt(2) of it elsewhere), cross's on
+    each entry.
     """
 
     classes: int  # 0 for regression
@@ -187,16 +187,19 @@ def fuse(task: Task, contributions: Iterable[Contribution]) -> Fused:
     ordered = sorted({one.record_id: one for one in contributions}.values(), key=lambda one: one.record_id)
     if not ordered:
         raise NothingToFuse("there is no summary of this task here yet; publish one, or wait for a peer's")
-    task_id = task.id
-    reasons = {
-        one.record_id: implausibility(task, one.summary) if one.summary.task_id == task_id else FOREIGN
-        for one in ordered
-    }
-    used = tuple(one for one in ordered if reasons[one.record_id] is None)
-    quarantined = tuple((one, reason) for one in ordered if (reason := reasons[one.record_id]) is not None)
+    task_id = task.id  # hashed once
+    used: list[Contribution] = []
+    quarantined: list[tuple[Contribution, str]] = []
+    for one in ordered:
+        foreign = one.summary.task_id != task_id
+        reason = "it belongs to another task" if foreign else implausibility(task, one.summary)
+        if reason is None:
+            used.append(one)
+        else:
+            quarantined.append((one, reason))
     if not used:
         raise NothingToFuse(f"none of the {len(ordered)} summaries of this task is plausible: {quarantined[0][1]}")
-    return Fused(task, total(used), used, quarantined)
+    return Fused(task, total(used), tuple(used), tuple(quarantined))
 
 
 def total(contributions: Sequence[Contribution]) -> Sums:
@@ -209,7 +212,11 @@ def total(contributions: Sequence[Contribution]) -> Sums:
 
 def implausibility(task: Task, summary: Summary) -> str | None:
     """Why no honest release looks like this summary, in words; None where one could."""
-    statistics = Sums.of(summary).statistics(task)
+    return problem_of(Sums.of(summary).statistics(task))
+
+
+def problem_of(statistics: Statistics) -> str | None:
+    """The first check that these statistics, of one summary, fail."""
     slack = ROUNDING * (1.0 + abs(statistics.rows))
     check_label = _implausible_classes if statistics.classes else _implausible_target
     return check_label(statistics, slack) or _implausible_gram(statistics, slack)

@@ -28,8 +28,14 @@ PAYLOAD_LIMIT_BYTES: Final = 16 * 1024
 BODY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Largest sealed body. A summary of 2,000 dimensions is about 1 MB."""
 
-CHUNK_BYTES: Final = 64 * 1024
-"""Size and upper limit of a chunk: 8 s at 64 kbit/s, which is what a cut link can lose."""
+CHUNK_BYTES: Final = 16 * 1024
+"""Size of the chunks this node cuts its own bodies into. What a cut link loses is at most the chunk on the line,
+and a chunk that takes longer than the link lives never arrives: 2 s at 64 kbit/s. Smaller ones make larger headers
+(32 bytes a chunk: 32 kB for 16 MiB), larger ones lose more; every node takes any size between the two limits
+below."""
+
+CHUNK_MAX_BYTES: Final = 64 * 1024
+"""Largest chunk size a header may state: four to a frame's limit, 8 s at 64 kbit/s."""
 
 CHUNK_MIN_BYTES: Final = 1024
 """Smallest chunk size a header may state: a body of 1-byte chunks would be all hashes."""
@@ -108,9 +114,9 @@ class GossipSettings:
     """Headers asked for and not yet received, per link. Covers 200 ms of round trip at about 1 MB/s of
     headers."""
 
-    chunk_window: int = 8
-    """Chunks asked for and not yet received, per link: 512 kB in flight, that is 1 MB/s at 500 ms of round
-    trip. Raising it fills long fat lines and makes more arrive twice when a slow source is given up."""
+    chunk_window: int = 32
+    """Chunks asked for and not yet received, per link: 512 kB in flight, that is 1 MB/s at 500 ms of round trip.
+    Raising it fills long fat lines and makes more arrive twice when a slow source is given up."""
 
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between
@@ -118,8 +124,8 @@ class GossipSettings:
     for things twice on thin lines: a chunk takes 8 s at 64 kbit/s."""
 
     hostage_s: float = 120.0
-    """A record asked of a link that delivers others but nothing of this one for so long is asked of the
-    next source. Must exceed the time a full chunk window takes: 64 s at 64 kbit/s."""
+    """A record asked of a link that delivers others but nothing of this one for so long, and for twice what a full
+    window of chunks takes on that link, is asked of the next source."""
 
     max_unknown_adverts: int = 8_192
     """Announced records not yet received, per link, about 2 MB of memory. What is announced beyond is

@@ -66,10 +66,9 @@ class Dialer:
         self.answered(peer)
         return self._back_off(peer, now)
 
-    def lost(self, peer: PublicKey, lived_s: float, now: float) -> float:
-        """The last link is gone; returns the seconds until the next dial. A short life counts as a failed
-        try."""
-        if peer in self._members and lived_s >= self._settings.stable_link_s:
+    def lost(self, peer: PublicKey, now: float, *, was_good: bool) -> float:
+        """The last link is gone; returns the seconds until the next dial. One that was no good is a failed try."""
+        if peer in self._members and was_good:
             self._members[peer].failures = 0
         return self._back_off(peer, now)
 

@@ -60,6 +60,7 @@ class _Source:
     progress_at: float = 0.0
     mean_gap_s: float | None = None
     stalls: int = 0
+    stalled_at: float = -math.inf
     candidates: int = 0
     overflowed: bool = False
     headers: list[tuple[Rank, bytes]] = field(default_factory=list)
@@ -202,13 +203,12 @@ class Fetcher:
     def expire(self, now: float) -> None:
         """Take back what was asked of links that deliver nothing, or nothing of that record."""
         for link, source in list(self._links.items()):
-            if not source.asked:
-                continue
-            if now >= source.progress_at + self._patience_s(source):
+            if source.asked and now >= source.progress_at + self._patience_s(source):
                 source.stalls += 1
+                source.stalled_at = now
                 late = list(source.asked)
             else:
-                late = [known for known, at in source.asked.items() if now >= at + self._settings.hostage_s]
+                late = [known for known in source.asked if now >= self._hostage_at(source, known)]
             for record_id in late:
                 self._ask_elsewhere(link, record_id)
 
@@ -217,19 +217,27 @@ class Fetcher:
         soonest = math.inf
         for source in self._links.values():
             if source.asked:
-                oldest = next(iter(source.asked.values()))
+                oldest = next(iter(source.asked))
                 stalled_at = source.progress_at + self._patience_s(source)
-                soonest = min(soonest, stalled_at, oldest + self._settings.hostage_s)
+                soonest = min(soonest, stalled_at, self._hostage_at(source, oldest))
         return soonest
 
     def _patience_s(self, source: _Source) -> float:
         """How long a link may owe data and deliver none.
 
-        As a retransmission timer (Jacobson, "Congestion avoidance and control", 1988): some multiple of the
-        usual gap between arrivals, doubled with each stall in a row.
+        As a retransmission timer (Jacobson, "Congestion avoidance and control", 1988): some multiple of the usual gap
+        between arrivals, doubled with each stall in a row.
         """
         usual_s = max(self._settings.stall_s, 4 * (source.mean_gap_s or 0.0))
         return usual_s * float(1 << min(source.stalls, MAX_DOUBLINGS))
+
+    def _hostage_at(self, source: _Source, record_id: bytes) -> float:
+        """When this record is asked elsewhere because the link delivers others; twice a full window's time at least."""
+        asked_at = source.asked[record_id]
+        if source.progress_at <= asked_at:
+            return math.inf
+        window_s = (source.mean_gap_s or 0.0) * self._settings.chunk_window
+        return asked_at + max(self._settings.hostage_s, 2 * window_s)
 
     def take_drained(self) -> list[int]:
         """The links whose announcements overflowed and are worked off by now: they know more."""
@@ -312,8 +320,9 @@ class Fetcher:
 
     def _ask(self, record_id: bytes, fetch: _Fetch, link: int, now: float) -> None:
         source = self._links[link]
-        if not source.asked:
-            source.progress_at = now
+        if not source.asked and source.stalled_at < now:
+            # Not when a stalled link is asked again at once: it has owed since the first time.
+            source.progress_at, source.stalls = now, 0
         fetch.asked = link
         source.asked[record_id] = now
 

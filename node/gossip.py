@@ -100,6 +100,7 @@ class _Link:
     is_ready: bool = False
     ready_at: float = math.inf
     has_compared: bool = False
+    has_worked: bool = False
     sync_at: float = math.inf
 
 
@@ -255,7 +256,8 @@ class Gossip:
         self._fetcher.link_down(link.number)
         if link.peer in self._linked() or link.peer not in self._members:
             return
-        self._dialer.lost(link.peer, now - link.ready_at, now)
+        is_good = link.has_worked or now - link.ready_at >= self._settings.stable_link_s
+        self._dialer.lost(link.peer, now, was_good=is_good)
         self._report_absent(link.peer, reason, now)
 
     def _report_absent(self, peer: PublicKey, reason: str, now: float) -> None:
@@ -394,6 +396,7 @@ class Gossip:
                 chunks = range(len(entry.record.header.chunk_hashes))
                 bodies += [SendChunk(link.number, wanted, index) for index in chunks]
             chosen.setdefault(wanted, entry.record)
+            link.has_worked = True
         self._send_records(link, list(chosen.values()))
         self._out += bodies
 
@@ -407,6 +410,7 @@ class Gossip:
             self._strike(link.number, "it asked for a chunk that the record does not have", now)
         else:
             self._out += [SendChunk(link.number, want.id, index) for index in want.indexes]
+            link.has_worked = True
 
     def _send_records(self, link: _Link, records: Sequence[Record]) -> None:
         for batch in _batches(records, lambda record: len(record.header_bytes) + 100, MAX_WANT):
@@ -440,6 +444,7 @@ class Gossip:
             reason = "a record of this node that it does not hold came back: was its home restored from a copy?"
             self._out.append(Alarm(self._me, reason))
         self._out.append(Keep(record))
+        link.has_worked = True
         knowing = {link.number, *self._fetcher.sources(record.id)}
         self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
         if self._holdings.servable(record.id):
@@ -457,6 +462,7 @@ class Gossip:
             self._strike(link.number, "a chunk does not have the hash that its record says", now)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
+        link.has_worked = True
         knowing = {link.number, *self._fetcher.sources(chunk.id)}
         if self._fetcher.chunk_arrived(chunk.id, chunk.index):
             self._holdings.settle(chunk.id)

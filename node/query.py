@@ -76,7 +76,7 @@ def answer(home: Home, query: Query, on_progress: Callable[[str], None] = lambda
     held = holdings(home, task, query)
     if not held.usable:
         raise QueryRefused(_nothing_usable(home, task, held))
-    on_progress(f"fusing {len(held.usable)} summaries")
+    on_progress(f"fusing {len(held.usable)} {'summary' if len(held.usable) == 1 else 'summaries'}")
     try:
         model = build_model(task, held.usable, query.head or None)
     except FusionError as error:

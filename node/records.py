@@ -31,6 +31,7 @@ from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_r
 from node.config import (
     BODY_LIMIT_BYTES,
     CHUNK_BYTES,
+    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
     HEADER_LIMIT_BYTES,
     PAYLOAD_LIMIT_BYTES,
@@ -295,8 +296,8 @@ def _check_body(header: Header) -> None:
         return
     if not SEAL_OVERHEAD_BYTES <= header.body_bytes <= BODY_LIMIT_BYTES:
         raise RecordError(f"A sealed body of {header.body_bytes} bytes is too small or above {BODY_LIMIT_BYTES}.")
-    if not CHUNK_MIN_BYTES <= header.chunk_bytes <= CHUNK_BYTES:
-        raise RecordError(f"Chunks of {header.chunk_bytes} bytes are not from {CHUNK_MIN_BYTES} to {CHUNK_BYTES}.")
+    if not CHUNK_MIN_BYTES <= header.chunk_bytes <= CHUNK_MAX_BYTES:
+        raise RecordError(f"Chunks of {header.chunk_bytes} bytes are not from {CHUNK_MIN_BYTES} to {CHUNK_MAX_BYTES}.")
     if len(header.chunk_hashes) != -(-header.body_bytes // header.chunk_bytes):
         raise RecordError(f"{len(header.chunk_hashes)} chunk hashes do not fit a body of {header.body_bytes} bytes.")
     if any(len(chunk_hash) != HASH_BYTES for chunk_hash in header.chunk_hashes):

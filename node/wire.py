@@ -23,7 +23,7 @@ from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_BYTES,
+    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
     FRAME_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
@@ -356,7 +356,7 @@ def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
 
 
 def _read_chunk(message: pb.Chunk) -> Chunk:
-    _count("bytes of chunk", message.data, 1, CHUNK_BYTES)
+    _count("bytes of chunk", message.data, 1, CHUNK_MAX_BYTES)
     index = _at_most("chunk number", message.index, MAX_CHUNKS)
     return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
 

@@ -202,6 +202,7 @@ def filled(path: Path) -> Ledger:
         "UPDATE entries SET body = replace(body, '\"cap_epsilon\":3.0', '\"cap_epsilon\":9.0') WHERE position = 1",
         "DELETE FROM entries WHERE position = 2",
         "UPDATE entries SET position = 9 WHERE position = 2",
+        "UPDATE entries SET position = 9 WHERE position = 4",
         "UPDATE entries SET hash = zeroblob(32) WHERE position = 4",
     ],
 )

@@ -20,7 +20,7 @@ from node.records import Header, KeyCard, KeyGrant, Kind, Record, chunk_size, co
 
 ORIGIN = Identity.from_seed(bytes(range(32)))
 OTHER = Identity.from_seed(bytes(range(1, 33)))
-BODY = bytes(range(256)) * 600
+BODY = bytes(range(256)) * 570
 
 KEY_CARD = wire.write_payload(KeyCard(bytes(ENCRYPTION_PUBLIC_BYTES)))
 KEY_GRANT = wire.write_payload(KeyGrant(bytes(WRAPPED_KEY_BYTES), bytes(32)))
@@ -149,9 +149,9 @@ BROKEN_RULES: dict[str, tuple[Header, str]] = {
     "a body above the limit": (header_of(Kind.SUMMARY, body_bytes=BODY_LIMIT_BYTES + 1), "too small or above"),
     "chunks below the least size": (header_of(Kind.SUMMARY, chunk_bytes=1023), "Chunks of 1023"),
     "chunks above the limit": (header_of(Kind.SUMMARY, chunk_bytes=65_537), "Chunks of 65537"),
-    "a hash too few": (header_of(Kind.SUMMARY, chunk_hashes=(bytes(32),) * 2), "2 chunk hashes"),
-    "a hash too many": (header_of(Kind.SUMMARY, chunk_hashes=(bytes(32),) * 4), "4 chunk hashes"),
-    "a short hash": (header_of(Kind.SUMMARY, chunk_hashes=(bytes(32), bytes(31), bytes(32))), "chunk hash"),
+    "a hash too few": (header_of(Kind.SUMMARY, chunk_hashes=(bytes(32),) * 8), "8 chunk hashes"),
+    "a hash too many": (header_of(Kind.SUMMARY, chunk_hashes=(bytes(32),) * 10), "10 chunk hashes"),
+    "a short hash": (header_of(Kind.SUMMARY, chunk_hashes=(bytes(31),) * 9), "chunk hash"),
     "a short commitment": (header_of(Kind.SUMMARY, key_commitment=bytes(31)), "commitment"),
 }
 
@@ -262,5 +262,5 @@ def test_the_core_is_what_the_documents_say() -> None:
 def test_with_body_describes_chunks_that_add_up_to_the_body() -> None:
     header = header_of(Kind.SUMMARY)
     sizes = [chunk_size(header, index) for index in range(len(header.chunk_hashes))]
-    assert sizes == [65_536, 65_536, len(BODY) - 131_072]
-    assert header.chunk_hashes[1] == chunk_hash(BODY[65_536:131_072])
+    assert sizes == [16_384] * 9
+    assert header.chunk_hashes[1] == chunk_hash(BODY[16_384:32_768])

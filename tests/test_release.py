@@ -233,6 +233,14 @@ def test_in_process_draws_have_the_same_noise_and_cannot_leave(data: Path) -> No
             summary.to_bytes()
 
 
+def test_rounding_to_steps_is_to_the_nearest(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release_module, "discrete_gaussian", lambda values, sigma: values)
+    measured = measure(WIDE_TASK, read_batches([data], WIDE_TASK))
+    summary = noisy_summary(WIDE_TASK, measured, 1.0)
+    for name, sums in summary.sums().items():
+        assert np.abs(sums - measured.blocks[name]).max() <= summary.steps[name] // 2
+
+
 def test_an_exact_summary_counts_its_rows(data: Path) -> None:
     sums = assemble(TASK, exact_summary(TASK, read_batches([data], TASK)).sums())
     bias = int(TASK.encoder.bias * 2**16)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from node import wire
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_BYTES,
+    CHUNK_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     MAX_ADVERTS,
     MAX_IDS,
@@ -137,7 +137,7 @@ AT_THE_LIMIT: dict[str, Frame] = {
         (OriginVector(bytes(32), bytes(32), ((bytes(8), tuple((2**62 + 2 * n,) * 2 for n in range(MAX_RANGES))),)),),
         reply=False,
     ),
-    "chunk": Chunk(bytes(32), wire.MAX_CHUNKS, bytes(CHUNK_BYTES)),
+    "chunk": Chunk(bytes(32), wire.MAX_CHUNKS, bytes(CHUNK_MAX_BYTES)),
 }
 
 
@@ -228,7 +228,10 @@ MALFORMED: dict[str, tuple[pb.Frame, str]] = {
         "chunk number is at most",
     ),
     "an empty chunk": (pb.Frame(chunk=pb.Chunk(id=bytes(32))), "bytes of chunk"),
-    "a chunk above the limit": (pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(CHUNK_BYTES + 1))), "bytes of chunk"),
+    "a chunk above the limit": (
+        pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(CHUNK_MAX_BYTES + 1))),
+        "bytes of chunk",
+    ),
     "nothing missing": (pb.Frame(missing=pb.Missing()), "record id has 32"),
 }
 

@@ -1,0 +1,197 @@
+"""Fusing: exact sums in any order, and a summary that no honest partner could have published is left out."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion import fuse as fuse_module
+from fusion.errors import NothingToFuse
+from fusion.fuse import Contribution, Statistics, Sums, fuse, implausibility, total
+from fusion.summaries import Blocks
+from fusion.summaries.moments import CROSS, DIAGONAL, MAX_ROWS, SQUARES, UPPER, assemble
+from fusion.summary import Summary
+from fusion.task import Task
+from tests.partners import STAY, WARD, exact, noisy, stay_rows, ward_rows
+
+PARTNERS = [noisy(WARD, ward_rows(60, seed), 1.0 + seed, f"partner {seed}") for seed in range(5)]
+
+
+def same(a: Statistics, b: Statistics) -> bool:
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Statistics))
+
+
+def edited(summary: Summary, change: Callable[[Blocks], None]) -> Summary:
+    """The summary with its sums changed, in its own noise and steps."""
+    sums = {name: values.copy() for name, values in summary.sums().items()}
+    change(sums)
+    blocks = {name: np.rint(values / summary.steps[name]).astype(np.int64) for name, values in sums.items()}
+    return dataclasses.replace(summary, blocks=blocks)
+
+
+@given(st.permutations(range(5)), st.integers(1, 5))
+def test_the_order_of_summaries_changes_no_bit(order: list[int], count: int) -> None:
+    chosen = [PARTNERS[i] for i in order[:count]]
+    fused, sorted_first = fuse(WARD, chosen), fuse(WARD, sorted(chosen, key=lambda one: one.origin))
+    assert same(fused.statistics, sorted_first.statistics)
+    assert fused.used == sorted_first.used
+
+
+def test_a_record_that_arrives_twice_counts_once() -> None:
+    assert same(fuse(WARD, PARTNERS + PARTNERS[:2]).statistics, fuse(WARD, PARTNERS).statistics)
+
+
+def test_taking_a_summary_out_again_is_exact() -> None:
+    rest = total(PARTNERS).minus(Sums.of(PARTNERS[2].summary))
+    assert same(rest.statistics(WARD), total(PARTNERS[:2] + PARTNERS[3:]).statistics(WARD))
+
+
+def test_the_sums_are_the_integers_of_the_summaries() -> None:
+    ours = total(PARTNERS).statistics(WARD)
+    plain = {name: sum(one.summary.sums()[name] for one in PARTNERS) for name in (DIAGONAL, UPPER, CROSS)}
+    moments = assemble(WARD, plain)
+    np.testing.assert_array_equal(ours.gram, moments.gram / 2**32)
+    np.testing.assert_array_equal(ours.cross, moments.cross / 2**32)
+
+
+@given(st.lists(st.integers(0, 6), min_size=120, max_size=120), st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_without_noise_any_split_of_the_rows_gives_the_pooled_statistics(owners: list[int], seed: int) -> None:
+    rows = ward_rows(120, seed)
+    pooled = fuse(WARD, [exact(WARD, rows, "pooled")])
+    parts = [exact(WARD, select(rows, np.array(owners) == owner), f"owner {owner}") for owner in set(owners)]
+    split = fuse(WARD, parts)
+    assert same(split.statistics, pooled.statistics)
+    assert split.quarantined == pooled.quarantined == ()
+
+
+def select(rows: object, mask: np.ndarray) -> object:
+    from fusion.dataset import Batch
+
+    assert isinstance(rows, Batch)
+    assert rows.label is not None
+    numbers = {name: values[mask] for name, values in rows.numbers.items()}
+    categories = {name: values[mask] for name, values in rows.categories.items()}
+    return Batch(numbers, categories, rows.label[mask], int(mask.sum()))
+
+
+def test_the_noise_of_the_sum_adds_in_squares() -> None:
+    fused = fuse(WARD, PARTNERS).statistics
+    parts = [Sums.of(one.summary).statistics(WARD) for one in PARTNERS]
+    assert fused.gram_sigma == pytest.approx(np.sqrt(sum(one.gram_sigma**2 for one in parts)))
+    assert fused.cross_sigma == pytest.approx(np.sqrt(sum(one.cross_sigma**2 for one in parts)))
+    assert fuse(WARD, [exact(WARD, ward_rows(9, 0), "exact")]).statistics.noiseless
+
+
+def test_sums_beyond_64_bits_stay_exact() -> None:
+    largest = dataclasses.replace(
+        PARTNERS[0].summary,
+        blocks={name: np.full_like(values, 2**62 - 1) for name, values in PARTNERS[0].summary.blocks.items()},
+        steps=dict.fromkeys(PARTNERS[0].summary.blocks, 1),
+    )
+    many = total([Contribution(bytes([i] * 32), bytes(32), largest) for i in range(9)])
+    assert many.statistics(WARD).diagonal[0] == float(9 * (2**62 - 1)) / 2**32
+
+
+def test_counts_and_rows_are_read_from_the_bias() -> None:
+    rows = ward_rows(500, 3)
+    found = fuse(WARD, [exact(WARD, rows, "one")]).statistics
+    np.testing.assert_allclose(found.counts, np.bincount(np.asarray(rows.label)), rtol=1e-12)
+    assert found.rows == pytest.approx(500)
+    assert found.seen.all()
+    stay = fuse(STAY, [exact(STAY, stay_rows(300, 1), "one")]).statistics
+    assert stay.rows == pytest.approx(300)
+    assert stay.row_sum == pytest.approx(stay.gram[:, -1] / stay.bias)
+
+
+def test_nothing_to_fuse_is_said_in_words() -> None:
+    with pytest.raises(NothingToFuse, match="no summary of this task"):
+        fuse(WARD, [])
+    with pytest.raises(NothingToFuse, match="another task"):
+        fuse(STAY, PARTNERS[:1])
+
+
+# --- plausibility -----------------------------------------------------------------------------------------------
+
+
+def scale_all(factor: int) -> Callable[[Blocks], None]:
+    def change(sums: Blocks) -> None:
+        for values in sums.values():
+            values *= factor
+
+    return change
+
+
+def scale_one(block: str, factor: int) -> Callable[[Blocks], None]:
+    def change(sums: Blocks) -> None:
+        sums[block] *= factor
+
+    return change
+
+
+def too_many_rows(sums: Blocks) -> None:
+    for name in (DIAGONAL, UPPER, CROSS):
+        sums[name] = (sums[name] // 2**4) * (MAX_ROWS // 16)
+
+
+def one_large_entry(sums: Blocks) -> None:
+    sums[UPPER][3] += 2000 * 2**32
+
+
+ABSURD = {
+    "negated": scale_all(-1),
+    "second moments times ten": scale_one(DIAGONAL, 10),
+    "class sums times ten": scale_one(CROSS, 10),
+    "class sums negated": scale_one(CROSS, -1),
+    "more rows than a release may have": too_many_rows,
+    "one entry far too large": one_large_entry,
+    "no second moments": scale_one(DIAGONAL, 0),
+}
+
+
+@pytest.mark.parametrize("change", ABSURD.values(), ids=ABSURD.keys())
+def test_a_summary_that_no_rows_could_give_is_quarantined(change: Callable[[Blocks], None]) -> None:
+    liar = dataclasses.replace(PARTNERS[0], summary=edited(noisy(WARD, ward_rows(900, 8), 2.0, "liar").summary, change))
+    fused = fuse(WARD, [*PARTNERS[1:], liar])
+    assert [one for one, _reason in fused.quarantined] == [liar]
+    assert fused.quarantined[0][1]
+    assert same(fused.statistics, fuse(WARD, PARTNERS[1:]).statistics)
+
+
+@pytest.mark.parametrize(
+    ("block", "factor"), [(DIAGONAL, -3), (UPPER, 100), (CROSS, 10), (SQUARES, 10), (SQUARES, -3)]
+)
+def test_a_summary_of_numbers_with_one_block_scaled_is_quarantined(block: str, factor: int) -> None:
+    honest = noisy(STAY, stay_rows(900, 8), 2.0, "honest")
+    assert implausibility(STAY, honest.summary) is None
+    assert implausibility(STAY, edited(honest.summary, scale_one(block, factor))) is not None
+
+
+@pytest.mark.parametrize(("task", "rows"), [(WARD, ward_rows), (STAY, stay_rows)], ids=["classes", "numbers"])
+@pytest.mark.parametrize("epsilon", [0.1, 5.0])
+def test_an_honest_summary_passes_whatever_its_noise(task: Task, rows: Callable[..., object], epsilon: float) -> None:
+    for count in (1, 40, 3_000):
+        measured = rows(count, count)
+        for _ in range(15):
+            assert implausibility(task, noisy(task, measured, epsilon, "honest").summary) is None
+
+
+def test_even_at_four_of_the_six_deviations_thousands_of_honest_draws_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that fails at t = 4 with probability p fails at t = 6 with less than p e^-10: far below 1e-4."""
+    monkeypatch.setattr(fuse_module, "DEVIATIONS", 4.0)
+    rng = np.random.default_rng(4)
+    clean = Sums.of(exact(WARD, ward_rows(80, 4), "honest").summary).statistics(WARD)
+    sigma = 6.0
+    for _ in range(4_000):
+        drawn = dataclasses.replace(
+            clean,
+            diagonal=clean.diagonal + rng.normal(0, sigma, clean.diagonal.shape),
+            upper=clean.upper + rng.normal(0, sigma / np.sqrt(2), clean.upper.shape),
+            cross=clean.cross + rng.normal(0, sigma, clean.cross.shape),
+            gram_sigma=sigma,
+            cross_sigma=sigma,
+        )
+        assert fuse_module.problem_of(drawn) is None

@@ -124,8 +124,8 @@ def _quality_entry(quality: Quality) -> dict[str, Any]:
         "accuracy_std": _rounded(quality.accuracy_std or 0.0) if accuracy else None,
         "groups": quality.groups,
         "meaning": (
-            "estimated from the noisy sums alone, for rows of partners left out of the fit: each of "
-            f"{quality.groups} groups of summaries was left out once; ± is the effect of the privacy noise"
+            f"estimated from the noisy sums alone, for the rows of partners left out of the fit, in {quality.groups} "
+            "groups; accuracy supposes scores that are Gaussian within each class; ± is the effect of privacy noise"
         ),
     }
 

@@ -109,7 +109,10 @@ def exact(task: Task, rows: Batch, name: str) -> Contribution:
 def statistics(x: Floats, y: NDArray[np.int64], classes: int, sigma: float, rng: np.random.Generator) -> Statistics:
     """Sums of feature vectors (n, d) whose last coordinate is the bias, with noise of deviation `sigma`."""
     d = x.shape[1]
-    gram, cross = x.T @ x + symmetric_noise(d, sigma, rng), x.T @ np.eye(classes)[y] + rng.normal(0, sigma, (d, classes))
+    gram, cross = (
+        x.T @ x + symmetric_noise(d, sigma, rng),
+        x.T @ np.eye(classes)[y] + rng.normal(0, sigma, (d, classes)),
+    )
     upper = gram[np.triu_indices(d, 1)]
     return Statistics(classes, x[0, -1], gram.diagonal().copy(), upper, cross, float(len(x)), sigma, sigma, 0.0)
 

@@ -336,8 +336,10 @@ class Swarm:
         *,
         conditions: Conditions | None = None,
         settings: GossipSettings = FAST,
+        wire: type[Wire] = Wire,
     ) -> None:
         self.seed = seed
+        self.wire = wire
         self.rng = seeded(seed)
         self.now = 1_000.0
         self.settings = settings
@@ -416,7 +418,7 @@ class Swarm:
             if not self._can_reach(dialer, acceptor) or dialer.key not in acceptor.members:
                 self.after(latency_s, lambda: self._fail(dialer, peer, life))
                 return
-            link = Wire(self, dialer, acceptor)
+            link = self.wire(self, dialer, acceptor)
             self._plan_cut(link)
             for node, delay_s in ((acceptor, 0.0), (dialer, link.latency_s)):
                 self.after(delay_s, lambda n=node: self._link_up(n, link))

@@ -206,7 +206,7 @@ BROKEN = [
     ("d.csv", f"size,code,y\n1,1,0,{CELL}\n", r"d.csv row 2 has 4 fields where 3 are expected; fix or remove"),
     ("d.csv", "size,y\n1,0\n", r'd.csv has no column "code", which the task names'),
     ("d.csv", "size,code,code,y\n1,1,1,0\n", r'd.csv has 2 columns named "code"; keep one'),
-    ("d.csv", "", r"d.csv has no header line"),
+    ("d.csv", "", r"d.csv is empty"),
     ("d.csv", "size,code,y\n", r"d.csv holds no rows"),
     ("d.csv", b"size,code,y\n\xff\xfe,1,0\n", r"d.csv is not a UTF-8 text"),
     ("d.csv", b"size,c\xff\xfeode,y\n1,1,0\n", r"d.csv is not a UTF-8 text"),

@@ -161,9 +161,7 @@ def test_a_summary_that_no_rows_could_give_is_quarantined(change: Callable[[Bloc
     assert same(fused.statistics, fuse(WARD, PARTNERS[1:]).statistics)
 
 
-@pytest.mark.parametrize(
-    ("block", "factor"), [(DIAGONAL, -3), (UPPER, 100), (CROSS, 10), (SQUARES, 10), (SQUARES, -3)]
-)
+@pytest.mark.parametrize(("block", "factor"), [(DIAGONAL, -3), (UPPER, 100), (CROSS, 10), (SQUARES, 10), (SQUARES, -3)])
 def test_a_summary_of_numbers_with_one_block_scaled_is_quarantined(block: str, factor: int) -> None:
     honest = noisy(STAY, stay_rows(900, 8), 2.0, "honest")
     assert implausibility(STAY, honest.summary) is None

@@ -121,7 +121,7 @@ class GossipSettings:
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between
     arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
-    for things twice on thin lines: a chunk takes 8 s at 64 kbit/s."""
+    for things twice on thin lines: the largest chunk takes 8 s at 64 kbit/s."""
 
     hostage_s: float = 120.0
     """A record asked of a link that delivers others but nothing of this one for so long, and for twice what a full

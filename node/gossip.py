@@ -1,22 +1,20 @@
-"""Gossip: the core of the node. `handle(event, now)` decides and returns actions; it opens no socket, file
-or clock.
+"""Gossip: the core of the node. `handle(event, now)` decides and returns actions; it opens no socket, file or clock.
 
-Follows docs/protocol.md, section "Gossip". In the order in which a record meets it:
+Follows docs/protocol.md, sections "Links" and "Gossip". In the order in which a record meets it:
 
-    dial      members with an address and no link, with backoff, for ever                          (dialing)
-    hello     both sides say their version; of two links with one peer, both sides keep the same one digest
-    anti-entropy: compare what is settled, first by one hash, then by origin, by ranges   (reconcile)
-    announce  tell a link of what it lacks, and some links of what is new                           (rumors)
-    fetch     ask one link at a time for headers, then chunks; check, then keep                     (fetch)
-    settle    (holdings) a record with all its body, or without one, or taken back, is ours to announce
+    dial       members with an address and no link, with backoff, for ever                             (dialing)
+    hello      both sides say their version; of two links with one peer, both sides keep the same one
+    digest     anti-entropy: compare what is settled by one hash, then by origin, then by ranges       (reconcile)
+    announce   tell a link of what it lacks, and a few links of what is new                            (rumors)
+    fetch      ask one link at a time for headers, then chunks; check, then keep                       (fetch)
+    settle     a record that is whole, or has no body, or was taken back, is ours to announce          (holdings)
 
-Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a
-rule of `records` or `wire` forbids. What a removed member wrote stays in the store, and is no longer
-compared, announced, served or asked for. Anything invalid is a strike; too many close the link and keep the
-peer out for a while. Slow is not invalid.
+Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a rule of
+`records` or `wire` forbids. What a removed member wrote stays in the store, and is no longer compared, announced,
+served or asked for. Anything invalid is a strike; too many close the link and keep the peer out for a while. Slow is
+not invalid.
 
-Deterministic: the same events, times and `rng` give the same actions, so a simulated swarm replays from its
-seed.
+Deterministic: the same events, times and `rng` give the same actions, so a simulated swarm replays from its seed.
 """
 
 from __future__ import annotations

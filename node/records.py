@@ -150,14 +150,6 @@ class KeyGrant:
     key_card: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EpochKey:
-    """One of an origin's epoch keys, open: the number that headers name, and 32 secret bytes."""
-
-    number: int
-    key: bytes = field(repr=False)
-
-
 class HeldState(enum.StrEnum):
     """What is held of a record. COMPLETE and BURIED are settled: nothing more of it is wanted."""
 

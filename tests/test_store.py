@@ -457,30 +457,35 @@ def pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def test_kill_dash_9_loses_nothing_acknowledged_and_repeats_no_sequence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [60, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_kill_dash_9_loses_nothing_acknowledged_and_repeats_no_sequence(tmp_path: Path, kills: int) -> None:
     home = tmp_path / "home"
     Store.create(home).close()
     rng = seeded(9)
     reserved: list[int] = []
     kept: list[str] = []
     with start_writer(home) as writer:
-        for _ in range(60):
+        for _ in range(kills):
             new_reserved, new_kept = one_life(writer, rng.randint(1, 14))
             reserved += new_reserved
             kept += new_kept
-            store = Store.open(home)
-            held = {one.record.id.hex(): one for one in store.held()}
-            assert all(held[record_id].state is HeldState.COMPLETE for record_id in kept)
-            store.close()
+            assert_whole(home, new_kept)
         pipe(writer.stdin).close()
+    assert_whole(home, kept)
+    assert len(kept) > kills
     assert len(reserved) == len(set(reserved)), "a sequence was given out twice"
-    assert len(kept) > 60
     store = Store.open(home)
-    for record_id in kept:
-        held = store.get(bytes.fromhex(record_id))
-        assert held is not None
-        assert store.body(bytes.fromhex(record_id)) == held.record.header.sequence.to_bytes(8, "big") * 5_000
     assert store.reserve_sequence() > max(reserved)
+    store.close()
+
+
+def assert_whole(home: Path, kept: list[str]) -> None:
+    """A store that opens clean and has all of these records, body and all."""
+    store = Store.open(home)
+    for record_id in map(bytes.fromhex, kept):
+        held = store.get(record_id)
+        assert held is not None
+        assert store.body(record_id) == held.record.header.sequence.to_bytes(8, "big") * 5_000
     store.close()
 
 

@@ -12,8 +12,7 @@ signature; a body, if the kind has one, is named in the header by the hashes of 
     7. The payload is what the kind's row says (`wire.read_payload`).
     8. The signature is the origin's, over the header's bytes, under the kind's label.
 
-Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it
-arrives.
+Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it arrives.
 
 This module does no I/O, knows no encoding and refuses to repair anything: a record is right or it is refused.
 """
@@ -170,8 +169,7 @@ class Held:
 
 
 def core(header: Header) -> bytes:
-    """The bytes that a seal binds a body to: label, then each field with its length in 4 bytes,
-    big-endian."""
+    """The bytes that a seal binds a body to: label, then each field with its length in 4 bytes, big-endian."""
     fields = (
         header.origin.raw,
         header.coalition,
@@ -199,12 +197,11 @@ def chunk_size(header: Header, index: int) -> int:
 
 
 def can_bury(later: Header, earlier: Header) -> bool:
-    """Whether `later` may take back `earlier`, if it names it: only what has a body, and only by its own
-    origin."""
+    """Whether `later` may take back `earlier`, if it names it: only what has a body, and only by its own origin."""
     return later.origin == earlier.origin and earlier.body_bytes > 0
 
 
-# ---------------------------------------------------------------------------------------- the rules, in order
+# -------------------------------------------------------------------------------------------------- the rules, in order
 
 
 def check_sizes(header_bytes: bytes, signature: bytes) -> None:

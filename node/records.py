@@ -23,8 +23,8 @@ import enum
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from crypto.errors import BadSignature
-from crypto.keys import ENCRYPTION_PUBLIC_BYTES, PublicKey
+from crypto.errors import BadSignature, Malformed
+from crypto.keys import PublicKey, parse_encryption_public
 from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hashes
 from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_record
 from node.config import (
@@ -223,8 +223,11 @@ def check_header(header: Header) -> None:
 def check_payload(kind: Kind, payload: KeyCard | KeyGrant | None) -> None:
     """Rule 7, once the payload is decoded."""
     match payload:
-        case KeyCard(encryption_public) if len(encryption_public) != ENCRYPTION_PUBLIC_BYTES:
-            raise RecordError(f"An encryption key has {ENCRYPTION_PUBLIC_BYTES} bytes.")
+        case KeyCard(encryption_public):
+            try:
+                parse_encryption_public(encryption_public)
+            except Malformed as error:
+                raise RecordError(f"The encryption key of a key card cannot be used: {error}") from error
         case KeyGrant(wrapped_key) if len(wrapped_key) != WRAPPED_KEY_BYTES:
             raise RecordError(f"A wrapped epoch key has {WRAPPED_KEY_BYTES} bytes.")
         case KeyGrant(_, key_card) if len(key_card) != RECORD_ID_BYTES:

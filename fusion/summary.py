@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fusion.accounting import MAX_ENTRIES, MIN_SIGMA, mu_of, noise_scale
 from fusion.errors import BudgetError, SummaryError
 from fusion.summaries import UNIT, BlockLayout, Blocks, kind_of
-from fusion.task import UNIT_RECORD, Task, dimension
+from fusion.task import Task, dimension
 
 MECHANISM = "discrete-gaussian-1"
 ADJACENCY = "add-or-remove-one"
@@ -101,6 +101,7 @@ class Plan:
     sigma: float  # deviation on the diagonal of G, where one row adds at most 1
     mu: float  # what the ledger is charged: mu^2
     estimated_bytes: int
+    unit: str  # whom it protects: a record, or a person
     layout: tuple[BlockLayout, ...]
     sigmas: dict[str, int]  # per block, in units of 2^-32
 
@@ -131,6 +132,7 @@ def plan(task: Task, epsilon: float) -> Plan:
         sigma=sigma,
         mu=mu_of(epsilon, task.privacy.delta),
         estimated_bytes=_estimated_bytes(layout, sigmas),
+        unit=task.privacy.unit,
         layout=layout,
         sigmas=sigmas,
     )
@@ -277,7 +279,7 @@ def claim_of(planned: Plan, ledger_position: int) -> Claim:
         mechanism=MECHANISM,
         sensitivity=planned.sensitivity,
         adjacency=ADJACENCY,
-        unit=UNIT_RECORD,
+        unit=planned.unit,
         ledger_position=ledger_position,
     )
 

@@ -21,8 +21,9 @@ from scipy import stats
 
 from fusion import release as release_module
 from fusion.accounting import delta_of
-from fusion.dataset import read_batches
+from fusion.dataset import read_batches, release_batches
 from fusion.errors import BudgetError, DataError, SummaryError
+from fusion.fuse import Contribution, fuse
 from fusion.ledger import Ledger
 from fusion.release import Release, exact_summary, measure, noisy_summary, release
 from fusion.summaries import UNIT
@@ -132,6 +133,7 @@ import os, signal, sys
 from pathlib import Path
 from typing import Any
 from fusion import release as module
+from fusion.fuse import Contribution, fuse
 from fusion.ledger import Ledger
 from fusion.task import Task
 def killed(*_): os.kill(os.getpid(), signal.SIGKILL)
@@ -460,3 +462,53 @@ def test_random_seeds_do_not_make_noise_repeat(data: Path) -> None:
         return noisy_summary(TASK, measured, 1.0).blocks[UPPER].tolist()
 
     assert drawn() != drawn()
+
+
+# --- persons --------------------------------------------------------------------------------------------------
+
+PERSONS = Task.from_toml(
+    TOML.replace("delta = 1e-5", 'delta = 1e-5\nunit = { column = "who", max_rows = 2 }'), "task.toml"
+)
+
+
+@pytest.fixture
+def people(data: Path) -> Path:
+    """Five rows each of 40 people."""
+    head, *rows = ROWS.splitlines()
+    data.write_text("\n".join([f"{head},who", *(f"{row},{number % 40}" for number, row in enumerate(rows))]) + "\n")
+    return data
+
+
+def test_a_release_of_persons_says_so_in_its_claim_and_in_the_ledger(people: Path, ledger: Ledger) -> None:
+    made = released(people, ledger, PERSONS)
+    assert made.claim.unit == "person:who"
+    assert (made.report.persons, made.report.rows_used, made.report.rows_beyond) == (40, 80, 120)
+    assert Summary.from_bytes(made.payload, PERSONS).claim == made.claim
+    with pytest.raises(BudgetError, match="a release in another unit needs a dataset of its own"):
+        released(people, ledger)
+    by_row = plan(TASK, 1.0)
+    assert plan(PERSONS, 1.0).sigmas == by_row.sigmas
+
+
+@pytest.mark.parametrize("unit", ["record", "person:y", "person"])
+def test_a_summary_that_claims_another_unit_than_its_task_is_refused(people: Path, ledger: Ledger, unit: str) -> None:
+    payload = released(people, ledger, PERSONS).payload
+    with pytest.raises(SummaryError, match="not that of its task and mechanism"):
+        Summary.from_bytes(rebuilt(payload, unit=unit), PERSONS)
+
+
+def test_a_release_of_persons_fuses_like_any_other(people: Path, ledger: Ledger) -> None:
+    exact = exact_summary(PERSONS, release_batches([people], PERSONS))
+    noisy = Summary.from_bytes(released(people, ledger, PERSONS).payload, PERSONS)
+    for summary in (exact, noisy):
+        fused = fuse(PERSONS, [Contribution(b"r" * 32, b"o" * 32, summary)])
+        assert not fused.quarantined
+    (one,) = fuse(PERSONS, [Contribution(b"r" * 32, b"o" * 32, exact)]).used
+    assert fuse(PERSONS, [one]).statistics.counts.sum() == pytest.approx(40, rel=1e-3)
+
+
+def test_no_usable_person_is_refused_before_budget_is_spent(people: Path, ledger: Ledger) -> None:
+    people.write_text("size,color,y,who\n1,red,a,\n")
+    with pytest.raises(DataError, match="or the column of persons who"):
+        released(people, ledger, PERSONS)
+    assert spent(ledger) == 0

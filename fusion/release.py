@@ -33,6 +33,7 @@ __all__ = [
     "Summary",
     "exact_summary",
     "measure",
+    "noised_block",
     "noisy_summary",
     "plan",
     "release",
@@ -113,9 +114,14 @@ def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
     for block in planned.layout:
         sigma = planned.sigmas[block.name]
         steps[block.name] = step_of(sigma)
-        blocks[block.name] = _in_steps(discrete_gaussian(measured.blocks[block.name], sigma), steps[block.name])
+        blocks[block.name] = noised_block(measured.blocks[block.name], sigma)
     claim = claim_of(planned, ledger_position)
     return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
+
+
+def noised_block(values: NDArray[np.int64], sigma: int) -> NDArray[np.int64]:
+    """The mechanism itself: fresh noise on every entry, then rounding to whole steps of `step_of(sigma)`."""
+    return _in_steps(discrete_gaussian(values, sigma), step_of(sigma))
 
 
 def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:

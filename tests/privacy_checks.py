@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fusion.audit import audit
 from fusion.dataset import Batch, release_batches
 from fusion.errors import DataError
 from fusion.summaries import UNIT, Blocks, kind_of
@@ -175,3 +176,15 @@ def check_stated_sensitivity_is_proved(task: Task) -> None:
     assert kind.sensitivity(task) == proved, f"Delta is stated as {kind.sensitivity(task):.4f}, proved is {proved:.4f}"
     for block in kind.layout(task):
         assert math.isclose(block.noise_divisor**2, WEIGHTS[block.name]), f"block {block.name} has another weight"
+
+
+# --- noise ----------------------------------------------------------------------------------------------------
+
+AUDIT_RUNS = 12_000  # by chance, the audit below fails less than once in 10,000 runs of the suite
+AUDIT_CONFIDENCE = 0.9999
+
+
+def check_audit_confirms_claim(task: Task, epsilon: float = 3.0) -> None:
+    """Released numbers tell neighbors apart as well as epsilon says: not better, and not much worse."""
+    measured = audit(task, epsilon, AUDIT_RUNS, confidence=AUDIT_CONFIDENCE)
+    assert measured.verdict == "holds", measured.describe()

@@ -104,7 +104,7 @@ def test_runs_without_sense_are_refused(runs: int) -> None:
 
 def test_an_epsilon_over_the_maximum_is_refused() -> None:
     with pytest.raises(BudgetError, match="the maximum of this task"):
-        audit(TASKS["classification, rows"], 3.5)
+        audit(TASKS["classification, rows"], 10.5)
 
 
 def test_files_without_header_other_delimiters_and_odd_missing_marks_are_audited_too() -> None:

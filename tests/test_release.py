@@ -17,10 +17,10 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from privacy_checks import check_noise_gives_claimed_privacy
 from scipy import stats
 
 from fusion import release as release_module
-from fusion.accounting import delta_of
 from fusion.dataset import read_batches, release_batches
 from fusion.errors import BudgetError, DataError, SummaryError
 from fusion.fuse import Contribution, fuse
@@ -200,15 +200,7 @@ def test_progress_runs_over_both_passes(data: Path, ledger: Ledger) -> None:
 @pytest.mark.parametrize("epsilon", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("task", [TASK, REGRESSION], ids=["classification", "regression"])
 def test_the_noise_of_the_plan_gives_the_privacy_that_is_claimed(task: Task, epsilon: float) -> None:
-    """mu^2 = max over records of the sum, over entries, of (change / sigma)^2; see docs/privacy.md."""
-    planned = plan(task, epsilon)
-    # ||svec|| = 1 lies on the diagonal, or above it where svec counts a square twice, or in between
-    diagonal_and_upper = max(1 / planned.sigmas[DIAGONAL] ** 2, 0.5 / planned.sigmas[UPPER] ** 2)
-    others = sum(1 / planned.sigmas[name] ** 2 for name in (CROSS, SQUARES) if name in planned.sigmas)
-    mu = UNIT * math.sqrt(diagonal_and_upper + others)
-    assert delta_of(mu, epsilon) <= 1e-5
-    assert delta_of(mu, epsilon) > 0.999e-5, "more noise than the claim needs"
-    assert planned.mu == pytest.approx(mu, rel=1e-6)
+    check_noise_gives_claimed_privacy(task, epsilon)
 
 
 def test_released_blocks_carry_gaussian_noise_of_the_stated_deviation(data: Path, ledger: Ledger) -> None:

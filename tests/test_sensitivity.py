@@ -26,6 +26,7 @@ from privacy_checks import (
     check_person_moves_sums_by_at_most_delta,
     check_prolific_person,
     check_row_moves_sums_by_at_most_delta,
+    check_shares_add_up_to_at_most_one,
     check_stated_sensitivity_is_proved,
     sums_of,
     sums_of_file,
@@ -34,7 +35,7 @@ from privacy_checks import (
 from fusion.dataset import Batch, inspect, person_pass, read_batches
 from fusion.errors import DataError
 from fusion.summaries import UNIT, moments
-from fusion.summaries.moments import MAX_ROWS, MOMENTS, assemble, quantize, whole_shares
+from fusion.summaries.moments import MAX_ROWS, MOMENTS, assemble, quantize
 
 hostile_float = (
     st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1e308, -0.0, 5e-324, -5.0, 40.0, 1.0]) | st.floats()
@@ -112,8 +113,7 @@ def test_somebody_with_more_rows_than_are_kept_adds_no_more_than_delta(name: str
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 7, 49, 999, 1000])
 def test_shares_of_a_person_never_add_up_to_more_than_one(k: int) -> None:
-    (share,) = whole_shares(np.array([k]))
-    assert k * int(share) ** 2 <= UNIT < k * (int(share) + 1) ** 2
+    check_shares_add_up_to_at_most_one(k)
 
 
 @given(

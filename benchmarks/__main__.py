@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import cost, heart, sealing
+from benchmarks import cost, heart, noise, sealing
 
 HERE = Path(__file__).parent
 
@@ -22,7 +22,7 @@ def main() -> None:
         f"{os.cpu_count()} cores, {platform.machine()}. Absolute times depend on the machine; ratios were measured in "
         "one run, side by side.\n"
     ]
-    for benchmark in (cost, sealing, heart):
+    for benchmark in (cost, sealing, noise, heart):
         started = time.monotonic()
         print(f"{benchmark.__name__} ...", file=sys.stderr, flush=True)
         sections.append(benchmark.run(HERE))

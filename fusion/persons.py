@@ -10,7 +10,7 @@ Both answers about a person follow from the rows of that person alone: adding or
 neither. That independence is what the sensitivity of a person-level release rests on.
 
 Ids are compared as texts, without spaces around them and without the ".0" that some programs append to whole
-numbers. Memory is one entry per person (a 16-byte keyed hash and two counts, about 150 bytes), whatever the
+numbers. Memory is one entry per person (a 16-byte keyed hash and two counts, about 170 bytes), whatever the
 length of the ids and the number of rows. The key is drawn anew for every release, so nobody can prepare two ids
 that collide; among 2^30 persons any two do with probability below 2^-69, far inside the slack in delta that
 `fusion.accounting` sets aside.

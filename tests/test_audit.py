@@ -27,6 +27,15 @@ def test_the_measured_privacy_is_just_below_the_claim(name: str) -> None:
     check_audit_confirms_claim(TASKS[name])
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 3.0])
+def test_the_heart_task_measures_between_seven_tenths_and_all_of_its_claim(heart_example: Path, epsilon: float) -> None:
+    task = Task.from_toml((heart_example / "task.toml").read_text(encoding="utf-8"), "task.toml")
+    measured = audit(task, epsilon)
+    print(measured.describe())
+    assert measured.verdict == "holds", measured.describe()
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_canary_moves_the_sums_as_far_as_anything_can(name: str) -> None:
     without, with_canary = neighbors(TASKS[name])

@@ -8,7 +8,9 @@ read alike from every format:
 * a number that cannot be read as a finite number is missing, and counted as unreadable;
 * a number outside the bounds is clipped, and counted; a category outside the list is missing, and counted;
 * a row whose label is missing or outside the classes is dropped, and counted; a label number is clipped
-  likewise.
+  likewise;
+* where the task protects persons, a row without an id is dropped, and so are rows of a person beyond the bound;
+  both are counted (see fusion.persons). Predicting and scoring need no ids and drop no such row.
 
 The counts are private: they are shown to the steward and never leave the node. Errors name the file and the
 row or column, and never quote a cell.
@@ -31,10 +33,11 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from fusion.errors import DataError
+from fusion.persons import PersonPass, person_pass
 from fusion.summaries import Progress
 from fusion.task import CategoryColumn, CsvFormat, NumberColumn, Task, label_spellings, spellings
 
-__all__ = ["Batch", "RowReport", "inspect", "read_batches", "spellings"]
+__all__ = ["Batch", "RowReport", "inspect", "person_pass", "read_batches", "release_batches", "spellings"]
 
 BATCH_ROWS = 16_384
 CSV_BLOCK_BYTES = 2**20  # memory per block read; also the longest row of a CSV file
@@ -56,6 +59,7 @@ class Batch:
     categories: dict[str, Ints]  # index in the column's values; -1 where missing or unknown
     label: Ints | Floats | None
     rows: int
+    person_rows: Ints | None = None  # how many rows are kept of the person of each row; None if not asked for
 
     def __len__(self) -> int:
         return self.rows
@@ -68,6 +72,7 @@ class Batch:
             {name: values[part] for name, values in self.categories.items()},
             None if self.label is None else self.label[part],
             max(0, stop - start),
+            None if self.person_rows is None else self.person_rows[part],
         )
 
 
@@ -78,30 +83,59 @@ class RowReport:
     rows_read: int = 0
     rows_used: int = 0
     labels_outside: int = 0
+    persons: int = 0  # 0 where the unit is the row
+    persons_missing: int = 0  # rows without an id
+    rows_beyond: int = 0  # rows of a person over the bound of the task
     clipped: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     unreadable: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-def inspect(paths: Sequence[Path], task: Task, need_label: bool = True, progress: Progress | None = None) -> RowReport:
-    """Read all once, so that a broken file is found before budget is charged; DataError says where."""
+def inspect(
+    paths: Sequence[Path],
+    task: Task,
+    need_label: bool = True,
+    progress: Progress | None = None,
+    persons: PersonPass | None = None,
+) -> RowReport:
+    """Read all once, so that a broken file is found before budget is charged; DataError says where.
+
+    It is also the first pass over the persons of a task that protects persons, for `read_batches` to follow.
+    """
     report = RowReport()
-    for _batch in _batches(paths, task, need_label, report):
+    counted = (persons or person_pass(task)) if need_label else None
+    for _batch in _batches(paths, task, need_label, report, counted):
         if progress is not None:
             progress(report.rows_read)
+    report.persons = counted.persons if counted else 0
     return report
 
 
-def read_batches(paths: Sequence[Path], task: Task, need_label: bool = True) -> Iterator[Batch]:
-    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped."""
-    return _batches(paths, task, need_label, RowReport())
+def read_batches(
+    paths: Sequence[Path], task: Task, need_label: bool = True, persons: PersonPass | None = None
+) -> Iterator[Batch]:
+    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped.
+
+    With `persons`, counted by `inspect` on the same files, they are the rows that a release takes.
+    """
+    return _batches(paths, task, need_label, RowReport(), persons.second() if persons else None)
 
 
-def _batches(paths: Sequence[Path], task: Task, need_label: bool, report: RowReport) -> Iterator[Batch]:
+def release_batches(paths: Sequence[Path], task: Task) -> Iterator[Batch]:
+    """The rows that a release takes: `read_batches`, after a pass over the persons where the task has any."""
+    persons = person_pass(task)
+    if persons:
+        inspect(paths, task, persons=persons)
+    return read_batches(paths, task, persons=persons)
+
+
+def _batches(
+    paths: Sequence[Path], task: Task, need_label: bool, report: RowReport, persons: PersonPass | None
+) -> Iterator[Batch]:
     if not paths:
         raise DataError("no data file is named; name at least one")
-    reader = _RowReader(task, need_label, report)
+    reader = _RowReader(task, need_label, report, persons)
     for path in paths:
         rows_before = report.rows_read
         for record_batch in _record_batches(Path(path), task, reader.columns):
@@ -236,10 +270,13 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
 class _RowReader:
     """Turns record batches into batches of one task, and keeps the counts."""
 
-    def __init__(self, task: Task, need_label: bool, report: RowReport) -> None:
+    def __init__(self, task: Task, need_label: bool, report: RowReport, persons: PersonPass | None) -> None:
         self.columns = [column.name for column in task.columns]
         if need_label:
             self.columns.append(task.label.column)
+        if persons is not None and task.privacy.person is not None:
+            self.columns.append(task.privacy.person.column)
+        self._persons = persons
         self._task = task
         self._need_label = need_label
         self._report = report
@@ -255,6 +292,11 @@ class _RowReader:
             label, keep = self._label(_plain(rows.column(self._task.label.column), self._task.label.column, path))
             report.labels_outside += int(rows.num_rows - keep.sum())
             rows, label = rows.filter(pa.array(keep)), label[keep]
+        person_rows: Ints | None = None
+        if self._persons is not None and self._task.privacy.person is not None:
+            ids = _plain(rows.column(self._task.privacy.person.column), self._task.privacy.person.column, path)
+            keep, person_rows = self._person(ids, self._persons, path)
+            rows, label = rows.filter(pa.array(keep)), None if label is None else label[keep]
         report.rows_used += rows.num_rows
         numbers: dict[str, Floats] = {}
         categories: dict[str, Ints] = {}
@@ -264,7 +306,23 @@ class _RowReader:
                 numbers[column.name] = self._number(cells, column.name, column.lower, column.upper)
             else:
                 categories[column.name] = self._category(cells, column.name)
-        return Batch(numbers, categories, label, rows.num_rows)
+        return Batch(numbers, categories, label, rows.num_rows, person_rows)
+
+    def _person(self, cells: pa.Array, persons: PersonPass, path: Path) -> tuple[NDArray[np.bool_], Ints]:
+        """Which of the rows are kept, and for these how many of the person's are."""
+        if pa.types.is_floating(cells.type):  # whole numbers become floats where a cell is missing
+            values = _floats(cells)
+            whole = np.isfinite(values) & (np.trunc(values) == values) & (np.abs(values) < 2.0**53)
+            if not (whole | np.isnan(values)).all():
+                raise DataError(f"{path} has ids of persons that are no whole numbers; write them as texts")
+            cells = pa.array(np.where(whole, values, 0.0).astype(np.int64), mask=~whole)
+        texts, absent = self._texts(cells)
+        self._report.persons_missing += int(absent.sum())
+        kept, person_rows = persons.take(texts.drop_null())
+        self._report.rows_beyond += int((~kept).sum())
+        keep = ~absent
+        keep[keep] = kept
+        return keep, person_rows[kept]
 
     def _label(self, cells: pa.Array) -> tuple[Ints | Floats, NDArray[np.bool_]]:
         """Labels of all rows, and which rows have one that the task knows."""

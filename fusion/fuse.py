@@ -66,6 +66,7 @@ class Statistics:
     gram_sigma: float
     cross_sigma: float
     target_sigma: float
+    granularity: float = 0.0  # relative error that the fixed point of persons with several rows leaves in counts
 
     @property
     def dimension(self) -> int:
@@ -157,6 +158,7 @@ class Sums:
             gram_sigma=self._sigma(DIAGONAL),
             cross_sigma=self._sigma(CROSS),
             target_sigma=0.0 if classes else self._sigma(SQUARES),
+            granularity=granularity(task),
         )
 
     def _sigma(self, block: str) -> float:
@@ -208,6 +210,18 @@ def total(contributions: Sequence[Contribution]) -> Sums:
     return sums
 
 
+def granularity(task: Task) -> float:
+    """How far counts that are read from different blocks may differ, as a share of the rows, for fixed point alone.
+
+    A person's row of a share 1/k is truncated after division by sqrt(k): the bias entry and the class entry then
+    stand each within one unit of 2^16 / sqrt(k) of their true ratio. Whole rows agree exactly.
+    """
+    person = task.privacy.person
+    if person is None or person.max_rows == 1:
+        return 0.0
+    return float(np.sqrt(person.max_rows)) / FIXED_POINT * (1.0 + 2.0 / task.encoder.bias)
+
+
 def implausibility(task: Task, summary: Summary) -> str | None:
     """Why no honest release looks like this summary, in words; None where one could."""
     return problem_of(Sums.of(summary).statistics(task))
@@ -215,7 +229,7 @@ def implausibility(task: Task, summary: Summary) -> str | None:
 
 def problem_of(statistics: Statistics) -> str | None:
     """The first check that these statistics, of one summary, fail."""
-    slack = ROUNDING * (1.0 + abs(statistics.rows))
+    slack = (ROUNDING + statistics.granularity) * (1.0 + abs(statistics.rows))
     check_label = _implausible_classes if statistics.classes else _implausible_target
     return check_label(statistics, slack) or _implausible_gram(statistics, slack)
 

@@ -20,7 +20,7 @@ from fusion.errors import DataError
 from fusion.noise import discrete_gaussian
 from fusion.summaries import Blocks, Measured, Progress, kind_of
 from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, plan, step_of
-from fusion.task import UNIT_RECORD, Task
+from fusion.task import Task
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch, RowReport
@@ -33,6 +33,7 @@ __all__ = [
     "Summary",
     "exact_summary",
     "measure",
+    "noised_block",
     "noisy_summary",
     "plan",
     "release",
@@ -64,11 +65,12 @@ def release(
     BudgetError and DataError from the first three lines leave the budget as it was. `progress` hears rows
     done over both passes through the files, so it ends at twice the rows read.
     """
-    from fusion.dataset import inspect, read_batches
+    from fusion.dataset import inspect, person_pass, read_batches
 
     planned = plan(task, epsilon)
-    report = inspect(paths, task, progress=progress)
-    _check_rows(report)
+    persons = person_pass(task)
+    report = inspect(paths, task, progress=progress, persons=persons)
+    _check_rows(task, report)
     reserved = ledger.reserve(
         dataset,
         task.id,
@@ -77,8 +79,9 @@ def release(
         cap_epsilon,
         note=task.name,
         default_cap_epsilon=task.privacy.max_epsilon,
+        unit=planned.unit,
     )
-    measured = measure(task, read_batches(paths, task), _continued(progress, report.rows_read))
+    measured = measure(task, read_batches(paths, task, persons=persons), _continued(progress, report.rows_read))
     summary = _noised(planned, measured, reserved.position)
     payload = summary.to_bytes()
     ledger.ready(reserved.release_id, payload)
@@ -93,7 +96,7 @@ def measure(task: Task, batches: Iterable[Batch], progress: Progress | None = No
 def exact_summary(task: Task, batches: Iterable[Batch]) -> Summary:
     """The sums without noise, for tests and for comparisons on one machine; `to_bytes` refuses it."""
     blocks = measure(task, batches).blocks
-    claim = Claim(math.inf, 0.0, "none", kind_of(task).sensitivity(task), ADJACENCY, UNIT_RECORD, 0)
+    claim = Claim(math.inf, 0.0, "none", kind_of(task).sensitivity(task), ADJACENCY, task.privacy.unit, 0)
     return Summary(task.id, task.summary, claim, blocks, dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0))
 
 
@@ -111,9 +114,14 @@ def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
     for block in planned.layout:
         sigma = planned.sigmas[block.name]
         steps[block.name] = step_of(sigma)
-        blocks[block.name] = _in_steps(discrete_gaussian(measured.blocks[block.name], sigma), steps[block.name])
+        blocks[block.name] = noised_block(measured.blocks[block.name], sigma)
     claim = claim_of(planned, ledger_position)
     return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
+
+
+def noised_block(values: NDArray[np.int64], sigma: int) -> NDArray[np.int64]:
+    """The mechanism itself: fresh noise on every entry, then rounding to whole steps of `step_of(sigma)`."""
+    return _in_steps(discrete_gaussian(values, sigma), step_of(sigma))
 
 
 def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:
@@ -121,11 +129,12 @@ def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     return (values + step // 2) >> (step.bit_length() - 1)
 
 
-def _check_rows(report: RowReport) -> None:
+def _check_rows(task: Task, report: RowReport) -> None:
     from fusion.summaries.moments import MAX_ROWS
 
     if report.rows_used == 0:
-        raise DataError("no row has a label that the task knows; check the label column and its classes")
+        column = f", or the column of persons {persons.column}" if (persons := task.privacy.person) else ""
+        raise DataError(f"no row has a label that the task knows; check the label column and its classes{column}")
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
 

@@ -5,8 +5,10 @@ Wire form (version 1):
     "tidings-summary-1\\n" | header length (4 bytes, big-endian) | header (canonical JSON) | one zstd frame
 
 The header holds the task id, the kind, the claim and, for each block in the order of the kind's layout,
-[sigma, step, byte planes]. The frame holds the blocks in that order: entries in whole multiples of `step`,
-zigzagged, as byte planes (the lowest byte of every entry, then the next). Shapes follow from the task alone.
+[sigma, step]. The frame holds the blocks in that order: entries in whole multiples of `step`, zigzagged, as byte
+planes (the lowest byte of every entry, then the next), as many planes as the largest sum that any release can have
+needs. So header and frame before compression have a length that follows from task and claim alone; what is left to
+vary, by compression, is a function of the noised numbers, hence as private as they are.
 `step` is the power of two at or below sigma / 4: rounding after the noise is free for privacy, adds at most
 0.6 % to the variance, and leaves about five bits an entry.
 
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 from fusion.accounting import MAX_ENTRIES, MIN_SIGMA, mu_of, noise_scale
 from fusion.errors import BudgetError, SummaryError
 from fusion.summaries import UNIT, BlockLayout, Blocks, kind_of
-from fusion.task import UNIT_RECORD, Task, dimension
+from fusion.task import Task, dimension
 
 MECHANISM = "discrete-gaussian-1"
 ADJACENCY = "add-or-remove-one"
@@ -101,6 +103,7 @@ class Plan:
     sigma: float  # deviation on the diagonal of G, where one row adds at most 1
     mu: float  # what the ledger is charged: mu^2
     estimated_bytes: int
+    unit: str  # whom it protects: a record, or a person
     layout: tuple[BlockLayout, ...]
     sigmas: dict[str, int]  # per block, in units of 2^-32
 
@@ -131,6 +134,7 @@ def plan(task: Task, epsilon: float) -> Plan:
         sigma=sigma,
         mu=mu_of(epsilon, task.privacy.delta),
         estimated_bytes=_estimated_bytes(layout, sigmas),
+        unit=task.privacy.unit,
         layout=layout,
         sigmas=sigmas,
     )
@@ -159,10 +163,9 @@ def _encode(summary: Summary) -> bytes:
     block_headers = []
     planes = []
     for name, values in summary.blocks.items():
-        unsigned = _zigzag(values)
-        count = max(1, (int(unsigned.max(initial=0)).bit_length() + 7) // 8)
-        block_headers.append([summary.sigmas[name], summary.steps[name], count])
-        planes.append(_to_planes(unsigned, count))
+        step = summary.steps[name]
+        block_headers.append([summary.sigmas[name], step])
+        planes.append(_to_planes(_zigzag(values), planes_of(step)))
     header = _header_bytes(summary.task_id, summary.kind, summary.claim, block_headers)
     frame = zstandard.ZstdCompressor(level=9).compress(b"".join(planes))
     return _MAGIC + _LENGTH.pack(len(header)) + header + frame
@@ -171,6 +174,11 @@ def _encode(summary: Summary) -> bytes:
 def _header_bytes(task_id: bytes, kind: str, claim: Claim, blocks: list[list[int]]) -> bytes:
     content = {"task": task_id.hex(), "kind": kind, "claim": asdict(claim), "blocks": blocks}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def planes_of(step: int) -> int:
+    """Bytes that hold every zigzagged multiple of `step` up to MAX_VALUE."""
+    return ((2 * (MAX_VALUE // step) + 1).bit_length() + 7) // 8
 
 
 def _zigzag(values: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -207,8 +215,8 @@ def _decode(data: bytes, task: Task) -> Summary:
     content = _inflate(frame, sum(sizes))
     blocks: Blocks = {}
     start = 0
-    for block, size, (_sigma, step, count) in zip(planned.layout, sizes, header["blocks"], strict=True):
-        values = _unzigzag(_from_planes(content[start : start + size], block.entries, count))
+    for block, size, (_sigma, step) in zip(planned.layout, sizes, header["blocks"], strict=True):
+        values = _unzigzag(_from_planes(content[start : start + size], block.entries, planes_of(step)))
         limit = MAX_VALUE // step
         if values.size and (values.min() < -limit or values.max() > limit):
             raise SummaryError("the summary holds a sum that no release can reach; ignore it")
@@ -277,26 +285,24 @@ def claim_of(planned: Plan, ledger_position: int) -> Claim:
         mechanism=MECHANISM,
         sensitivity=planned.sensitivity,
         adjacency=ADJACENCY,
-        unit=UNIT_RECORD,
+        unit=planned.unit,
         ledger_position=ledger_position,
     )
 
 
 def _check_blocks(stated: object, planned: Plan) -> list[int]:
-    """Bytes of each block once inflated; sigma, step and planes must be those of the planned release."""
+    """Bytes of each block once inflated; sigma and step must be those of the planned release."""
     if not isinstance(stated, list) or len(stated) != len(planned.layout):
         raise SummaryError("the summary has other blocks than its task; ignore it")
     sizes = []
     for block, entry in zip(planned.layout, stated, strict=True):
-        if not isinstance(entry, list) or [type(number) for number in entry] != [int, int, int]:
+        if not isinstance(entry, list) or [type(number) for number in entry] != [int, int]:
             raise SummaryError("the header of the summary is malformed; ignore it")
-        sigma, step, count = entry
+        sigma, step = entry
         expected = planned.sigmas[block.name]
         if abs(sigma - expected) > 1 + SIGMA_TOLERANCE * expected or step != step_of(sigma):
             raise SummaryError("the noise of the summary is not what its epsilon calls for; ignore it")
-        if not 1 <= count <= 8:
-            raise SummaryError("the header of the summary is malformed; ignore it")
-        sizes.append(block.entries * count)
+        sizes.append(block.entries * planes_of(step))
     return sizes
 
 

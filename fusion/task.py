@@ -37,6 +37,7 @@ DEFAULT_BIAS = 0.4
 KINDS = ("classification", "regression")
 SUMMARY_KINDS = ("moments",)
 UNIT_RECORD = "record"
+MAX_PERSON_ROWS = 1_000
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
 
@@ -60,12 +61,25 @@ class Label:
 
 
 @dataclass(frozen=True)
+class PersonUnit:
+    """All rows with one id in `column` are protected together; at most `max_rows` of them are used."""
+
+    column: str
+    max_rows: int
+
+
+@dataclass(frozen=True)
 class Privacy:
     """The most that one release may spend, and the public delta and unit of every release."""
 
     max_epsilon: float
     delta: float = DEFAULT_DELTA
-    unit: str = UNIT_RECORD
+    person: PersonUnit | None = None  # None: the unit is one row
+
+    @property
+    def unit(self) -> str:
+        """Whom a release protects, as its claim and the ledger say it: `record`, or `person:<column>`."""
+        return UNIT_RECORD if self.person is None else f"person:{self.person.column}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,7 @@ class Task:
             "privacy": {
                 "max_epsilon": self.privacy.max_epsilon,
                 "delta": self.privacy.delta,
-                "unit": self.privacy.unit,
+                "unit": _unit_content(self.privacy.person),
             },
             "csv": _csv_content(self.csv),
             "columns": [_column_content(column) for column in self.columns],
@@ -219,6 +233,10 @@ def _label_content(label: Label) -> dict[str, Any]:
             "classes": [{"name": one.name, "values": list(one.values)} for one in label.classes],
         }
     return {"column": label.column, "lower": label.lower, "upper": label.upper}
+
+
+def _unit_content(person: PersonUnit | None) -> str | dict[str, Any]:
+    return UNIT_RECORD if person is None else {"column": person.column, "max_rows": person.max_rows}
 
 
 def _csv_content(csv: CsvFormat) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from fusion.task import (
     MAX_FILE_COLUMNS,
     MAX_MISSING,
     MAX_NAME_CHARS,
+    MAX_PERSON_ROWS,
     MAX_TASK_BYTES,
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
@@ -41,6 +42,7 @@ from fusion.task import (
     Label,
     LabelClass,
     NumberColumn,
+    PersonUnit,
     Privacy,
     TabularEncoder,
     Task,
@@ -196,8 +198,8 @@ def _build(raw: object, fail: Fail) -> Task:
     summary = top.choice("summary", SUMMARY_KINDS, default="moments")
     csv = _build_csv(top.table("csv", required=False))
     label = _build_label(top.table("label"), kind, csv)
-    privacy = _build_privacy(top.table("privacy"))
-    columns = _build_columns(top, label, csv)
+    privacy = _build_privacy(top.table("privacy"), label, csv)
+    columns = _build_columns(top, label, privacy, csv)
     encoder = _build_encoder(top.table("encoder"))
     top.done()
     task = Task(name, kind, summary, label, privacy, csv, columns, encoder)
@@ -250,7 +252,7 @@ def _build_class(table: _Table, csv: CsvFormat) -> LabelClass:
     return LabelClass(name, values)
 
 
-def _build_privacy(table: _Table) -> Privacy:
+def _build_privacy(table: _Table, label: Label, csv: CsvFormat) -> Privacy:
     max_epsilon = table.number("max_epsilon")
     if not 0 < max_epsilon <= MAX_EPSILON:
         table.fail("max_epsilon", f"must be over 0 and at most {MAX_EPSILON:g}")
@@ -258,15 +260,27 @@ def _build_privacy(table: _Table) -> Privacy:
     if not MIN_DELTA <= delta <= MAX_DELTA:
         table.fail("delta", f"must be between {MIN_DELTA:g} and {MAX_DELTA:g}")
     unit = table.value("unit") if table.has("unit") else UNIT_RECORD
-    if isinstance(unit, dict):
-        table.fail("unit", 'protecting a person with several rows is not supported yet; use unit = "record"')
-    if unit != UNIT_RECORD:
-        table.fail("unit", 'must be "record"')
+    if unit != UNIT_RECORD and not isinstance(unit, dict):
+        table.fail("unit", 'must be "record", or name the column of persons: { column = "patient", max_rows = 4 }')
+    person = _build_person(table.table("unit"), label, csv) if isinstance(unit, dict) else None
     table.done()
-    return Privacy(max_epsilon, delta, UNIT_RECORD)
+    return Privacy(max_epsilon, delta, person)
 
 
-def _build_columns(top: _Table, label: Label, csv: CsvFormat) -> tuple[Column, ...]:
+def _build_person(table: _Table, label: Label, csv: CsvFormat) -> PersonUnit:
+    column = table.text("column")
+    if column == label.column:
+        table.fail("column", "is the label column; name the column that says whose row it is")
+    if csv.names and column not in csv.names:
+        table.fail("column", "is not among csv.names; name it there")
+    max_rows = table.value("max_rows")
+    if isinstance(max_rows, bool) or not isinstance(max_rows, int) or not 1 <= max_rows <= MAX_PERSON_ROWS:
+        table.fail("max_rows", f"must be a whole number between 1 and {MAX_PERSON_ROWS}")
+    table.done()
+    return PersonUnit(column, max_rows)
+
+
+def _build_columns(top: _Table, label: Label, privacy: Privacy, csv: CsvFormat) -> tuple[Column, ...]:
     tables = top.tables("columns", MAX_COLUMNS)
     columns: list[Column] = []
     names: set[str] = set()
@@ -275,6 +289,8 @@ def _build_columns(top: _Table, label: Label, csv: CsvFormat) -> tuple[Column, .
         column = _build_column(table, csv)
         if column.name == label.column:
             table.fail("name", "is the label column; a column that is predicted from cannot be the one predicted")
+        if privacy.person is not None and column.name == privacy.person.column:
+            table.fail("name", "is the column of persons; an id cannot be a feature")
         if column.name in names:
             table.fail("name", "is used by an earlier column; name every column once")
         if csv.names and column.name not in csv.names:

@@ -241,6 +241,32 @@ def budget(
 
 
 @app.command()
+def audit(
+    context: typer.Context,
+    task: TaskName,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", metavar="E", help="The claim to check; else the task's maximum.")
+    ] = None,
+    runs: Annotated[int | None, typer.Option("--runs", metavar="N", help="Releases of each of two files.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw what was measured.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure the privacy of this node's own mechanism on made-up data, beside what it claims; spends nothing."""
+    from fusion.audit import audit as measure
+    from fusion.audit import draw
+    from node.tasks import find
+
+    found = find(_home(context), task)
+    with show.progress("auditing", "releases") as progress:
+        measured = measure(found, epsilon, runs, progress=progress)
+    show.as_json(measured.to_json()) if json else show.line(measured.describe())
+    if plot is not None and not draw(measured, plot):
+        show.note("No picture was drawn: install matplotlib (the extra `plot`) for one.")
+    if measured.verdict != "holds":
+        raise typer.Exit(1)
+
+
+@app.command()
 def withdraw(
     context: typer.Context,
     record: Annotated[str, typer.Argument(metavar="RECORD", help="The beginning of a record's id.")],

@@ -93,7 +93,8 @@ class Preview:
             "Nothing was released. A publish would send one summary, sealed for this node's members:",
             f"  {plan.entries:,} noisy numbers (sums over all rows of {plan.dimension} features), about "
             f"{size(plan.estimated_bytes)}; no row leaves",
-            f"  noise of standard deviation {plan.sigma:.2f} on each, where one row can change a number by at most 1",
+            f"  noise of standard deviation {plan.sigma:.2f} on each, where one {plan.unit.partition(':')[0]} can "
+            "change a number by at most 1",
             f"  cost: epsilon {plan.epsilon:g}, delta {plan.delta:g} of dataset {self.dataset}, which has epsilon "
             f"{self.left_epsilon:.3f} left. {verdict}",
         ]
@@ -175,6 +176,12 @@ def rows_json(report: RowReport) -> dict[str, Any]:
 def row_lines(report: RowReport) -> list[str]:
     """What was odd about the rows: for the steward's eyes, on this machine alone."""
     lines = [f"Rows (shown here only, never sent): {report.rows_used:,} of {report.rows_read:,} used."]
+    if report.persons:
+        lines.append(f"  {report.persons:,} persons")
+    if report.persons_missing:
+        lines.append(f"  {report.persons_missing:,} rows dropped: they do not say whose they are")
+    if report.rows_beyond:
+        lines.append(f"  {report.rows_beyond:,} rows dropped: their person has more rows than the task takes")
     if report.labels_outside:
         lines.append(f"  {report.labels_outside:,} rows dropped: their label is none of the task's classes")
     oddities = (

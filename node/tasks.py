@@ -127,7 +127,7 @@ def describe(task: Task) -> str:
         f"predicts  {task.label.column}: {target}",
         f"summary   {task.summary}, {dimension(task)} features",
         f"privacy   at most epsilon {task.privacy.max_epsilon:g} a release, delta {task.privacy.delta:g}, "
-        f"unit: one {task.privacy.unit}",
+        f"unit: {_unit(task)}",
         f"columns   {len(task.columns)}; a column of the data that is not listed is ignored",
     ]
     for column in task.columns:
@@ -137,6 +137,13 @@ def describe(task: Task) -> str:
         else:
             lines.append(f"  {column.name:20} one of {' '.join(column.values[:20])}")
     return "\n".join(lines)
+
+
+def _unit(task: Task) -> str:
+    person = task.privacy.person
+    if person is None:
+        return "one row"
+    return f"one person, by column {person.column}, of whom at most {person.max_rows} rows are taken"
 
 
 def proposals(home: Home) -> Iterator[Proposal]:

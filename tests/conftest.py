@@ -77,3 +77,15 @@ def rows_file(tmp_path: Path) -> Path:
 def heart_example() -> Path:
     """The heart example of this repository."""
     return Path(__file__).parent.parent / "examples" / "heart"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The list of deliberate bugs and of the checks that caught each, as `test_mutations.py` recorded them."""
+    reports = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    caught = [value for report in reports for name, value in report.user_properties if name == "mutant"]
+    if not caught:
+        return
+    terminalreporter.section(f"{len(caught)} deliberate bugs, each caught")
+    width = max(len(name) for name, _ in caught)
+    for name, caught_by in caught:
+        terminalreporter.write_line(f"{name:{width}}  {', '.join(caught_by)}")

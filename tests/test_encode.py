@@ -130,7 +130,7 @@ def test_no_row_is_longer_than_one_even_in_whole_numbers(values: list[tuple[floa
     assert (np.linalg.norm(x, axis=1) <= 1 + 1e-12).all()
     whole = np.trunc(x * 2**16).astype(np.int64)
     assert all(sum(int(entry) ** 2 for entry in row) <= UNIT for row in whole)
-    np.testing.assert_array_equal(quantize(x), whole)
+    np.testing.assert_array_equal(quantize(x, np.ones(len(x), dtype=np.int64)), whole)
 
 
 @given(any_rows, st.data())

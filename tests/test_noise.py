@@ -17,16 +17,48 @@ def draws(count: int, sigma: int) -> np.ndarray:
     return discrete_gaussian(np.zeros(count, dtype=np.int64), sigma)
 
 
-def test_small_noise_has_exactly_the_discrete_gaussian_frequencies() -> None:
-    sigma = 3
-    sample = draws(20_000, sigma)
-    support = np.arange(-9, 10)
+def frequencies_p_value(sample: np.ndarray, sigma: int) -> float:
+    """Chi-squared: the frequency of every value within 3 deviations, and of all others together."""
+    reach = 3 * sigma
+    support = np.arange(-reach, reach + 1)
     weights = np.exp(-(support**2) / (2 * sigma**2))
-    expected = weights / np.exp(-(np.arange(-200, 201) ** 2) / (2 * sigma**2)).sum() * len(sample)
-    observed = np.array([(sample == value).sum() for value in support])
+    expected = weights / np.exp(-(np.arange(-40 * sigma, 40 * sigma + 1) ** 2) / (2 * sigma**2)).sum() * len(sample)
+    observed = np.bincount(sample[np.abs(sample) <= reach] + reach, minlength=len(support))
     rest = len(sample) - observed.sum(), len(sample) - expected.sum()
-    _statistic, p_value = stats.chisquare([*observed, rest[0]], [*expected, rest[1]])
-    assert p_value > RARE
+    return float(stats.chisquare([*observed, rest[0]], [*expected, rest[1]]).pvalue)
+
+
+def bins_p_value(sample: np.ndarray, sigma: int, bins: int) -> float:
+    """Chi-squared: bins of equal probability under the normal, whole numbers being fine enough at these scales."""
+    edges = stats.norm.ppf(np.linspace(0, 1, bins + 1)[1:-1]) * sigma
+    observed = np.bincount(np.searchsorted(edges, sample), minlength=bins)
+    return float(stats.chisquare(observed).pvalue)
+
+
+@pytest.mark.parametrize("sigma", [1, 3, 20])
+def test_small_noise_has_exactly_the_discrete_gaussian_frequencies(sigma: int) -> None:
+    assert frequencies_p_value(draws(20_000, sigma), sigma) > RARE
+
+
+def test_release_noise_fills_bins_of_equal_probability_equally() -> None:
+    assert bins_p_value(draws(20_000, RELEASE_SIGMA), RELEASE_SIGMA, 100) > RARE
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("sigma", [1, 2, 7, 50, 400])
+def test_hundreds_of_thousands_of_small_draws_have_the_exact_frequencies(sigma: int) -> None:
+    assert frequencies_p_value(draws(400_000, sigma), sigma) > RARE
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("sigma", [2**30, RELEASE_SIGMA, 2**40, MAX_SIGMA])
+def test_hundreds_of_thousands_of_release_draws_fill_bins_equally(sigma: int) -> None:
+    sample = draws(400_000, sigma)
+    assert bins_p_value(sample, sigma, 1_000) > RARE
+    low, high = stats.chi2.ppf([RARE, 1 - RARE], len(sample))
+    assert low < ((sample / sigma) ** 2).sum() < high
+    for modulus in (2, 3, 5, 16, 257):  # the low digits are uniform: nothing is scaled up from a coarser grid
+        assert stats.chisquare(np.bincount(sample % modulus, minlength=modulus)).pvalue > RARE
 
 
 def test_release_noise_is_gaussian_with_the_stated_deviation() -> None:

@@ -12,6 +12,7 @@ from fusion.errors import TaskError
 from fusion.task import (
     CategoryColumn,
     NumberColumn,
+    PersonUnit,
     Task,
     dimension,
     label_spellings,
@@ -115,7 +116,24 @@ def test_a_regression_task_has_bounds_instead_of_classes() -> None:
     assert b"-0.0" not in read.canonical()
 
 
-@pytest.mark.parametrize("text", [TOML, REGRESSION])
+PERSONS = TOML.replace("max_epsilon = 3.0", 'max_epsilon = 3.0\nunit = { column = "patient", max_rows = 4 }')
+
+
+def test_a_task_may_protect_persons_instead_of_rows() -> None:
+    read = Task.from_toml(PERSONS, "task.toml")
+    assert read.privacy.person == PersonUnit("patient", 4)
+    assert read.privacy.unit == "person:patient"
+    assert b'"unit":{"column":"patient","max_rows":4}' in read.canonical()
+    assert read.id != task().id
+
+
+def test_the_column_of_persons_must_be_in_a_file_without_a_header() -> None:
+    text = PERSONS.replace('missing = ["?"]', 'header = false\nnames = ["age", "pain", "num"]')
+    with pytest.raises(TaskError, match=r"privacy\.unit\.column is not among csv.names"):
+        Task.from_toml(text, "task.toml")
+
+
+@pytest.mark.parametrize("text", [TOML, REGRESSION, PERSONS])
 def test_a_task_survives_the_trip_to_a_peer(text: str) -> None:
     read = Task.from_toml(text, "task.toml")
     assert Task.from_canonical(read.canonical()) == read
@@ -139,6 +157,10 @@ def test_any_change_of_meaning_changes_the_id(old: str, new: str) -> None:
     assert Task.from_toml(TOML.replace(old, new), "x").id != task().id
 
 
+def unit(fields: str) -> str:
+    return f"max_epsilon = 1\nunit = {{ {fields} }}"
+
+
 REFUSED = [
     # what is replaced, by what, and the sentence that results
     ("", "x = [", r"task.toml line 1: this is not valid TOML"),
@@ -159,12 +181,20 @@ REFUSED = [
     ("max_epsilon = 3.0", "max_epsilon = true", r"line 12: privacy.max_epsilon must be a number"),
     ("max_epsilon = 3.0", "max_epsilon = 1\ndelta = 2e-5", r"line 13: privacy.delta must be between"),
     ("max_epsilon = 3.0", "max_epsilon = 1\ndelta = 0", r"line 13: privacy.delta must be between"),
-    ("max_epsilon = 3.0", 'max_epsilon = 1\nunit = "person"', r'line 13: privacy.unit must be "record"'),
+    ("max_epsilon = 3.0", 'max_epsilon = 1\nunit = "person"', r'line 13: privacy.unit must be "record", or name the'),
+    ("max_epsilon = 3.0", unit("max_rows = 4"), r'line 13: privacy.unit the field "column" is missing'),
+    ("max_epsilon = 3.0", unit('column = "id"'), r'line 13: privacy.unit the field "max_rows" is missing'),
     (
         "max_epsilon = 3.0",
-        'max_epsilon = 1\nunit = { column = "id", max_rows = 4 }',
-        r"line 13: privacy.unit protecting a person with several rows is not supported yet",
+        unit('column = "id", max_rows = 0'),
+        r"privacy.unit.max_rows must be a whole number between 1",
     ),
+    ("max_epsilon = 3.0", unit('column = "id", max_rows = 1001'), r"privacy.unit.max_rows must be .* 1 and 1000"),
+    ("max_epsilon = 3.0", unit('column = "id", max_rows = 2.0'), r"privacy.unit.max_rows must be a whole number"),
+    ("max_epsilon = 3.0", unit('column = "id", max_rows = true'), r"privacy.unit.max_rows must be a whole number"),
+    ("max_epsilon = 3.0", unit('column = "num", max_rows = 4'), r"line 13: privacy.unit.column is the label column"),
+    ("max_epsilon = 3.0", unit('column = "id", max_rows = 4, x = 1'), r"privacy.unit.x is not a field known here"),
+    ("max_epsilon = 3.0", unit('column = "age", max_rows = 4'), r'columns\[0\] "age": name is the column of persons'),
     ('missing = ["?"]', 'names = ["age"]', r"line 15: csv.names are for files without a header"),
     ('missing = ["?"]', "header = false", r'line 14: csv the field "names" is missing'),
     ('missing = ["?"]', 'header = false\nnames = ["age", "num"]', r'columns\[1\] "pain": name is not among csv.names'),

@@ -26,6 +26,25 @@ with noise sigma / b, which is the same mechanism. `fusion.release` rounds every
 
 A row whose integers do not satisfy g <= 2^32 (an encoder's bug, not a row's fault) adds nothing at all, so
 the bound above holds for whatever array `quantize` is given.
+
+Unit = person. A person with k kept rows (fusion.persons) enters with the mean of what k separate persons would
+add: the total G_p = (1/k) sum x x^T and M_p = (1/k) sum x onehot(y)^T, so that all rows of one person together weigh
+what a single row weighs. No matrix per person is needed: both factors of every product are scaled by 1/sqrt(k)
+*before* they are truncated,
+
+    q_i = trunc(2^16 x_i / sqrt(k)),   w_i = trunc(2^16 / sqrt(k)) at the row's class, or trunc(2^16 t_i / sqrt(k)).
+
+A row with k sum_j q_ij^2 > 2^32 adds nothing, and |w_i| <= isqrt(2^32 / k). So sum_i g_i <= 2^32 and sum_i w_i^2 <=
+2^32 over the person's k rows, in whole numbers, and for everything that the person adds
+
+    ||svec(sum q_i q_i^T)||  <=  sum_i g_i                               <=  2^32   (triangle inequality)
+    ||sum q_i w_i^T||        <=  sum_i sqrt(g_i) |w_i|
+                             <=  sqrt(sum_i g_i) sqrt(sum_i w_i^2)       <=  2^32   (Cauchy-Schwarz)
+    sum w_i^2                                                            <=  2^32.
+
+These are the bounds of a single row, hence the same Delta. k depends on the person's own rows alone, so adding or
+removing a person leaves what all others add as it was, to the last bit: the difference between neighboring
+datasets is exactly what that person adds. With k = 1 every formula is that of a row.
 """
 
 from __future__ import annotations
@@ -99,8 +118,9 @@ class MomentsKind:
             if rows > MAX_ROWS:
                 raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
             targets = quantize_targets(task, batch)
+            shares = rows_sharing(task, batch)
             for part in _parts(len(batch)):
-                q = quantize(encoder.encode(batch.slice(part)))
+                q = quantize(encoder.encode(batch.slice(part)), shares[part])
                 w = targets[part]
                 gram += np.rint(q.T @ q).astype(np.int64)
                 cross += np.rint(q.T @ w).astype(np.int64)
@@ -122,26 +142,49 @@ def outputs(task: Task) -> int:
     return len(task.label.classes) or 1
 
 
-def quantize(x: Floats) -> Floats:
-    """(n, d) whole numbers trunc(2^16 x), float64 for BLAS; a row that is too long or not finite is zero."""
+def rows_sharing(task: Task, batch: Batch) -> Ints:
+    """(n,) k of each row: how many kept rows its person has; 1 where the unit is the row."""
+    if task.privacy.person is None:
+        return np.ones(len(batch), dtype=np.int64)
+    if batch.person_rows is None:
+        raise DataError("a task that protects persons needs its rows read by person, as a release reads them")
+    return batch.person_rows
+
+
+def quantize(x: Floats, k: Ints) -> Floats:
+    """(n, d) whole numbers trunc(2^16 x / sqrt(k)), float64 for BLAS; a row too long or not finite is zero."""
     finite = np.isfinite(x).all(axis=1, keepdims=True)
+    scale = FIXED_POINT / np.sqrt(k.astype(np.float64))[:, None]
     # Clipping only spares what follows an overflow: a coordinate beyond 1 makes its row too long.
-    q: Floats = np.trunc(np.clip(np.where(finite, x, 0.0), -2.0, 2.0) * FIXED_POINT)
+    q: Floats = np.trunc(np.clip(np.where(finite, x, 0.0), -2.0, 2.0) * scale)
     squares = (q * q).sum(axis=1)  # exact: at most 4 d 2^32 <= 2^46 for d <= 4,096
-    q[squares > UNIT] = 0.0
+    q[squares * k > UNIT] = 0.0
     return q
 
 
 def quantize_targets(task: Task, batch: Batch) -> Floats:
-    """(n, C) whole numbers, 2^16 at each row's class; or (n, 1) trunc(2^16 t). No known label: zeros."""
+    """(n, C) whole numbers, trunc(2^16 / sqrt(k)) at each row's class; or (n, 1) trunc(2^16 t / sqrt(k)).
+
+    No known label: zeros.
+    """
     if batch.label is None:
         raise DataError("a summary needs the label of every row; name the label column")
+    most = whole_shares(rows_sharing(task, batch))
     if task.label.classes:
         chosen = np.equal.outer(batch.label, np.arange(len(task.label.classes)))
-        return chosen.astype(np.float64) * FIXED_POINT
+        return chosen * most[:, None]
     t = np.nan_to_num(np.clip(batch.label, -1.0, 1.0), nan=0.0)
-    targets: Floats = np.trunc(t * FIXED_POINT)
+    scaled = np.trunc(t * (FIXED_POINT / np.sqrt(rows_sharing(task, batch).astype(np.float64))))
+    targets: Floats = np.clip(scaled, -most, most)
     return targets.reshape(-1, 1)
+
+
+def whole_shares(k: Ints) -> Floats:
+    """trunc(2^16 / sqrt(k)) of each entry, by whole numbers alone: floor(sqrt(floor(2^32 / k)))."""
+    distinct, place = np.unique(k, return_inverse=True)
+    roots = np.array([math.isqrt(UNIT // int(one)) for one in distinct], dtype=np.float64)
+    shares: Floats = roots[place]
+    return shares
 
 
 def assemble(task: Task, sums: Blocks) -> Moments:

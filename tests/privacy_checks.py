@@ -1,0 +1,316 @@
+"""What must hold of a release, as functions that raise AssertionError where it does not.
+
+The real suite runs them on the real code; `test_mutations.py` runs the same functions on code with a deliberate bug in
+it, and each bug must be caught. A check that no bug can fail would be decoration.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+from scipy import stats
+
+from fusion import release as release_module
+from fusion.accounting import DISCRETE_SLACK, delta_of, noise_scale
+from fusion.audit import audit
+from fusion.dataset import Batch, release_batches
+from fusion.errors import BudgetError, DataError
+from fusion.ledger import Ledger
+from fusion.summaries import UNIT, Blocks, kind_of, moments
+from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER
+from fusion.summary import plan
+from fusion.task import Task
+
+COLUMNS = """
+[csv]
+missing = ["?"]
+[[columns]]
+name = "plain"
+type = "number"
+lower = -5
+upper = 40
+[[columns]]
+name = "binned"
+type = "number"
+lower = 0
+upper = 1
+bins = 3
+[[columns]]
+name = "color"
+type = "category"
+values = ["red", "green", "blue"]
+[encoder]
+kind = "tabular"
+"""
+CLASSES = (
+    'kind = "classification"\n[label]\ncolumn = "y"\nclasses = [ { name = "a", values = ["a"] }, '
+    '{ name = "b", values = ["b"] }, { name = "c", values = ["c"] } ]\n'
+)
+NUMBERS = 'kind = "regression"\n[label]\ncolumn = "y"\nlower = -2\nupper = 2\n'
+MAX_ROWS_OF_A_PERSON = 3
+
+
+def make_task(label: str, unit: str) -> Task:
+    """A small task: classification or regression, rows or persons."""
+    privacy = f"[privacy]\nmax_epsilon = 10\ndelta = 1e-5\nunit = {unit}\n"
+    return Task.from_toml('name = "small"\n' + label + privacy + COLUMNS, "task.toml")
+
+
+PERSON = f'{{ column = "who", max_rows = {MAX_ROWS_OF_A_PERSON} }}'
+TASKS = {
+    "classification, rows": make_task(CLASSES, '"record"'),
+    "regression, rows": make_task(NUMBERS, '"record"'),
+    "classification, persons": make_task(CLASSES, PERSON),
+    "regression, persons": make_task(NUMBERS, PERSON),
+}
+ROW_TASKS = {name: task for name, task in TASKS.items() if task.privacy.person is None}
+PERSON_TASKS = {name: task for name, task in TASKS.items() if task.privacy.person is not None}
+
+# The proved bounds, written down once more: Delta^2 in units of 2^-64, for a cross weight b of 1.
+PROVED_DELTA_SQUARED = {"classification": 2 * UNIT**2, "regression": 3 * UNIT**2}
+WEIGHTS = {DIAGONAL: 1, UPPER: 2, CROSS: 1, SQUARES: 1}
+
+Row = tuple[float, float, int, float]  # cells of the three columns, and the label
+Line = tuple[str, str, str, str, str]  # the same as texts, and whose row it is
+
+
+def batch_of(task: Task, rows: Sequence[Row], sizes: Sequence[int] | None = None) -> Batch:
+    """Rows as no file could give them: cells and labels that were never clipped or looked up.
+
+    `sizes`: how many rows are kept of the person of each row.
+    """
+    plain, binned, color, label = (list(column) for column in zip(*rows, strict=True))
+    classes = [int(value) if math.isfinite(value) and abs(value) < 100 else -1 for value in label]
+    return Batch(
+        {"plain": np.array(plain), "binned": np.array(binned)},
+        {"color": np.array(color)},
+        np.array(classes) if task.label.classes else np.array(label, dtype=np.float64),
+        len(rows),
+        None if sizes is None else np.array(sizes, dtype=np.int64),
+    )
+
+
+def sums_of(task: Task, rows: Sequence[Row], sizes: Sequence[int] | None = None) -> Blocks:
+    batches = [batch_of(task, rows, sizes)] if rows else []
+    return kind_of(task).measure(task, batches).blocks
+
+
+def sums_of_file(task: Task, lines: Sequence[Line]) -> Blocks:
+    """Through the reader, as a release does it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("plain", "binned", "color", "y", "who"), *lines])
+        try:
+            return kind_of(task).measure(task, release_batches([path], task)).blocks
+        except DataError:  # a file of no rows
+            return sums_of(task, [])
+
+
+def squared_norm(after: Blocks, before: Blocks) -> int:
+    """|| svec(G), M, T ||^2 of the difference, in Python integers."""
+    difference = {name: (values - before[name]).tolist() for name, values in after.items()}
+    return sum(WEIGHTS[name] * sum(entry**2 for entry in values) for name, values in difference.items())
+
+
+# --- sensitivity ----------------------------------------------------------------------------------------------
+
+CORNERS: list[Row] = [
+    (plain, binned, color, label)
+    for plain in (-5.0, 17.5, 40.0, math.nan, math.inf, 1e308)
+    for binned in (0.0, 0.25, 0.5, 1.0, -1e308)
+    for color in (-1, 0, 1, 2, 9)
+    for label in (-1, 0, 2, 7, math.nan)
+]
+LONGEST: Row = (-5.0, 0.0, 0, 1.0)  # of norm 1, with the largest label there is
+
+
+def check_row_moves_sums_by_at_most_delta(task: Task, others: Sequence[Row], row: Row) -> None:
+    moved = squared_norm(sums_of(task, [*others, row]), sums_of(task, others))
+    assert moved <= PROVED_DELTA_SQUARED[task.kind], f"a row moves the sums by {math.sqrt(moved) / UNIT:.4f}"
+
+
+def check_person_moves_sums_by_at_most_delta(task: Task, others: Sequence[Line], theirs: Sequence[Line]) -> None:
+    """All rows of one person, wherever they stand in the file, against the file without them."""
+    mixed = [line for pair in itertools.zip_longest(theirs, others) for line in pair if line is not None]
+    moved = squared_norm(sums_of_file(task, mixed), sums_of_file(task, others))
+    assert moved <= PROVED_DELTA_SQUARED[task.kind], f"a person moves the sums by {math.sqrt(moved) / UNIT:.4f}"
+
+
+def check_others_stay_bit_identical(task: Task, others: Sequence[Line], theirs: Sequence[Line]) -> None:
+    """A person adds the same whether the others are there or not: nothing couples people."""
+    together = sums_of_file(task, [*theirs, *others])
+    apart = (sums_of_file(task, theirs), sums_of_file(task, others))
+    for name, values in together.items():
+        assert (values == apart[0][name] + apart[1][name]).all(), "the rows of one person change what others add"
+
+
+def check_every_corner(task: Task) -> None:
+    """Rows at all corners of the domain; for persons, as many of one person as can be kept."""
+    norms = []
+    for row in CORNERS:
+        if task.privacy.person is None:
+            check_row_moves_sums_by_at_most_delta(task, [], row)
+            norms.append(squared_norm(sums_of(task, [row]), sums_of(task, [])))
+        for k in (1, 2, MAX_ROWS_OF_A_PERSON) if task.privacy.person is not None else ():
+            norms.append(squared_norm(sums_of(task, [row] * k, [k] * k), sums_of(task, [])))
+            assert norms[-1] <= PROVED_DELTA_SQUARED[task.kind], f"{k} rows of a person exceed Delta"
+    assert max(norms) > 0.999 * PROVED_DELTA_SQUARED[task.kind], "the bound has slack: noise would be wasted"
+
+
+def check_shares_add_up_to_at_most_one(k: int) -> None:
+    """k rows of one person, each with the label's share: the squares stay below 2^32 and waste less than a unit."""
+    (share,) = moments.whole_shares(np.array([k]))
+    assert k * int(share) ** 2 <= UNIT < k * (int(share) + 1) ** 2, f"{k} shares of {share} are not the largest below 1"
+
+
+PEOPLE: list[Line] = [("3", "0.5", "red", label, who) for label in ("a", "1") for who in ("p", "q", "q", "r")]
+PROLIFIC: list[Line] = [("-5", "0", "red", label, "x") for label in ("a", "2") for _ in range(2 * MAX_ROWS_OF_A_PERSON)]
+
+
+def check_prolific_person(task: Task) -> None:
+    """Somebody with twice the rows that are kept."""
+    check_person_moves_sums_by_at_most_delta(task, PEOPLE, PROLIFIC)
+    check_others_stay_bit_identical(task, PEOPLE, PROLIFIC)
+
+
+def check_stated_sensitivity_is_proved(task: Task) -> None:
+    """What the noise is calibrated for, and how it is spread over the blocks, is what the search bounds."""
+    kind = kind_of(task)
+    proved = math.sqrt(PROVED_DELTA_SQUARED[task.kind]) / UNIT
+    assert kind.sensitivity(task) == proved, f"Delta is stated as {kind.sensitivity(task):.4f}, proved is {proved:.4f}"
+    for block in kind.layout(task):
+        assert math.isclose(block.noise_divisor**2, WEIGHTS[block.name]), f"block {block.name} has another weight"
+
+
+# --- noise ----------------------------------------------------------------------------------------------------
+
+AUDIT_EPSILON = 8.0  # the larger, the fewer runs tell as much
+AUDIT_RUNS = 5_000  # of epsilon 8, so many lose a tenth of mu to chance
+AUDIT_CONFIDENCE = 0.999  # both bounds must be wrong together for a false alarm: about one in a million
+
+
+def check_audit_confirms_claim(task: Task) -> None:
+    """Released numbers tell neighbors apart as well as epsilon says: not better, and not much worse."""
+    measured = audit(task, AUDIT_EPSILON, AUDIT_RUNS, confidence=AUDIT_CONFIDENCE)
+    assert measured.verdict == "holds", measured.describe()
+
+
+ROWS: list[Line] = [
+    (str(number % 40), str(number / 200), ("red", "green", "blue")[number % 3], "ab1"[number % 3], f"p{number % 50}")
+    for number in range(200)
+]
+RARE = 1e-7  # a check of chance fails by chance this seldom
+
+
+def check_noise_gives_claimed_privacy(task: Task, epsilon: float) -> None:
+    """The deviations of the plan, against the proved bounds and the definition of (epsilon, delta); and none wasted.
+
+    mu^2 = max over changes within the bounds of the sum over entries of (change / sigma)^2.
+    """
+    planned = plan(task, epsilon)
+    # ||svec|| = 1 lies on the diagonal, or above it where svec counts a square twice, or in between
+    diagonal_and_upper = max(1 / planned.sigmas[DIAGONAL] ** 2, 0.5 / planned.sigmas[UPPER] ** 2)
+    others = sum(1 / planned.sigmas[name] ** 2 for name in (CROSS, SQUARES) if name in planned.sigmas)
+    mu = UNIT * math.sqrt(diagonal_and_upper + others)
+    # relative slack for the error function's own last digits, a thousandth of the slack that is checked for
+    allowed = task.privacy.delta * (1 + 1e-10) - DISCRETE_SLACK
+    assert delta_of(mu, epsilon) <= allowed, f"delta {delta_of(mu, epsilon):.4g} at epsilon {epsilon}"
+    assert delta_of(mu, epsilon) > 0.999 * task.privacy.delta, "more noise than the claim needs"
+    assert math.isclose(planned.mu, mu, rel_tol=1e-6), "the ledger is charged for another mu"
+
+
+def check_drawn_noise_has_stated_deviation(task: Task) -> None:
+    """The variance of what is added, over all entries of 40 summaries, against the plan of the claim."""
+    measured = release_module.Measured(sums_of_file(task, ROWS), 0)
+    planned = plan(task, 1.0)
+    squares, entries = 0.0, 0
+    for _ in range(40):
+        drawn = release_module.noisy_summary(task, measured, 1.0)
+        for name, sums in drawn.sums().items():
+            rounding = (drawn.steps[name] / planned.sigmas[name]) ** 2 / 12
+            noise = (sums - measured.blocks[name]) / planned.sigmas[name]
+            squares += float((noise**2).sum()) / (1 + rounding)
+            entries += len(noise)
+    low, high = stats.chi2.ppf([RARE, 1 - RARE], entries)
+    assert low < squares < high, f"the noise has {math.sqrt(squares / entries):.3f} of the stated deviation"
+
+
+def check_noise_is_fresh(task: Task) -> None:
+    """Two summaries of the same rows, in one process and whatever its seeds, share no noise."""
+    measured = release_module.Measured(sums_of_file(task, ROWS), 0)
+    drawn = []
+    for _ in range(2):
+        random.seed(1)
+        np.random.seed(1)
+        drawn.append(release_module.noisy_summary(task, measured, 1.0).blocks[UPPER])
+    assert (drawn[0] != drawn[1]).mean() > 0.5, "two releases carry the same noise: their difference is exact"
+
+
+# --- budget ---------------------------------------------------------------------------------------------------
+
+
+def _small_release(folder: Path) -> Ledger:
+    """A release of a few rows; raises what it raises, leaves the ledger."""
+    task = TASKS["classification, rows"]
+    path = folder / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("plain", "binned", "color", "y", "who"), *ROWS])
+    ledger = Ledger(folder / "ledger.db")
+    release_module.release(task, [path], epsilon=1.0, ledger=ledger, dataset="default")
+    return ledger
+
+
+def check_budget_is_spent_before_rows_are_summed(folder: Path) -> None:
+    seen: list[list[str]] = []
+    sum_rows = release_module.measure
+
+    def spying(*arguments: object) -> object:
+        seen.append([entry.state for one in Ledger(folder / "ledger.db").statement() for entry in one.entries])
+        return sum_rows(*arguments)  # type: ignore[arg-type]  # passed on as they came
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release_module, "measure", spying)
+        _small_release(folder)
+    assert seen == [["RESERVED"]], "rows were summed before their cost was on disk"
+
+
+def check_error_leaves_budget_spent(folder: Path) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release_module, "noised_block", failing)
+        with pytest.raises(MemoryError):
+            _small_release(folder)
+    spent = [entry for one in Ledger(folder / "ledger.db").statement() for entry in one.entries]
+    assert [entry.state for entry in spent] == ["RESERVED"], "an error after the sums gave the budget back"
+
+
+def check_all_releases_together_stay_under_cap(folder: Path) -> None:
+    """What the ledger lets through at two deltas, composed by dp-accounting's privacy loss distributions."""
+    ledger = Ledger(folder / "cap.db")
+    cap_epsilon, cap_delta = 2.0, 1e-6
+    composed = None
+    for number in itertools.count():
+        epsilon, delta = ((0.6, 1e-5), (0.4, 1e-6))[number % 2]
+        try:
+            ledger.reserve("default", bytes(32), epsilon, delta if number else cap_delta, cap_epsilon,
+                           default_cap_epsilon=cap_epsilon)  # fmt: skip
+        except BudgetError:
+            break
+        loss = from_gaussian_mechanism(noise_scale(1.0, epsilon, delta if number else cap_delta),
+                                       value_discretization_interval=1e-3)  # fmt: skip
+        composed = loss if composed is None else composed.compose(loss)
+        assert composed.get_epsilon_for_delta(cap_delta) <= cap_epsilon * 1.002, "the releases exceed the cap together"
+    assert composed is not None
+    assert composed.get_epsilon_for_delta(cap_delta) > 0.8 * cap_epsilon, "budget was refused that was there"

@@ -1,0 +1,293 @@
+"""Deliberate bugs, each of which the suite's own checks must catch: a suite that passes with one of them is broken.
+
+Each mutant changes the real code in place, by replacing a function or one line of one, and runs the checks that the
+rest of the suite runs (`privacy_checks`). All checks named beside it must fail; the same checks pass on the code as it
+is, which is tested here too. `make test` prints the list.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import privacy_checks as checks
+import pytest
+from privacy_checks import TASKS
+
+from fusion import accounting, ledger, summary
+from fusion import release as release_module
+from fusion.encode import Encoder, NumberBlock
+from fusion.persons import PersonPass
+from fusion.summaries import UNIT, BlockLayout, moments
+from fusion.summaries.moments import MomentsKind
+
+Check = Callable[[Path], None]
+Patch = pytest.MonkeyPatch
+
+ROWS, NUMBERS = TASKS["classification, rows"], TASKS["regression, rows"]
+PERSONS = TASKS["classification, persons"]
+
+CHECKS: dict[str, Check] = {
+    "exact search: rows": lambda _: checks.check_every_corner(ROWS),
+    "exact search: regression": lambda _: checks.check_every_corner(NUMBERS),
+    "exact search: rows of a person": lambda _: checks.check_every_corner(PERSONS),
+    "shares of a person": lambda _: [checks.check_shares_add_up_to_at_most_one(k) for k in range(1, 9)] and None,
+    "exact search: a person over the bound": lambda _: checks.check_prolific_person(PERSONS),
+    "exact search: what others add": lambda _: checks.check_others_stay_bit_identical(
+        ROWS, [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")], [("40", "1", "red", "a", "x")]
+    ),
+    "stated sensitivity": lambda _: checks.check_stated_sensitivity_is_proved(ROWS),
+    "claimed privacy": lambda _: [checks.check_noise_gives_claimed_privacy(ROWS, e) for e in (0.5, 1.0, 3.0)] and None,
+    "deviation of the noise": lambda _: checks.check_drawn_noise_has_stated_deviation(ROWS),
+    "fresh noise": lambda _: checks.check_noise_is_fresh(ROWS),
+    "audit": lambda _: checks.check_audit_confirms_claim(ROWS),
+    "audit of persons": lambda _: checks.check_audit_confirms_claim(PERSONS),
+    "spent before computed": checks.check_budget_is_spent_before_rows_are_summed,
+    "spent after an error": checks.check_error_leaves_budget_spent,
+    "all releases under the cap": checks.check_all_releases_together_stay_under_cap,
+}
+
+MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...]]] = {}
+
+
+def mutant(name: str, *caught_by: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Registers a bug and the checks that must catch it."""
+
+    def register(inject: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS[name] = (inject, caught_by)
+        return inject
+
+    return register
+
+
+def rewrite(patch: Patch, owner: Any, name: str, *edits: tuple[str, str]) -> None:
+    """Compile the function again with pieces of its text replaced; each piece must be there exactly once."""
+    function: FunctionType = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(function))
+    for old, new in edits:
+        assert source.count(old) == 1, f"{name} has changed: rewrite this mutant"
+        source = source.replace(old, new)
+    made: dict[str, Any] = {}
+    exec(compile(source, "<mutant>", "exec"), function.__globals__, made)  # noqa: S102 - our own source, edited
+    patch.setattr(owner, name, made[name])
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if not name.startswith("audit")])  # those: test_audit.py
+def test_the_code_as_it_is_passes_the_check(name: str, tmp_path: Path) -> None:
+    CHECKS[name](tmp_path)
+
+
+# --- sensitivity ----------------------------------------------------------------------------------------------
+
+
+@mutant("rows are not clipped", "exact search: rows")
+def _(patch: Patch) -> None:
+    rewrite(patch, Encoder, "encode", ("radius = np.maximum(np.sqrt(squares), self.clip_norm)",
+                                       "radius = np.full(len(batch), self.clip_norm)"))  # fmt: skip
+    rewrite(patch, moments, "quantize", ("q[squares * k > UNIT] = 0.0", "pass"))
+
+
+@mutant("fixed point rounds away from zero", "exact search: rows")
+def _(patch: Patch) -> None:
+    rewrite(patch, moments, "quantize", ("q: Floats = np.trunc(", "q: Floats = np.ceil("),
+            ("q[squares * k > UNIT] = 0.0", "pass"))  # fmt: skip
+
+
+@mutant("labels are not clipped", "exact search: regression")
+def _(patch: Patch) -> None:
+    rewrite(patch, moments, "quantize_targets", ("np.clip(batch.label, -1.0, 1.0)", "np.clip(batch.label, -9.0, 9.0)"),
+            ("np.clip(scaled, -most, most)", "scaled"))  # fmt: skip
+
+
+@mutant("a row counts for every class", "exact search: rows")
+def _(patch: Patch) -> None:
+    rewrite(patch, moments, "quantize_targets", ("chosen * most", "np.ones_like(chosen) * most"))
+
+
+@mutant("bounds are taken from the data", "exact search: what others add")
+def _(patch: Patch) -> None:
+    rewrite(patch, NumberBlock, "coordinates", ("raw = batch.numbers[self.name]",
+        "raw = batch.numbers[self.name]; raw = raw * self.upper / max(1.0, np.nanmax(np.abs(raw)))"))  # fmt: skip
+
+
+@mutant("sums are kept in single precision", "exact search: what others add")
+def _(patch: Patch) -> None:
+    rewrite(
+        patch, MomentsKind, "measure", ("np.rint(q.T @ q)", "np.rint(q.T.astype(np.float32) @ q.astype(np.float32))")
+    )
+
+
+@mutant("the cross block is left out of Delta", "stated sensitivity", "claimed privacy", "audit")
+def _(patch: Patch) -> None:
+    patch.setattr(MomentsKind, "sensitivity", lambda self, task: 1.0)
+
+
+@mutant("the count row of the cross block is left out of Delta", "stated sensitivity", "claimed privacy")
+def _(patch: Patch) -> None:
+    share = math.sqrt(2.0 - ROWS.encoder.bias**2)
+    patch.setattr(MomentsKind, "sensitivity", lambda self, task: share)
+
+
+@mutant("the upper triangle gets half the noise, not 1/sqrt(2)", "stated sensitivity", "claimed privacy")
+def _(patch: Patch) -> None:
+    original = MomentsKind.layout
+
+    def layout(self: MomentsKind, task: Any) -> tuple[BlockLayout, ...]:
+        return tuple(
+            BlockLayout(one.name, one.entries, 2.0) if one.name == moments.UPPER else one
+            for one in original(self, task)
+        )
+
+    patch.setattr(MomentsKind, "layout", layout)
+
+
+# --- persons --------------------------------------------------------------------------------------------------
+
+
+@mutant("the bound on a person's rows is ignored", "exact search: a person over the bound", "audit of persons")
+def _(patch: Patch) -> None:
+    rewrite(patch, PersonPass, "take", ("return ordinal < kept_of_person,", "return ordinal >= 0,"))
+
+
+@mutant("every row of a person counts whole", "exact search: rows of a person", "audit of persons")
+def _(patch: Patch) -> None:
+    rewrite(patch, moments, "rows_sharing", ("return batch.person_rows", "return np.ones(len(batch), dtype=np.int64)"))
+
+
+@mutant("only the features of a person are scaled, not the label", "exact search: rows of a person")
+def _(patch: Patch) -> None:
+    rewrite(patch, moments, "quantize_targets", ("chosen * most[:, None]", "chosen * float(FIXED_POINT)"))
+
+
+@mutant("shares are rounded up", "shares of a person")
+def _(patch: Patch) -> None:
+    rewrite(patch, moments, "whole_shares", ("math.isqrt(UNIT // int(one))", "math.isqrt(UNIT // int(one)) + 1"))
+
+
+@mutant("a person's rows are counted among everybody's", "exact search: a person over the bound")
+def _(patch: Patch) -> None:
+    rewrite(patch, PersonPass, "take", ("ordinal = seen[person] + _earlier(person)", "ordinal = np.arange(len(ids))"))
+
+
+# --- noise ----------------------------------------------------------------------------------------------------
+
+
+@mutant("half the noise", "deviation of the noise", "audit")
+def _(patch: Patch) -> None:
+    original = release_module.discrete_gaussian
+    patch.setattr(release_module, "discrete_gaussian", lambda values, sigma: original(values, sigma // 2))
+
+
+@mutant("the variance is used as deviation", "deviation of the noise")
+def _(patch: Patch) -> None:
+    original = release_module.discrete_gaussian
+    patch.setattr(release_module, "discrete_gaussian", lambda values, sigma: original(values, sigma * sigma // UNIT))
+
+
+@mutant("the deviation is used as variance", "deviation of the noise", "audit")
+def _(patch: Patch) -> None:
+    original = release_module.discrete_gaussian
+    patch.setattr(release_module, "discrete_gaussian", lambda values, sigma: original(values, math.isqrt(sigma)))
+
+
+@mutant("noise is reused across two releases", "fresh noise")
+def _(patch: Patch) -> None:
+    original = release_module.discrete_gaussian
+    drawn = functools.cache(lambda count, sigma: original(np.zeros(count, dtype=np.int64), sigma))
+    patch.setattr(release_module, "discrete_gaussian", lambda values, sigma: values + drawn(len(values), sigma))
+
+
+@mutant("noise comes from a seeded generator", "fresh noise")
+def _(patch: Patch) -> None:
+    patch.setattr(
+        release_module,
+        "discrete_gaussian",
+        lambda values, sigma: values + np.rint(np.random.normal(0, sigma, len(values))).astype(np.int64),
+    )
+
+
+@mutant("the noise is left off", "deviation of the noise", "fresh noise")
+def _(patch: Patch) -> None:
+    patch.setattr(release_module, "discrete_gaussian", lambda values, sigma: values)
+
+
+# --- accounting -----------------------------------------------------------------------------------------------
+
+
+@mutant("the classical formula sqrt(2 ln(1.25/delta)) / epsilon", "claimed privacy")
+def _(patch: Patch) -> None:
+    classical = lambda sensitivity, epsilon, delta: sensitivity * math.sqrt(2 * math.log(1.25 / delta)) / epsilon  # noqa: E731
+    patch.setattr(summary, "noise_scale", classical)
+
+
+@mutant("the slack for whole numbers is not taken off delta", "claimed privacy")
+def _(patch: Patch) -> None:
+    rewrite(patch, accounting, "noise_scale", ("delta - DISCRETE_SLACK", "delta"))
+    patch.setattr(summary, "noise_scale", accounting.noise_scale)
+
+
+@mutant("delta is dropped in composition", "all releases under the cap")
+def _(patch: Patch) -> None:
+    patch.setattr(ledger, "mu_of", lambda epsilon, delta: accounting.mu_of(epsilon, 1e-5))
+
+
+@mutant("epsilons are composed as squares", "all releases under the cap")
+def _(patch: Patch) -> None:
+    patch.setattr(ledger, "cost_of", lambda epsilon, delta: math.ceil(epsilon**2 * ledger.COST_UNITS))
+
+
+@mutant("a release is charged a quarter of its cost", "all releases under the cap")
+def _(patch: Patch) -> None:
+    rewrite(patch, ledger.Ledger, "reserve", ("cost = cost_of(epsilon, delta)", "cost = cost_of(epsilon, delta) // 4"))
+
+
+# --- order ----------------------------------------------------------------------------------------------------
+
+_COMPUTE = (
+    "    measured = measure(task, read_batches(paths, task, persons=persons), _continued(progress, report.rows_read))\n"
+)
+
+
+@mutant("the budget is spent after the sums are computed", "spent before computed")
+def _(patch: Patch) -> None:
+    rewrite(patch, release_module, "release", (_COMPUTE, ""),
+            ("    reserved = ledger.reserve(\n", _COMPUTE + "    reserved = ledger.reserve(\n"))  # fmt: skip
+
+
+@mutant("an error refunds the budget", "spent after an error")
+def _(patch: Patch) -> None:
+    rewrite(
+        patch,
+        release_module,
+        "release",
+        (
+            "    reserved = ledger.reserve(\n",
+            "    before = ledger._path.read_bytes()\n    reserved = ledger.reserve(\n",
+        ),
+        (
+            "    summary = _noised(planned, measured, reserved.position)\n",
+            "    try:\n        summary = _noised(planned, measured, reserved.position)\n"
+            "    except BaseException:\n        ledger._path.write_bytes(before)\n        raise\n",
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_mutant_is_caught(
+    name: str, tmp_path: Path, monkeypatch: Patch, record_property: Callable[[str, object], None]
+) -> None:
+    inject, caught_by = MUTANTS[name]
+    inject(monkeypatch)
+    for number, check in enumerate(caught_by):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(AssertionError):
+            CHECKS[check](folder)
+    record_property("mutant", (name, caught_by))

@@ -8,7 +8,8 @@ read alike from every format:
 * a number that cannot be read as a finite number is missing, and counted as unreadable;
 * a number outside the bounds is clipped, and counted; a category outside the list is missing, and counted;
 * a row whose label is missing or outside the classes is dropped, and counted; a label number is clipped
-  likewise.
+  likewise;
+* with a part (`fusion.parts`), the rows of other parts are left out before all else, and counted.
 
 The counts are private: they are shown to the steward and never leave the node. Errors name the file and the
 row or column, and never quote a cell.
@@ -31,6 +32,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from fusion.errors import DataError
+from fusion.parts import Part
 from fusion.summaries import Progress
 from fusion.task import CategoryColumn, CsvFormat, NumberColumn, Task, label_spellings, spellings
 
@@ -77,6 +79,7 @@ class RowReport:
 
     rows_read: int = 0
     rows_used: int = 0
+    rows_outside_part: int = 0
     labels_outside: int = 0
     clipped: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
@@ -84,24 +87,35 @@ class RowReport:
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-def inspect(paths: Sequence[Path], task: Task, need_label: bool = True, progress: Progress | None = None) -> RowReport:
+def inspect(
+    paths: Sequence[Path],
+    task: Task,
+    need_label: bool = True,
+    progress: Progress | None = None,
+    part: Part | None = None,
+) -> RowReport:
     """Read all once, so that a broken file is found before budget is charged; DataError says where."""
     report = RowReport()
-    for _batch in _batches(paths, task, need_label, report):
+    for _batch in _batches(paths, task, need_label, report, part):
         if progress is not None:
             progress(report.rows_read)
     return report
 
 
-def read_batches(paths: Sequence[Path], task: Task, need_label: bool = True) -> Iterator[Batch]:
-    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped."""
-    return _batches(paths, task, need_label, RowReport())
+def read_batches(
+    paths: Sequence[Path], task: Task, need_label: bool = True, part: Part | None = None
+) -> Iterator[Batch]:
+    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped for its
+    label. With `part`, the rows of that part alone."""
+    return _batches(paths, task, need_label, RowReport(), part)
 
 
-def _batches(paths: Sequence[Path], task: Task, need_label: bool, report: RowReport) -> Iterator[Batch]:
+def _batches(
+    paths: Sequence[Path], task: Task, need_label: bool, report: RowReport, part: Part | None
+) -> Iterator[Batch]:
     if not paths:
         raise DataError("no data file is named; name at least one")
-    reader = _RowReader(task, need_label, report)
+    reader = _RowReader(task, need_label, report, part)
     for path in paths:
         rows_before = report.rows_read
         for record_batch in _record_batches(Path(path), task, reader.columns):
@@ -225,7 +239,9 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
     counts = Counter(names)
     for column in columns:
         if counts[column] == 0:
-            raise DataError(f'{path} has no column "{column}", which the task names; add or rename it')
+            raise DataError(
+                f'{path} has no column "{column}", which the task names or the part goes by; add or rename it'
+            )
         if counts[column] > 1:
             raise DataError(f'{path} has {counts[column]} columns named "{column}"; keep one')
 
@@ -236,10 +252,13 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
 class _RowReader:
     """Turns record batches into batches of one task, and keeps the counts."""
 
-    def __init__(self, task: Task, need_label: bool, report: RowReport) -> None:
+    def __init__(self, task: Task, need_label: bool, report: RowReport, part: Part | None) -> None:
         self.columns = [column.name for column in task.columns]
         if need_label:
             self.columns.append(task.label.column)
+        if part is not None and part.column not in self.columns:
+            self.columns.append(part.column)
+        self._part = part
         self._task = task
         self._need_label = need_label
         self._report = report
@@ -250,6 +269,11 @@ class _RowReader:
     def read(self, rows: pa.RecordBatch, path: Path) -> Batch:
         report = self._report
         report.rows_read += rows.num_rows
+        if self._part is not None:
+            texts, _absent = self._texts(_plain(rows.column(self._part.column), self._part.column, path))
+            in_part = self._part.keeps(texts)
+            report.rows_outside_part += int(rows.num_rows - in_part.sum())
+            rows = rows.filter(pa.array(in_part))
         label: Ints | Floats | None = None
         if self._need_label:
             label, keep = self._label(_plain(rows.column(self._task.label.column), self._task.label.column, path))

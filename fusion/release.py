@@ -25,6 +25,7 @@ from fusion.task import UNIT_RECORD, Task
 if TYPE_CHECKING:
     from fusion.dataset import Batch, RowReport
     from fusion.ledger import Ledger
+    from fusion.parts import Part
 
 __all__ = [
     "Claim",
@@ -58,8 +59,9 @@ def release(
     dataset: str,
     cap_epsilon: float | None = None,
     progress: Progress | None = None,
+    part: Part | None = None,
 ) -> Release:
-    """One private summary of the files: inspect, spend, measure, noise, encode, keep.
+    """One private summary of the files (of the rows of one part): inspect, spend, measure, noise, encode, keep.
 
     BudgetError and DataError from the first three lines leave the budget as it was. `progress` hears rows
     done over both passes through the files, so it ends at twice the rows read.
@@ -67,8 +69,10 @@ def release(
     from fusion.dataset import inspect, read_batches
 
     planned = plan(task, epsilon)
-    report = inspect(paths, task, progress=progress)
-    _check_rows(report)
+    if part is not None:
+        part.check(task)
+    report = inspect(paths, task, progress=progress, part=part)
+    _check_rows(report, part)
     reserved = ledger.reserve(
         dataset,
         task.id,
@@ -77,8 +81,9 @@ def release(
         cap_epsilon,
         note=task.name,
         default_cap_epsilon=task.privacy.max_epsilon,
+        part=part,
     )
-    measured = measure(task, read_batches(paths, task), _continued(progress, report.rows_read))
+    measured = measure(task, read_batches(paths, task, part=part), _continued(progress, report.rows_read))
     summary = _noised(planned, measured, reserved.position)
     payload = summary.to_bytes()
     ledger.ready(reserved.release_id, payload)
@@ -121,10 +126,11 @@ def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     return (values + step // 2) >> (step.bit_length() - 1)
 
 
-def _check_rows(report: RowReport) -> None:
+def _check_rows(report: RowReport, part: Part | None) -> None:
     from fusion.summaries.moments import MAX_ROWS
 
-    if report.rows_used == 0:
+    # A part without rows is released like any other: one row more or less must not decide whether it is.
+    if report.rows_used == 0 and part is None:
         raise DataError("no row has a label that the task knows; check the label column and its classes")
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")

@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from crypto.keys import PublicKey
+from node import heads
 from node.bandwidth import TokenBucket
 from node.client import Dialer
 from node.config import GossipSettings
@@ -51,7 +52,7 @@ from node.frames import Chunk, Frame, Missing, Query
 from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
-from node.records import Kind
+from node.records import Kind, Record
 from node.server import Doors, NodeServer
 from node.store import LinkReport, Peer
 
@@ -223,6 +224,7 @@ class Daemon:
                     self._links[number].send_chunk(record_id, index)
             case Keep(record=record):
                 self._home.store.add_record(record)
+                self._look_at(record)
                 if record.header.kind is Kind.KEY_CARD:
                     asyncio.get_running_loop().call_soon(self._grant)
             case KeepChunk(record_id=record_id, index=index, data=data):
@@ -234,8 +236,26 @@ class Daemon:
                     self._links[number].close(reason)
             case Report(peer=peer, state=state, reason=reason):
                 self._report(peer, state, reason)
-            case Alarm(origin=origin, reason=reason):
+            case Alarm(origin=origin, reason=reason, proof=proof):
                 log.warning("%s: %s", self._home.peers.name_of(origin), reason)
+                if proof is not None:
+                    self._home.store.add_conflict(proof)
+                    self._look_at(proof)
+
+    def _look_at(self, record: Record) -> None:
+        """A record of our own that this store did not make shows that another copy of this home is in use; a HEAD may
+        show the same of its origin."""
+        if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
+            asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
+        if record.header.kind is Kind.HEAD:
+            for one in heads.findings(self._home):
+                if one.origin == record.header.origin:
+                    log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
+
+    def _number_apart(self, shared: bytes) -> None:
+        with self._home.author.lock:
+            if self._home.store.incarnation == shared:
+                self._home.store.renew_incarnation()
 
     def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
         now = time.time()

@@ -240,7 +240,7 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
     for column in columns:
         if counts[column] == 0:
             raise DataError(
-                f'{path} has no column "{column}", which the task names or the part goes by; add or rename it'
+                f'{path} has no column "{column}", which the task names or the part goes by; add it'
             )
         if counts[column] > 1:
             raise DataError(f'{path} has {counts[column]} columns named "{column}"; keep one')

@@ -26,7 +26,7 @@ from fusion.errors import BudgetError
 
 COST_UNITS = 2**40
 MAX_COST = 2**60  # no cap comes near it; keeps every sum that is told to peers inside 64 bits
-ORDERS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+ORDERS = (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 64, 128, 256)
 ROUNDING = 1e-9  # relative: far more than the floating-point error of the formulas
 MIN_NOISE_MULTIPLIER = 0.1
 MAX_NOISE_MULTIPLIER = 1e4

@@ -239,9 +239,7 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
     counts = Counter(names)
     for column in columns:
         if counts[column] == 0:
-            raise DataError(
-                f'{path} has no column "{column}", which the task names or the part goes by; add it'
-            )
+            raise DataError(f'{path} has no column "{column}", which the task names or the part goes by; add it')
         if counts[column] > 1:
             raise DataError(f'{path} has {counts[column]} columns named "{column}"; keep one')
 

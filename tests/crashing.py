@@ -1,7 +1,7 @@
 """Kills a real `tidings publish` at a chosen step.
 
-A helper process imports everything once and then forks a child for each order. The child wraps one real function so that
-it sends itself SIGKILL before or after one call of it, and runs the real command line. Nothing in the product knows.
+A helper process imports everything once and then forks a child for each order. The child wraps one real function so
+that it sends itself SIGKILL before or after one call of it, and runs the real command line. The product knows nothing.
 """
 
 from __future__ import annotations

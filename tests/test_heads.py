@@ -141,7 +141,7 @@ def test_a_restored_node_that_hears_its_own_head_releases_nothing(home: Home, ro
         lambda: release(restored, rows_file),
         lambda: budget.raise_cap(restored, "default", 9.0),
     ):
-        with pytest.raises(BudgetError, match="restored from an old copy or runs twice.*accept-rollback"):
+        with pytest.raises(BudgetError, match=r"restored from an old copy or runs twice.*accept-rollback"):
             action()
     assert charged(restored) == before
     assert any("ledger is an old copy" in reason for reason in reasons(restored))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,8 +165,6 @@ def test_a_part_may_go_by_a_column_that_the_task_does_not_use(task: Task, tmp_pa
 
 
 def test_spellings_of_one_number_are_one_part_in_every_file_format(task: Task, tmp_path: Path) -> None:
-    import pyarrow.parquet
-
     columns = {"age": [30.0, 80.0], "arrival": ["walk", "walk"], "outcome": ["0", "1"]}
     for name, ward in {"float": [7.0, 8.0], "whole": [7, 8], "text": ["7.0", "8"]}.items():
         path = tmp_path / f"{name}.parquet"

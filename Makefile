@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo test check format proto soak bench clean
 
 demo: $(VENV)/runtime
-	$(BIN)/tidings demo --draws 20 --out demo-out
+	@$(BIN)/tidings demo --draws 20 --out demo-out
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
@@ -41,14 +41,15 @@ bench: $(VENV)/dev
 
 $(VENV)/runtime: pyproject.toml requirements.lock
 	@echo "Setting up $(VENV) (a few minutes the first time)..."
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Tidings needs Python 3.11 or newer"'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements.lock
-	$(PIP) install --no-deps --editable .
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Tidings needs Python 3.11 or newer"'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --editable .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/runtime requirements-dev.lock
-	$(PIP) install -r requirements-dev.lock
+	@echo "Adding what checks and tests need to $(VENV)..."
+	@$(PIP) install -r requirements-dev.lock
 	@touch $@
 
 clean:

@@ -45,9 +45,9 @@ def run(_out: Path) -> str:
             )
     return (
         "## A3: heart disease, four hospitals\n\n"
-        f"Accuracy on the pooled test rows (public 66/34 split), delta 1e-5, mean ± standard deviation over {DRAWS} draws "
-        "of the noise; lambda and head chosen by the software from the noisy summaries alone. Target: 0.79 at epsilon "
-        "1.\n\n"
+        f"Accuracy on the pooled test rows (public 66/34 split), delta 1e-5, mean ± standard deviation over {DRAWS} "
+        "draws of the noise; lambda and head chosen by the software from the noisy summaries alone. Target: 0.79 at "
+        "epsilon 1.\n\n"
         "| model | accuracy |\n| --- | --- |\n" + "\n".join(rows) + "\n"
     )
 

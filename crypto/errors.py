@@ -3,9 +3,6 @@
 Nothing here ever carries a secret: messages name files, labels and public keys only.
 """
 
-# The names say what was wrong; a suffix would say "Error" at every place that raises or catches one.
-# ruff: noqa: N818
-
 
 class CryptoError(Exception):
     """Something about keys, signatures, seals or certificates is not as it must be."""
@@ -17,10 +14,6 @@ class Malformed(CryptoError):
 
 class BadSignature(CryptoError):
     """The signature is not by this key over these bytes: treat the message as never received."""
-
-
-class UnknownKey(CryptoError):
-    """The key is well-formed, but it is not one that we know."""
 
 
 class NotForUs(CryptoError):

@@ -25,10 +25,12 @@ LINE_CHARS = 100
 def card(model: Model, left_out: Sequence[dict[str, str]], node: str, created: str) -> dict[str, Any]:
     """The card of `model`, not yet signed: its attestation.signature is empty.
 
-    `left_out` names the summaries that were held but not used; `created` is a time in words (ISO 8601).
+    `left_out` names the summaries that were held but not used; `created` is a time in words (ISO 8601). ModelError for
+    texts that no reader of the file would accept.
     """
     attestation = {"node": node, "created": created, "digest": model.digest.hex(), "signature": ""}
-    return {"manifest": model.manifest, "left_out": list(left_out), "attestation": attestation}
+    content = {"manifest": model.manifest, "left_out": list(left_out), "attestation": attestation}
+    return check_card(content, model)
 
 
 def card_message(content: dict[str, Any]) -> bytes:
@@ -50,7 +52,12 @@ def check_card(content: object, model: Model) -> dict[str, Any]:
     return checked
 
 
-def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = bytes.hex) -> str:
+def key_prefix(raw: bytes) -> str:
+    """The start of a key, where nobody has a name for it."""
+    return f"key {raw.hex()[:16]}…"
+
+
+def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = key_prefix) -> str:
     """The card as a page of text: the task, who contributed at what privacy, how it was fused, how good it may be.
 
     `name_of` turns the 32-byte key of a contributor into what the reader calls it.
@@ -95,8 +102,8 @@ def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> s
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
     lines = [
-        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head with lambda {method['lambda']:g} "
-        f"({method['choice']})"
+        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head "
+        f"with lambda {method['lambda']:.3g} ({method['choice']})"
     ]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
@@ -108,7 +115,8 @@ def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
         return ["no estimate: it takes at least two summaries, of which each can be left out"]
     lines = []
     if quality["accuracy"] is not None:
-        lines.append(f"accuracy about {quality['accuracy']:.2f} ± {quality['accuracy_std']:.2f}")
+        accuracy = f"{quality['accuracy']:.2f} ± {quality['accuracy_std']:.2f}"
+        lines.append(f"accuracy about {accuracy} on the rows of a partner that took no part")
     lines.append(
         f"squared error {quality['relative_error']:.2f} ± {quality['relative_error_std']:.2f} of that of always "
         "predicting base rates"

@@ -22,6 +22,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
+from scipy.spatial.distance import squareform
 
 from fusion.denoise import spectral_edge
 from fusion.errors import NothingToFuse
@@ -33,7 +35,6 @@ from fusion.task import Task
 Floats = NDArray[np.float64]
 
 DEVIATIONS = 6.0  # t above: exp(-18) = 1.5e-8 for each check
-SEEN_DEVIATIONS = 2.0  # a class whose count is nearer to 0 than this counts as unseen
 ROUNDING = 1e-9  # relative slack for floating point, which matters only where there is no noise
 
 
@@ -73,8 +74,6 @@ class Statistics:
     @cached_property
     def gram(self) -> Floats:
         """(d, d), symmetric."""
-        from scipy.spatial.distance import squareform
-
         matrix = squareform(self.upper, checks=False) if self.dimension > 1 else np.zeros((1, 1))
         np.fill_diagonal(matrix, self.diagonal)
         return np.asarray(matrix)
@@ -98,10 +97,9 @@ class Statistics:
     def count_sigma(self) -> float:
         return self.cross_sigma / self.bias
 
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """(C,): the classes whose count stands out of the noise."""
-        return self.counts > max(SEEN_DEVIATIONS * self.count_sigma, 0.5)
+    def seen(self, deviations: float) -> NDArray[np.bool_]:
+        """(C,): the classes whose count exceeds that many standard deviations of its noise."""
+        return self.counts > max(deviations * self.count_sigma, 0.5)
 
     @property
     def rows(self) -> float:
@@ -275,8 +273,6 @@ def _positive_definite(statistics: Statistics, shift: float) -> bool:
 
     The shift grows by the bound on what rounding can do, about n d 2^-24, far below the noise for a million rows.
     """
-    from scipy.linalg import lapack
-
     d = statistics.dimension
     shift += d * 2.0**-24 * abs(statistics.rows)
     matrix = np.zeros((d, d), dtype=np.float32)

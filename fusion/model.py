@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from fusion.artifact import FORMAT, Model, to_tensors
 from fusion.card import card, card_message, describe
-from fusion.fuse import Contribution, Fused, Statistics, fuse
+from fusion.fuse import Contribution, Fused, fuse
 from fusion.heads import HEADS, Cleaned
 from fusion.model_files import MAX_MODEL_BYTES, read_model, write_onnx, write_safetensors
 from fusion.scoring import Predictions, evaluate, predict
@@ -62,7 +62,7 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
         candidate = selection.candidate
         layers = HEADS[candidate.head].fit(cleaned, candidate.multiplier, seed)
     ridge = cleaned.ridge(candidate.multiplier)
-    method = _method(fused.statistics, task, selection, ridge) | {"asked": head, "seed": seed.hex()}
+    method = _method(cleaned, task, selection, ridge) | {"asked": head, "seed": seed.hex()}
     return Model(_manifest(fused, method, selection.quality), to_tensors(layers), fused.quarantined)
 
 
@@ -102,11 +102,11 @@ def _summary_entry(contribution: Contribution) -> dict[str, Any]:
     }
 
 
-def _method(statistics: Statistics, task: Task, selection: Selection, ridge: float) -> dict[str, Any]:
-    unseen = [name for name, seen in zip(task.class_names, statistics.seen, strict=False) if not seen]
+def _method(cleaned: Cleaned, task: Task, selection: Selection, ridge: float) -> dict[str, Any]:
+    unseen = [name for name, seen in zip(task.class_names, cleaned.seen, strict=False) if not seen]
     return {
         "summary": task.summary,
-        "denoiser": "no" if statistics.noiseless else "rotation-invariant",
+        "denoiser": "no" if cleaned.statistics.noiseless else "rotation-invariant",
         "head": selection.candidate.head,
         "multiplier": selection.candidate.multiplier,
         "lambda": _rounded(ridge),

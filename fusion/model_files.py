@@ -73,7 +73,7 @@ def _read_safetensors(data: bytes) -> tuple[Tensors, str]:
         text = header["__metadata__"][CARD_KEY]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise ModelError("this is not a model file that can be read; ask for it again") from None
-    return tensors, str(text)
+    return tensors, _text(text)
 
 
 def _read_onnx(data: bytes) -> tuple[Tensors, str]:
@@ -85,15 +85,22 @@ def _read_onnx(data: bytes) -> tuple[Tensors, str]:
         proto = onnx.ModelProto.FromString(data)
     except DecodeError:
         raise ModelError("this is not a model file that can be read; ask for it again") from None
-    texts = [one.value for one in proto.metadata_props if one.key == CARD_KEY]
+    texts = [_text(one.value) for one in proto.metadata_props if one.key == CARD_KEY]
     if len(texts) != 1:
         raise ModelError("this ONNX file has no model card of this software; it was made by something else")
     tensors: Tensors = {}
     for initializer in proto.graph.initializer:
-        name = initializer.name.rpartition("/")[2]
+        name = _text(initializer.name).rpartition("/")[2]
         if name.startswith("layer"):
             tensors[name] = _float_tensor(initializer)
     return tensors, texts[0]
+
+
+def _text(value: object) -> str:
+    """Protobuf gives bytes for a text that is not UTF-8, and JSON gives anything."""
+    if not isinstance(value, str):
+        raise ModelError("this model file holds something else where a text belongs; ask for it again")
+    return value
 
 
 def _float_tensor(initializer: Any) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.fuse import Fused, Statistics, total
-from fusion.heads import HEADS, Cleaned, Layers, head_named
+from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers, head_named
 
 Floats = NDArray[np.float64]
 
 DEFAULT_MULTIPLIER = 1.0  # good from 600 to 60,000 rows of tables
 TOLERANCE = 2.0  # standard errors
+SURE_DEVIATIONS = 4.0  # a class is surely among the rest above this: 1 in 30,000 empty ones passes
 MAX_GROUPS = 10  # summaries are left out in at most this many groups
 GROUP_WORK = 512.0**3  # cubed dimensions spent on leaving out; beyond, fewer groups are scored, but at least one
 SIMULATED_POINTS = 2_000
@@ -127,7 +128,7 @@ def _splits(fused: Fused) -> list[Split]:
     for members in groups[:affordable]:
         sums = total(members)
         rest, group = fused.sums.minus(sums).statistics(fused.task), sums.statistics(fused.task)
-        if not group.classes or not (group.seen & ~rest.seen).any():
+        if not group.classes or not (group.seen(SEEN_DEVIATIONS) & ~rest.seen(SURE_DEVIATIONS)).any():
             splits.append(Split(Cleaned.of(rest), group))
     return splits
 
@@ -189,7 +190,8 @@ def _difference_variance(a: Floats, b: Floats, factor: float, group: Statistics)
     if group.classes:  # n is read from the bias row of M
         linear = linear + (1.0 - factor) * _constant(group)[:, None]
     variance = group.gram_sigma**2 * quadratic + group.cross_sigma**2 * np.sum(linear**2)
-    return float(variance) + ((1.0 - factor) * group.target_sigma) ** 2
+    variance += ((1.0 - factor) * group.target_sigma) ** 2
+    return max(float(variance), 0.0)  # rounding can take a difference of equals below zero
 
 
 def _best(default: Candidate, fits: dict[Candidate, list[Fit]], splits: Sequence[Split]) -> Candidate:

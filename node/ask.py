@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from crypto.errors import Malformed
 from crypto.keys import PublicKey
 from node.client import Dialer
 from node.config import MODEL_LIMIT_BYTES
@@ -74,17 +75,16 @@ def ask(
 
 @dataclass(frozen=True)
 class ModelInHand:
-    """A model file that was checked: its digest, its card, and who signed that."""
+    """A model file that was checked: its card, and who signed that."""
 
-    digest: bytes
     card: dict[str, Any]
     signed_by: str
+    text: str
+    """The card as a page of text, partners by the names they have here."""
 
     def describe(self, path: Path) -> str:
-        """The card as a page of text."""
-        from fusion.model import describe
-
-        return f"{path} ({size(path.stat().st_size)}), signed by {self.signed_by}\n{describe(self.card)}"
+        """What was saved where, and the card."""
+        return f"{path} ({size(path.stat().st_size)}), signed by {self.signed_by}\n{self.text}"
 
 
 def save(home: Home, data: bytes, output: Path) -> ModelInHand:
@@ -161,10 +161,21 @@ def read_bounded(path: Path) -> bytes:
 
 
 def _read(home: Home, data: bytes) -> ModelInHand:
-    from fusion.model import read_model
+    from fusion.model import describe, read_model
 
-    model, card = read_model(data)
-    return ModelInHand(model.digest, card, home.peers.name_of(check_attestation(card)))
+    _, card = read_model(data)
+    signed_by = home.peers.name_of(check_attestation(card))
+    left_out = [one | {"origin": _name_of_text(home, one["origin"])} for one in card["left_out"]]
+    text = describe(card | {"left_out": left_out}, name_of=lambda raw: home.peers.name_of(PublicKey(raw)))
+    return ModelInHand(card, signed_by, text)
+
+
+def _name_of_text(home: Home, origin: str) -> str:
+    """The name of an origin that a card lists in text form; the text itself if it is no key."""
+    try:
+        return home.peers.name_of(PublicKey.parse(origin))
+    except Malformed:
+        return origin
 
 
 def _check_answer(data: bytes, query: Query, asked: PublicKey) -> None:

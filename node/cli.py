@@ -497,11 +497,10 @@ def evaluate(
         show.as_json(scores)
         return
     for name, value in scores.items():
-        show.line(
-            f"{name.replace('_', ' '):18}{value:,}"
-            if isinstance(value, int)
-            else f"{name.replace('_', ' '):18}{value:.4f}"
+        text = (
+            "not defined by these rows" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         )
+        show.line(f"{name.replace('_', ' '):18}{text}")
 
 
 @app.command()

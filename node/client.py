@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, pb.Frame]
 
 
+_stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated without types
+
+
 @dataclass(frozen=True)
 class Dialer:
     """Opens channels in this node's name; the leaf certificate is made once."""
@@ -58,7 +61,7 @@ class Dialer:
     async def exchange(self, peer: PublicKey, address: str, hub: Hub, bucket: TokenBucket | None = None) -> None:
         """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""
         async with self.channel(peer, address) as channel:
-            call = rpc.NodeStub(channel).Exchange()
+            call = _stub(channel).Exchange()
             await _accepted(call, address)
             link = Link(peer, hub, dialed_by_us=True, bucket=bucket)
             link.cut = call.cancel
@@ -79,7 +82,7 @@ class Dialer:
         received = 0
         async with self.channel(peer, address) as channel:
             try:
-                async for reply in rpc.NodeStub(channel).Query(wire.query_to_pb(query)):
+                async for reply in _stub(channel).Query(wire.query_to_pb(query)):
                     if reply.HasField("progress"):
                         on_progress(reply.progress.message[:200])
                         continue

@@ -1,8 +1,7 @@
 """Limits and settings of the node, each with its reason or formula and with what changing it costs.
 
-The limits are part of the wire contract (proto/tidings.proto): every node checks them, and no flag moves
-them. The settings of gossip are one node's own business; two nodes with different ones understand each
-other.
+The limits are part of the wire contract (proto/tidings.proto): every node checks them, and no flag moves them. The
+settings of gossip are one node's own business; two nodes with different ones understand each other.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-# ------------------------------------------------------------------------------------- limits of the contract
+# ----------------------------------------------------------------------------------------------- limits of the contract
 
 PROTOCOL_VERSION: Final = 1
 
 FRAME_LIMIT_BYTES: Final = 256 * 1024
-"""Largest serialized frame. Four chunks' worth: larger ones would delay withdrawals behind them on thin
-lines."""
+"""Largest serialized frame. Four chunks' worth: larger ones would delay withdrawals behind them on thin lines."""
 
 HEADER_LIMIT_BYTES: Final = 64 * 1024
 """Largest header. A 16 MiB body has 256 chunk hashes, 9 kB of header; the rest is room for 1 kB chunks and
@@ -29,10 +27,9 @@ BODY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Largest sealed body. A summary of 2,000 dimensions is about 1 MB."""
 
 CHUNK_BYTES: Final = 16 * 1024
-"""Size of the chunks this node cuts its own bodies into. What a cut link loses is at most the chunk on the line,
-and a chunk that takes longer than the link lives never arrives: 2 s at 64 kbit/s. Smaller ones make larger headers
-(32 bytes a chunk: 32 kB for 16 MiB), larger ones lose more; every node takes any size between the two limits
-below."""
+"""Size of the chunks this node cuts its own bodies into. What a cut link loses is at most the chunk on the line, and
+a chunk that takes longer than the link lives never arrives: 2 s at 64 kbit/s. Smaller ones make larger headers (32
+bytes a chunk: 32 kB for 16 MiB), larger ones lose more; every node takes any size between the two limits below."""
 
 CHUNK_MAX_BYTES: Final = 64 * 1024
 """Largest chunk size a header may state: four to a frame's limit, 8 s at 64 kbit/s."""
@@ -53,16 +50,15 @@ MAX_WANT_CHUNKS: Final = 64
 """Most entries a frame may hold. Each keeps the frame under FRAME_LIMIT_BYTES (the largest, 2,048 origins
 of 72 bytes, is 144 kB) and what a reader allocates for it proportional to its size."""
 
-# -------------------------------------------------------------------------------------------------- transport
+# ------------------------------------------------------------------------------------------------------------ transport
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """How long a dial may take: three retransmissions of a lost SYN (1 + 2 + 4 s) and a TLS handshake."""
 
 KEEPALIVE_S: Final = 20
 KEEPALIVE_TIMEOUT_S: Final = 20
-"""A silent link is probed after the first and given up after the second: a vanished peer is noticed within
-40 s. Shorter notices sooner, costs a packet per period on every idle link, and gives up on lines that are
-merely slow."""
+"""A silent link is probed after the first and given up after the second: a vanished peer is noticed within 40 s.
+Shorter notices sooner, costs a packet per period on every idle link, and gives up on lines that are merely slow."""
 
 QUERY_CHUNK_BYTES: Final = 64 * 1024
 """Part of a model file in one reply."""
@@ -70,7 +66,7 @@ QUERY_CHUNK_BYTES: Final = 64 * 1024
 MODEL_LIMIT_BYTES: Final = 256 * 1024 * 1024
 """Largest model file that a query accepts."""
 
-# ----------------------------------------------------------------------------------------------------- gossip
+# --------------------------------------------------------------------------------------------------------------- gossip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +75,9 @@ class GossipSettings:
 
     fanout: int = 3
     rumor_rounds: int = 3
-    """A new record is announced to `fanout` links at once and to as many others in each following round.
-    Expected share of nodes that push alone misses: about exp(-fanout * rumor_rounds); anti-entropy reaches
-    those. Raising either costs 85 bytes per link and record, and saves at most one anti-entropy period for
-    the last nodes."""
+    """A new record is announced to `fanout` links at once and to as many others in each following round. Expected
+    share of nodes that push alone misses: about exp(-fanout * rumor_rounds); anti-entropy reaches those. Raising
+    either costs 85 bytes per link and record, and saves at most one anti-entropy period for the last nodes."""
 
     rumor_round_s: float = 1.0
     """Time between those rounds. Shorter repeats an announcement before the first can have been answered."""
@@ -111,8 +106,7 @@ class GossipSettings:
     would be dialed every second."""
 
     want_window: int = MAX_WANT
-    """Headers asked for and not yet received, per link. Covers 200 ms of round trip at about 1 MB/s of
-    headers."""
+    """Headers asked for and not yet received, per link: 0.3 to 1.6 kB each, so 80 to 400 kB in flight."""
 
     chunk_window: int = 32
     """Chunks asked for and not yet received, per link: 512 kB in flight, that is 1 MB/s at 500 ms of round trip.
@@ -121,7 +115,7 @@ class GossipSettings:
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between
     arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
-    for things twice on thin lines: a chunk takes 8 s at 64 kbit/s."""
+    for things twice on thin lines: the largest chunk takes 8 s at 64 kbit/s."""
 
     hostage_s: float = 120.0
     """A record asked of a link that delivers others but nothing of this one for so long, and for twice what a full

@@ -70,7 +70,7 @@ class EpochKeys:
     def key_card(self, member: PublicKey) -> Record | None:
         """The member's newest key card, if it has reached us."""
         cards = [held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)]
-        return max(cards, key=_age, default=None)
+        return _newest_first(cards)[0] if cards else None
 
     def open(self, held: Held) -> bytes:
         """The plaintext of a sealed record; NotReadable says why not."""
@@ -108,13 +108,13 @@ class EpochKeys:
 
     def _epoch_key(self, origin: PublicKey, epoch: int) -> bytes:
         """The secret of one epoch, from the newest grant to us that opens."""
-        for held in sorted(self._store.held(kind=Kind.KEY_GRANT, origin=origin), key=lambda held: _age(held.record)):
-            header = held.record.header
-            if header.epoch == epoch and header.recipient == self._me:
-                if held.record.id not in self._unwrapped:
-                    self._unwrap(held.record)
-                if held.record.id in self._unwrapped:
-                    return self._unwrapped[held.record.id]
+        grants = [held.record for held in self._store.held(kind=Kind.KEY_GRANT, origin=origin)]
+        for grant in _newest_first(grants):
+            if grant.header.epoch == epoch and grant.header.recipient == self._me:
+                if grant.id not in self._unwrapped:
+                    self._unwrap(grant)
+                if grant.id in self._unwrapped:
+                    return self._unwrapped[grant.id]
         who = self._peers.name_of(origin)
         raise NotReadable(f"waiting for the key grant of {who}: it must have added this node and been online since")
 
@@ -136,6 +136,14 @@ def _context(origin: PublicKey, epoch: int, recipient: PublicKey) -> bytes:
     return origin.raw + epoch.to_bytes(4, "big") + recipient.raw
 
 
-def _age(record: Record) -> tuple[int, int]:
-    """Orders records of one origin: by sequence; the origin's own clock only tells incarnations apart."""
-    return (record.header.created_unix_ms, record.header.sequence)
+def _newest_first(records: list[Record]) -> list[Record]:
+    """Records of one origin: by sequence within an incarnation; the origin's own clock only orders incarnations."""
+    last_written: dict[bytes, int] = {}
+    for record in records:
+        header = record.header
+        last_written[header.incarnation] = max(header.created_unix_ms, last_written.get(header.incarnation, 0))
+
+    def age(record: Record) -> tuple[int, int]:
+        return last_written[record.header.incarnation], record.header.sequence
+
+    return sorted(records, key=age, reverse=True)

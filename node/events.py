@@ -14,7 +14,7 @@ from crypto.keys import PublicKey
 from node.frames import Frame
 from node.records import Held, Record
 
-# ----------------------------------------------------------------------------------------------------- events
+# --------------------------------------------------------------------------------------------------------------- events
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,7 @@ class BadFrame:
 
 @dataclass(frozen=True, slots=True)
 class RecordAdded:
-    """The store holds a record that did not come through the core: authored here or imported. Again is no
-    change."""
+    """The store holds a record that did not come through the core: authored here or imported. Again is no change."""
 
     held: Held
 
@@ -80,7 +79,7 @@ class Tick:
 
 Event = PeersChanged | LinkUp | LinkDown | DialFailed | FrameIn | BadFrame | RecordAdded | Tick
 
-# ---------------------------------------------------------------------------------------------------- actions
+# -------------------------------------------------------------------------------------------------------------- actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,7 @@ class SendChunk:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Store a record that passed every check. The store applies what it supersedes, or that it is
-    superseded."""
+    """Store a record that passed every check. The store applies what it supersedes, or that it is superseded."""
 
     record: Record
 

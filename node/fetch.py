@@ -30,8 +30,7 @@ Rank = tuple[int, int, int]
 
 
 def priority(kind: int, body_bytes: int) -> int:
-    """What is sent and asked for first: 0 withdrawals and evidence, 1 no body, 2 a small one, 3 a large
-    one."""
+    """What is sent and asked for first: 0 withdrawals and evidence, 1 no body, 2 a small one, 3 a large one."""
     if kind in (Kind.WITHDRAWAL, Kind.EVIDENCE):
         return 0
     if body_bytes == 0:
@@ -41,8 +40,7 @@ def priority(kind: int, body_bytes: int) -> int:
 
 @dataclass(slots=True)
 class _Fetch:
-    """A record that is wanted. `missing` and `in_flight` count once the header is here; dicts keep their
-    order."""
+    """A record that is wanted. `missing` and `in_flight` count once the header is here; dicts keep their order."""
 
     rank: Rank
     origin: bytes
@@ -81,7 +79,7 @@ class Fetcher:
         self._drained: dict[int, None] = {}
         self._order = 0
 
-    # ----------------------------------------------------------------------------------------- what is wanted
+    # --------------------------------------------------------------------------------------------------- what is wanted
 
     def offered(self, link: int, advert: Advert) -> None:
         """A link has a record that is not settled here."""
@@ -99,8 +97,7 @@ class Fetcher:
         self._queue(advert.id, link)
 
     def resume(self, record: Record, missing: Iterable[int]) -> None:
-        """The header of a record is here, some chunks are not: ask for these from any link that offers the
-        record."""
+        """The header of a record is here, some chunks are not: ask for these from any link that offers the record."""
         header = record.header
         fetch = self._fetches.get(record.id)
         if fetch is None:
@@ -125,8 +122,7 @@ class Fetcher:
             source.asked[record_id] = now
 
     def header_arrived(self, link: int, record: Record, now: float) -> None:
-        """A header with a body came and was kept. A small body follows unasked if it came from the link
-        asked."""
+        """A header with a body came and was kept. A small body follows unasked if it came from the link asked."""
         before = self._fetches.get(record.id)
         was_asked = before is not None and before.asked == link
         self.resume(record, range(len(record.header.chunk_hashes)))
@@ -185,7 +181,7 @@ class Fetcher:
                 for link in list(fetch.sources):
                     self.drop_source(link, record_id)
 
-    # -------------------------------------------------------------------------------------------------- links
+    # ------------------------------------------------------------------------------------------------------------ links
 
     def link_up(self, link: int) -> None:
         """A link can be asked."""
@@ -245,7 +241,7 @@ class Fetcher:
         self._drained.clear()
         return drained
 
-    # ------------------------------------------------------------------------------------------------- asking
+    # ----------------------------------------------------------------------------------------------------------- asking
 
     def pump(self, now: float) -> list[Action]:
         """Ask for as much as the windows allow."""
@@ -299,7 +295,7 @@ class Fetcher:
             self._release(record_id, fetch)
             self._queue_everywhere(record_id, fetch)
 
-    # -------------------------------------------------------------------------------------------- bookkeeping
+    # ------------------------------------------------------------------------------------------------------ bookkeeping
 
     def _new(self, record_id: bytes, origin: bytes, kind: int, body_bytes: int) -> _Fetch:
         self._order += 1

@@ -1,5 +1,4 @@
-"""Frames: what two linked nodes say to each other. proto/tidings.proto says what each one means and its
-limits.
+"""Frames: what two linked nodes say to each other. proto/tidings.proto says what each one means and its limits.
 
 Frozen values between `wire` (bytes) and `gossip` (decisions). A frame that came out of `wire` is within its
 limits and its fields have their lengths; whether what it claims is true is for the core to find out.
@@ -61,8 +60,7 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """A record that the sender has settled. `kind` is a bare number: a later version may know more of
-    them."""
+    """A record that the sender has settled. `kind` is a bare number: a later version may know more of them."""
 
     id: bytes
     kind: int

@@ -1,22 +1,20 @@
-"""Gossip: the core of the node. `handle(event, now)` decides and returns actions; it opens no socket, file
-or clock.
+"""Gossip: the core of the node. `handle(event, now)` decides and returns actions; it opens no socket, file or clock.
 
-Follows docs/protocol.md, section "Gossip". In the order in which a record meets it:
+Follows docs/protocol.md, sections "Links" and "Gossip". In the order in which a record meets it:
 
-    dial      members with an address and no link, with backoff, for ever                          (dialing)
-    hello     both sides say their version; of two links with one peer, both sides keep the same one digest
-    anti-entropy: compare what is settled, first by one hash, then by origin, by ranges   (reconcile)
-    announce  tell a link of what it lacks, and some links of what is new                           (rumors)
-    fetch     ask one link at a time for headers, then chunks; check, then keep                     (fetch)
-    settle    (holdings) a record with all its body, or without one, or taken back, is ours to announce
+    dial       members with an address and no link, with backoff, for ever                             (dialing)
+    hello      both sides say their version; of two links with one peer, both sides keep the same one
+    digest     anti-entropy: compare what is settled by one hash, then by origin, then by ranges       (reconcile)
+    announce   tell a link of what it lacks, and a few links of what is new                            (rumors)
+    fetch      ask one link at a time for headers, then chunks; check, then keep                       (fetch)
+    settle     a record that is whole, or has no body, or was taken back, is ours to announce          (holdings)
 
-Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a
-rule of `records` or `wire` forbids. What a removed member wrote stays in the store, and is no longer
-compared, announced, served or asked for. Anything invalid is a strike; too many close the link and keep the
-peer out for a while. Slow is not invalid.
+Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a rule of
+`records` or `wire` forbids. What a removed member wrote stays in the store, and is no longer compared, announced,
+served or asked for. Anything invalid is a strike; too many close the link and keep the peer out for a while. Slow is
+not invalid.
 
-Deterministic: the same events, times and `rng` give the same actions, so a simulated swarm replays from its
-seed.
+Deterministic: the same events, times and `rng` give the same actions, so a simulated swarm replays from its seed.
 """
 
 from __future__ import annotations
@@ -85,8 +83,7 @@ from node.rumors import Rumors
 from node.wire import read_record
 
 FRAME_ROOM_BYTES: Final = FRAME_LIMIT_BYTES * 3 // 4
-"""What a frame is filled up to by estimate, so that the framing of its parts never lifts it over the
-limit."""
+"""What a frame is filled up to by estimate, so that the framing of its parts never lifts it over the limit."""
 
 _T = TypeVar("_T")
 
@@ -168,7 +165,7 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
-    # -------------------------------------------------------------------------------------- members and links
+    # ------------------------------------------------------------------------------------------------ members and links
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
         members = {peer: address for peer, address in sorted(event.members) if peer != self._me}
@@ -231,9 +228,8 @@ class Gossip:
     def _spare_of(self, older: _Link, newer: _Link, now: float) -> _Link:
         """The link that both sides of a double link give up.
 
-        Two that came up together are a simultaneous dial: the one dialed by the smaller key stays.
-        Otherwise the older one goes: nobody dials a peer that it is linked with, so the other side has lost
-        it.
+        Two that came up together are a simultaneous dial: the one dialed by the smaller key stays. Otherwise the
+        older one goes: nobody dials a peer that it is linked with, so the other side has lost it.
         """
         is_fresh = now - older.ready_at < self._settings.duplicate_window_s
         if is_fresh and older.dialed_by_us != newer.dialed_by_us:
@@ -287,7 +283,7 @@ class Gossip:
     def _is_kept_out(self, peer: PublicKey, now: float) -> bool:
         return now < self._kept_out.get(peer, -math.inf)
 
-    # ------------------------------------------------------------------------------------------------- frames
+    # ----------------------------------------------------------------------------------------------------------- frames
 
     def _frame_in(self, event: FrameIn, now: float) -> None:
         link = self._links.get(event.link)
@@ -322,7 +318,7 @@ class Gossip:
             case Missing(absent):
                 self._fetcher.drop_source(link.number, absent)
 
-    # ------------------------------------------------------------------------------------------- anti-entropy
+    # ----------------------------------------------------------------------------------------------------- anti-entropy
 
     def _begin_sync(self, link: _Link, now: float) -> None:
         self._send(link, Digest(self._holdings.index.root()))
@@ -380,7 +376,7 @@ class Gossip:
             if is_wanted and is_acceptable and self._holdings.trusts(advert.origin):
                 self._fetcher.offered(link.number, advert)
 
-    # ------------------------------------------------------------------------------------------------ serving
+    # ---------------------------------------------------------------------------------------------------------- serving
 
     def _serve(self, link: _Link, ids: Iterable[bytes]) -> None:
         chosen: dict[bytes, Record] = {}
@@ -417,7 +413,7 @@ class Gossip:
             signed = tuple(SignedRecord(record.header_bytes, record.signature) for record in batch)
             self._send(link, Records(signed))
 
-    # ---------------------------------------------------------------------------------------------- receiving
+    # -------------------------------------------------------------------------------------------------------- receiving
 
     def _receive(self, link: _Link, records: Iterable[SignedRecord], now: float) -> None:
         for signed in records:
@@ -478,7 +474,7 @@ class Gossip:
         reason = f"it signed two records with sequence {sequence}; the second, {record.id.hex()[:12]}, is refused"
         self._out.append(Alarm(record.header.origin, reason, record))
 
-    # ------------------------------------------------------------------------------------------- what is here
+    # ----------------------------------------------------------------------------------------------------- what is here
 
     def _record_added(self, held: Held) -> None:
         before = self._holdings.get(held.record.id)
@@ -501,7 +497,7 @@ class Gossip:
         for settled in ids:
             self._fetcher.forget(settled)
 
-    # ------------------------------------------------------------------------------------------------- timers
+    # ----------------------------------------------------------------------------------------------------------- timers
 
     def _tick(self, now: float) -> None:
         for link in list(self._links.values()):

@@ -1,11 +1,10 @@
 """Holdings: the records in the store as gossip sees them, which of them are settled, and which were taken
 back by what.
 
-A record is settled when nothing more of it is wanted: it has no body, its body is whole, or a record of the
-same origin that names it in `supersedes` is here too. The last holds in either order of arrival, so two
-nodes with the same records have the same settled records, and the same digests (`reconcile`), however these
-came. The store applies the same rule when it keeps a record (`records.can_bury`); here it decides what is
-announced, served and asked for.
+A record is settled when nothing more of it is wanted: it has no body, its body is whole, or a record of the same
+origin that names it in `supersedes` is here too. The last holds in either order of arrival, so two nodes with the
+same records have the same settled records, and the same digests (`reconcile`), however these came. The store applies
+the same rule when it keeps a record (`records.can_bury`); here it decides what is announced, served and asked for.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What this node has settled, and how two nodes find out what each lacks.
 
-Anti-entropy in the manner of Demers et al., "Epidemic algorithms for replicated database maintenance" (PODC
-1987): compare one digest; if it differs, one digest per origin; for the origins that differ, ranges of
-sequences; and only where the ranges agree although the digests do not, the ids. What a node lacks is then
-announced to it.
+Anti-entropy in the manner of Demers et al., "Epidemic algorithms for replicated database maintenance" (PODC 1987):
+compare one digest; if it differs, one digest per origin; for the origins that differ, ranges of sequences; and only
+where the ranges agree although the digests do not, the ids. What a node lacks is then announced to it.
 
 A record is settled when nothing more of it is wanted: it has no body, its body is whole, or it was taken
 back. Digests cover ids of settled records and nothing else, so they do not depend on the order in which
@@ -143,8 +142,7 @@ class Index:
         return self._sets.get(origin) or OriginSet()
 
     def _vector(self, origin: bytes) -> OriginVector:
-        """Our vector of one origin; with very many gaps the last ranges are left out, and we hear too
-        much."""
+        """Our vector of one origin; with very many gaps the last ranges are left out, and we hear too much."""
         room = MAX_RANGES_PER_ORIGIN
         entries: list[tuple[bytes, Ranges]] = []
         for incarnation, ranges in self._of(origin).ranges.items():

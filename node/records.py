@@ -12,8 +12,7 @@ signature; a body, if the kind has one, is named in the header by the hashes of 
     7. The payload is what the kind's row says (`wire.read_payload`).
     8. The signature is the origin's, over the header's bytes, under the kind's label.
 
-Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it
-arrives.
+Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it arrives.
 
 This module does no I/O, knows no encoding and refuses to repair anything: a record is right or it is refused.
 """
@@ -25,8 +24,8 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from crypto.errors import BadSignature
-from crypto.keys import ENCRYPTION_PUBLIC_BYTES, PublicKey
+from crypto.errors import BadSignature, Malformed
+from crypto.keys import PublicKey, parse_encryption_public
 from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hashes
 from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_record
 from node.config import (
@@ -182,14 +181,6 @@ class Head:
     accepted: tuple[bytes, ...] = ()  # HEADs of another copy of the ledger, whose increases are in the totals
 
 
-@dataclass(frozen=True, slots=True)
-class EpochKey:
-    """One of an origin's epoch keys, open: the number that headers name, and 32 secret bytes."""
-
-    number: int
-    key: bytes = field(repr=False)
-
-
 class HeldState(enum.StrEnum):
     """What is held of a record. COMPLETE and BURIED are settled: nothing more of it is wanted."""
 
@@ -210,8 +201,7 @@ class Held:
 
 
 def core(header: Header) -> bytes:
-    """The bytes that a seal binds a body to: label, then each field with its length in 4 bytes,
-    big-endian."""
+    """The bytes that a seal binds a body to: label, then each field with its length in 4 bytes, big-endian."""
     fields = (
         header.origin.raw,
         header.coalition,
@@ -244,7 +234,7 @@ def can_bury(later: Header, earlier: Header) -> bool:
     return later.origin == earlier.origin and earlier.body_bytes > 0 and later.kind is not Kind.HEAD
 
 
-# ---------------------------------------------------------------------------------------- the rules, in order
+# -------------------------------------------------------------------------------------------------- the rules, in order
 
 
 def check_sizes(header_bytes: bytes, signature: bytes) -> None:
@@ -266,8 +256,11 @@ def check_header(header: Header) -> None:
 def check_payload(kind: Kind, payload: KeyCard | KeyGrant | Head | None) -> None:
     """Rule 7, once the payload is decoded."""
     match payload:
-        case KeyCard(encryption_public) if len(encryption_public) != ENCRYPTION_PUBLIC_BYTES:
-            raise RecordError(f"An encryption key has {ENCRYPTION_PUBLIC_BYTES} bytes.")
+        case KeyCard(encryption_public):
+            try:
+                parse_encryption_public(encryption_public)
+            except Malformed as error:
+                raise RecordError(f"The encryption key of a key card cannot be used: {error}") from error
         case KeyGrant(wrapped_key) if len(wrapped_key) != WRAPPED_KEY_BYTES:
             raise RecordError(f"A wrapped epoch key has {WRAPPED_KEY_BYTES} bytes.")
         case KeyGrant(_, key_card) if len(key_card) != RECORD_ID_BYTES:

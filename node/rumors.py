@@ -1,9 +1,8 @@
 """Rumors: announcing what is new to a few links at a time, for a few rounds.
 
-The push half of Demers et al. (1987), "rumor mongering" with a counter and no feedback: at once to `fanout`
-links, drawn from those that do not have the record already, and to as many others in each of the next
-rounds. It spreads in about log N rounds and misses some nodes; finding those is the business of
-anti-entropy (`reconcile`).
+The push half of Demers et al. (1987), "rumor mongering" with a counter and no feedback: at once to `fanout` links,
+drawn from those that do not have the record already, and to as many others in each of the next rounds. It spreads in
+about log N rounds and misses some nodes; finding those is the business of anti-entropy (`reconcile`).
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
 """Store: everything a node holds, in one SQLite file, `node.db` in its home.
 
-The command line and the daemon use one store at once, each with a connection of its own: write-ahead log, a
-busy timeout, and every change in a transaction that takes the write lock first (BEGIN IMMEDIATE).
-`synchronous=FULL`: what a method returned from is on disk, whatever happens to the process or the power
-next.
+The command line and the daemon use one store at once, each with a connection of its own: write-ahead log, a busy
+timeout, and every change in a transaction that takes the write lock first (BEGIN IMMEDIATE). `synchronous=FULL`: what
+a method returned from is on disk, whatever happens to the process or the power next.
 
 One rule of the protocol lives here, because it must hold in the same transaction: a record that names
 another in `supersedes` buries it, whichever of the two comes first (`records.can_bury`). A buried record
 keeps its header and signature for ever; its chunks are deleted.
 
-The store checks no signature and no hash on the way in: what reaches it was checked (`wire.read_record`,
-the gossip core). On the way out headers and chunks are hashed again, because disks forget. A `Store` belongs to the
-thread that opened it.
+The store checks no signature on the way in: what reaches it was checked (`wire.read_record`, the gossip core). On the
+way out headers and chunks are hashed again, because disks forget. A `Store` belongs to the thread that opened it.
 """
 
 from __future__ import annotations
@@ -115,8 +113,7 @@ _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, recei
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A node whose key the operator added. A query-only peer may ask for models and takes no part in
-    gossip."""
+    """A node whose key the operator added. A query-only peer may ask for models and takes no part in gossip."""
 
     key: PublicKey
     name: str
@@ -191,8 +188,7 @@ class Store:
 
     @classmethod
     def open(cls, home: Path) -> Store:
-        """The store of an initialized home; StoreError if there is none, or it is damaged or newer than
-        this."""
+        """The store of an initialized home; StoreError if there is none, or it is damaged or newer than this."""
         path = home / STORE_FILE
         if not path.exists():
             raise StoreError(f"There is no store in {home}: run `tidings --home {home} init` first.")
@@ -214,7 +210,7 @@ class Store:
         """Give the file back; the last one to close folds the log into it."""
         self._db.close()
 
-    # ------------------------------------------------------------------------------------------- transactions
+    # ----------------------------------------------------------------------------------------------------- transactions
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -243,7 +239,7 @@ class Store:
     def _damaged(self) -> StoreError:
         return StoreError(_damaged_text(self._path))
 
-    # ------------------------------------------------------------------------------------------------ records
+    # ---------------------------------------------------------------------------------------------------------- records
 
     @property
     def incarnation(self) -> bytes:
@@ -256,8 +252,7 @@ class Store:
         self._rows("UPDATE node SET incarnation = ?", secrets.token_bytes(INCARNATION_BYTES))
 
     def reserve_sequence(self) -> int:
-        """The next sequence for a record of this node, from 1. On disk before this returns: never given
-        twice."""
+        """The next sequence for a record of this node, from 1. On disk before this returns: never given twice."""
         if self._db.in_transaction:
             raise RuntimeError("a sequence is reserved on its own, so that no rollback can give it out again")
         with self.batch():
@@ -292,8 +287,7 @@ class Store:
             return self._known(record.id)
 
     def add_chunk(self, record_id: bytes, index: int, data: bytes) -> Held:
-        """Keep a chunk that was checked against the header; the last missing one makes the record
-        complete."""
+        """Keep a chunk that was checked against the header; the last missing one makes the record complete."""
         with self.batch():
             held = self._known(record_id)
             if held.state is not HeldState.FETCHING:
@@ -350,8 +344,7 @@ class Store:
         )
 
     def held_after(self, position: int) -> tuple[list[Held], int]:
-        """The records that arrived after `position`, and the position to ask with next time; 0 is the
-        start."""
+        """The records that arrived after `position`, and the position to ask with next time; 0 is the start."""
         with self._snapshot():
             held = self._select("WHERE position > ?", position)
             latest = self._rows("SELECT coalesce(max(position), 0) FROM records")[0][0]
@@ -483,7 +476,7 @@ class Store:
             finally:
                 self._db.execute("COMMIT")
 
-    # --------------------------------------------------------------------------------- peers, tasks and links
+    # ------------------------------------------------------------------------------------------- peers, tasks and links
 
     def add_peer(self, peer: Peer) -> None:
         """Add a peer, or change what is known of one; StoreError if another peer has its name."""

@@ -4,9 +4,8 @@ Every limit of the contract that can be seen in one message is checked here, bef
 of our types; `WireError` (frames, queries) and `RecordError` (records) say which one was broken. What is
 checked costs time and memory in proportion to the message, whatever numbers it claims.
 
-Unknown fields are skipped, and so is a frame of a kind we do not know (`frame_from_pb` returns None): a
-later minor version may add some. Header bytes are decoded and never encoded again: what was signed is what
-is kept.
+Unknown fields are skipped, and so is a frame of a kind we do not know (`frame_from_pb` returns None): a later minor
+version may add some. Header bytes are decoded and never encoded again: what was signed is what is kept.
 """
 
 from __future__ import annotations
@@ -78,12 +77,11 @@ MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
 MODEL_FORMATS: Final = ("onnx", "safetensors")
 MAX_HEAD_CHARS: Final = 64
 
-# ---------------------------------------------------------------------------------------------------- records
+# -------------------------------------------------------------------------------------------------------------- records
 
 
 def author(identity: Identity, header: Header) -> Record:
-    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a
-    rule."""
+    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a rule."""
     if header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
@@ -216,12 +214,11 @@ def _head_from_pb(message: pb.Head) -> Head:
 
 @functools.lru_cache(maxsize=4_096)
 def _public_key(raw: bytes) -> PublicKey:
-    """Checking a point costs 30 times as much as decoding the header it is in, and the same few keys keep
-    coming."""
+    """Checking a point costs 30 times as much as decoding the header it is in, and the same few keys keep coming."""
     return PublicKey(raw)
 
 
-# ----------------------------------------------------------------------------------------------------- frames
+# --------------------------------------------------------------------------------------------------------------- frames
 
 
 def encode(frame: Frame) -> bytes:
@@ -283,8 +280,7 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
 
 
 def frame_from_pb(message: pb.Frame) -> Frame | None:
-    """Our type for a message, None for a kind of frame that we do not know; WireError if it breaks a
-    limit."""
+    """Our type for a message, None for a kind of frame that we do not know; WireError if it breaks a limit."""
     name = message.WhichOneof("frame")
     return None if name is None else _READERS[name](getattr(message, name))
 
@@ -415,7 +411,7 @@ _READERS: Final[dict[str, Any]] = {
     "missing": _read_missing,
 }
 
-# ------------------------------------------------------------------------------------------------------ query
+# ---------------------------------------------------------------------------------------------------------------- query
 
 
 def query_to_pb(query: Query) -> pb.QueryRequest:
@@ -448,7 +444,7 @@ def _read_query_origins(origins: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(_sized("origin", origin, PUBLIC_KEY_BYTES) for origin in origins)
 
 
-# ----------------------------------------------------------------------------------------------------- checks
+# --------------------------------------------------------------------------------------------------------------- checks
 
 
 def _sized(name: str, value: bytes, size: int) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_heads import copy_of, hear, own_records
+from test_ledger_heads import copy_of, hear, own_records
 
 from fusion.errors import BudgetError
 from fusion.ledger import Ledger

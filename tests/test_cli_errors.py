@@ -68,6 +68,15 @@ def complaint(capsys: pytest.CaptureFixture[str], bench: Bench, *words: str) -> 
 
 GOOD_ROWS = "age,arrival,outcome\n30,walk,0\n80,ambulance,1\n"
 
+
+def publishing(data: str, epsilon: str = "1") -> list[str]:
+    return ["publish", "triage", data, "--epsilon", epsilon]
+
+
+def asking(bench: Bench, output: str) -> list[str]:
+    return ["query", "triage", "-o", str(bench.folder / output)]
+
+
 WRONG: dict[str, tuple[int, str, Callable[[Bench], list[str]]]] = {
     "a mistyped key": (2, "mistyped", lambda b: ["peer", "add", STRANGER[:-1] + "x"]),
     "a key that is no key": (2, "key", lambda b: ["peer", "add", "hello"]),
@@ -76,50 +85,50 @@ WRONG: dict[str, tuple[int, str, Callable[[Bench], list[str]]]] = {
     "an unknown task": (2, "no accepted task", lambda b: ["publish", "flu", "x.csv", "--epsilon", "1"]),
     "a task file that is not there": (2, "neither a task file", lambda b: ["task", "add", "nowhere.toml"]),
     "a broken task file": (1, "line 1", lambda b: ["task", "add", b.file("bad.toml", "name = \n")]),
-    "a data file that is not there": (1, "check the path", lambda b: ["publish", "triage", "nowhere.csv", "--epsilon", "1"]),
+    "a data file that is not there": (1, "check the path", lambda b: publishing("nowhere.csv")),
     "a missing column": (
         1,
         '"arrival"',
-        lambda b: ["publish", "triage", b.file("d.csv", "age,outcome\n3,0\n"), "--epsilon", "1"],
+        lambda b: publishing(b.file("d.csv", "age,outcome\n3,0\n")),
     ),
-    "an empty file": (1, "empty", lambda b: ["publish", "triage", b.file("d.csv", ""), "--epsilon", "1"]),
+    "an empty file": (1, "empty", lambda b: publishing(b.file("d.csv", ""))),
     "a file with a header alone": (
         1,
         "row",
-        lambda b: ["publish", "triage", b.file("d.csv", "age,arrival,outcome\n"), "--epsilon", "1"],
+        lambda b: publishing(b.file("d.csv", "age,arrival,outcome\n")),
     ),
     "a broken CSV row": (
         1,
         "row 4 has 2 fields where 3 are expected",
-        lambda b: ["publish", "triage", b.file("d.csv", GOOD_ROWS + "1,walk\n"), "--epsilon", "1"],
+        lambda b: publishing(b.file("d.csv", GOOD_ROWS + "1,walk\n")),
     ),
     "labels that the task does not know": (
         1,
         "label",
-        lambda b: ["publish", "triage", b.file("d.csv", "age,arrival,outcome\n3,walk,7\n"), "--epsilon", "1"],
+        lambda b: publishing(b.file("d.csv", "age,arrival,outcome\n3,walk,7\n")),
     ),
     "an epsilon above the task's maximum": (
         1,
         "at most 2",
-        lambda b: ["publish", "triage", b.file("d.csv", GOOD_ROWS), "--epsilon", "2.5"],
+        lambda b: publishing(b.file("d.csv", GOOD_ROWS), "2.5"),
     ),
-    "an epsilon that is NaN": (1, "Epsilon must be over 0", lambda b: ["publish", "triage", b.file("d.csv", GOOD_ROWS), "--epsilon", "nan"]),
-    "an epsilon of zero": (1, "Epsilon must be over 0", lambda b: ["publish", "triage", b.file("d.csv", GOOD_ROWS), "--epsilon", "0"]),
+    "an epsilon that is NaN": (1, "Epsilon must be over 0", lambda b: publishing(b.file("d.csv", GOOD_ROWS), "nan")),
+    "an epsilon of zero": (1, "Epsilon must be over 0", lambda b: publishing(b.file("d.csv", GOOD_ROWS), "0")),
     "a budget that is exhausted": (
         1,
         "no data was read",
         lambda b: ["publish", "triage", b.file("d.csv", GOOD_ROWS), "--epsilon", "1", "--budget", "0.5"],
     ),
-    "a query with no summaries": (1, "No summary", lambda b: ["query", "triage", "-o", str(b.folder / "m.onnx")]),
-    "a query for an unknown format": (2, "ending", lambda b: ["query", "triage", "-o", str(b.folder / "m.pkl")]),
+    "a query with no summaries": (1, "No summary", lambda b: asking(b, "m.onnx")),
+    "a query for an unknown format": (2, "ending", lambda b: asking(b, "m.pkl")),
     "a query for an unknown head": (
         2,
         "no head",
-        lambda b: ["query", "triage", "--head", "deep", "-o", str(b.folder / "m.onnx")],
+        lambda b: [*asking(b, "m.onnx"), "--head", "deep"],
     ),
-    "a query to nobody": (2, "no peer named", lambda b: ["query", "triage", "--node", "x", "-o", str(b.folder / "m.onnx")]),
-    "a model file that is none": (1, "model", lambda b: ["verify", b.file("m.onnx", "not a model")]),
-    "a prediction without a model": (1, "nowhere.onnx", lambda b: ["predict", "nowhere.onnx", b.file("d.csv", GOOD_ROWS)]),
+    "a query to nobody": (2, "no peer named", lambda b: [*asking(b, "m.onnx"), "--node", "x"]),
+    "a model file that is none": (1, "model", lambda b: ["verify", b.file("m.onnx", "no model")]),
+    "a prediction without a model": (1, "nowhere.onnx", lambda b: ["predict", "nowhere.onnx", "d.csv"]),
     "a record that is not ours": (2, "not the id", lambda b: ["withdraw", "0123456789"]),
     "a rate that is none": (2, "not a rate", lambda b: ["serve", "--bandwidth", "fast"]),
     "an unknown command": (2, "No such command", lambda b: ["frobnicate"]),

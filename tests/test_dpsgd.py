@@ -244,7 +244,7 @@ def test_one_run_with_many_canaries_measures_less_than_is_claimed_and_not_nothin
     print(
         f"one-run audit: noise {noise:g}, rate {rate:g}, {steps} steps: claimed {claimed:.2f}, measured {measured:.2f}"
     )
-    assert 0.2 * claimed < measured <= claimed
+    assert 0.1 * claimed < measured <= claimed
 
 
 @pytest.mark.soak

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion import fuse as fuse_module
+from fusion.dataset import Batch
 from fusion.errors import NothingToFuse
 from fusion.fuse import Contribution, Statistics, Sums, fuse, implausibility, total
 from fusion.summaries import Blocks
@@ -62,20 +63,16 @@ def test_the_sums_are_the_integers_of_the_summaries() -> None:
 def test_without_noise_any_split_of_the_rows_gives_the_pooled_statistics(owners: list[int], seed: int) -> None:
     rows = ward_rows(120, seed)
     pooled = fuse(WARD, [exact(WARD, rows, "pooled")])
-    parts = [exact(WARD, select(rows, np.array(owners) == owner), f"owner {owner}") for owner in set(owners)]
+    parts = [exact(WARD, rows_where(rows, np.array(owners) == owner), f"owner {owner}") for owner in set(owners)]
     split = fuse(WARD, parts)
     assert same(split.statistics, pooled.statistics)
     assert split.quarantined == pooled.quarantined == ()
 
 
-def select(rows: object, mask: np.ndarray) -> object:
-    from fusion.dataset import Batch
-
-    assert isinstance(rows, Batch)
-    assert rows.label is not None
+def rows_where(rows: Batch, mask: np.ndarray) -> Batch:
     numbers = {name: values[mask] for name, values in rows.numbers.items()}
     categories = {name: values[mask] for name, values in rows.categories.items()}
-    return Batch(numbers, categories, rows.label[mask], int(mask.sum()))
+    return Batch(numbers, categories, np.asarray(rows.label)[mask], int(mask.sum()))
 
 
 def test_the_noise_of_the_sum_adds_in_squares() -> None:
@@ -101,7 +98,7 @@ def test_counts_and_rows_are_read_from_the_bias() -> None:
     found = fuse(WARD, [exact(WARD, rows, "one")]).statistics
     np.testing.assert_allclose(found.counts, np.bincount(np.asarray(rows.label)), rtol=1e-12)
     assert found.rows == pytest.approx(500)
-    assert found.seen.all()
+    assert found.seen(2.0).all()
     stay = fuse(STAY, [exact(STAY, stay_rows(300, 1), "one")]).statistics
     assert stay.rows == pytest.approx(300)
     assert stay.row_sum == pytest.approx(stay.gram[:, -1] / stay.bias)
@@ -170,7 +167,7 @@ def test_a_summary_of_numbers_with_one_block_scaled_is_quarantined(block: str, f
 
 @pytest.mark.parametrize(("task", "rows"), [(WARD, ward_rows), (STAY, stay_rows)], ids=["classes", "numbers"])
 @pytest.mark.parametrize("epsilon", [0.1, 5.0])
-def test_an_honest_summary_passes_whatever_its_noise(task: Task, rows: Callable[..., object], epsilon: float) -> None:
+def test_an_honest_summary_passes_whatever_its_noise(task: Task, rows: Callable[..., Batch], epsilon: float) -> None:
     for count in (1, 40, 3_000):
         measured = rows(count, count)
         for _ in range(15):

@@ -1,362 +1,250 @@
-"""HEADs: what peers are told of a ledger, and how a ledger that was restored or copied is found out."""
+"""Heads: from sums alone to a classifier that fits, says how sure it is, and is chosen by left-out summaries."""
 
-from __future__ import annotations
+import dataclasses
 
-import asyncio
-import os
-import shutil
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
-from pathlib import Path
-
+import numpy as np
 import pytest
-from test_daemon import Node, eventually, in_an_event_loop, running
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fusion.errors import BudgetError
-from fusion.ledger import cost_of
-from fusion.parts import Part
-from fusion.task import Task
-from node import budget, heads
-from node.home import Home
-from node.publish import Published, publish
-from node.records import Kind, Record
-from node.status import notices, status
-from node.tasks import add, find
+from fusion.denoise import Spectrum
+from fusion.encode import encoder_for
+from fusion.errors import ModelError
+from fusion.fuse import Fused, Statistics, fuse
+from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layer, forward, head_named
+from fusion.scoring import softmax
+from fusion.selection import (
+    MAX_GROUPS,
+    Candidate,
+    _difference_variance,
+    _squared_error,
+    default_candidate,
+    select,
+)
+from tests.partners import STAY, WARD, exact, noisy, statistics, stay_rows, ward_rows
 
-DELTA = 1e-6
-MakeHome = Callable[..., Home]
-
-
-@pytest.fixture
-def home(make_home: MakeHome, task_file: Path) -> Home:
-    made = make_home("alpha")
-    add(made, str(task_file))
-    return made
-
-
-def triage(home: Home) -> Task:
-    return find(home, "triage")
+SEED = bytes(range(32))
+BIAS = 0.4
 
 
-def release(home: Home, rows_file: Path, epsilon: float = 0.5, **named: object) -> Published:
-    settings = {"dataset": "default", "cap_epsilon": None} | named
-    return publish(home, triage(home), [rows_file], epsilon=epsilon, **settings)  # type: ignore[arg-type]  # a test's shorthand
+def gaussian_rows(count: int, rng: np.random.Generator, priors: tuple[float, ...] = (0.3, 0.7)) -> tuple:
+    """Rows of classes with means apart along one axis and one covariance, within the unit ball; and the axis."""
+    label = rng.choice(len(priors), count, p=priors)
+    means = np.array([[-0.15, 0.1, 0.0, 0.0], [0.15, 0.0, 0.1, 0.0], [0.0, -0.2, 0.1, 0.1]])[: len(priors)]
+    factor = 0.12 * np.array([[1, 0.5, 0, 0], [0, 0.8, 0, 0], [0, 0.3, 1, 0.4], [0, 0, 0, 0.6]])
+    x = means[label] + rng.normal(size=(count, 4)) @ factor
+    return np.column_stack([x, np.full(count, BIAS)]), label, means, factor.T @ factor
 
 
-def copy_of(home: Home, name: str) -> Home:
-    """The home as a backup would have it."""
-    target = home.path.parent / name
-    shutil.copytree(home.path, target)
-    return Home.open(target)
+def bayes_logits(x: np.ndarray, means: np.ndarray, covariance: np.ndarray, priors: tuple[float, ...]) -> np.ndarray:
+    whitened = np.linalg.solve(covariance, means.T)
+    return x[:, :-1] @ whitened - np.einsum("cd,dc->c", means, whitened) / 2 + np.log(priors)
 
 
-def hear(home: Home, records: Iterable[Record]) -> None:
-    """What gossip does with valid records that arrive: keep them, or keep the proof that they clash."""
-    for record in records:
-        if home.store.get(record.id):
-            continue
-        where = record.header.incarnation, record.header.sequence
-        mine = [held.record.header for held in home.store.held(origin=record.header.origin)]
-        if where in [(header.incarnation, header.sequence) for header in mine]:
-            home.store.add_conflict(record)
-        else:
-            home.store.add_record(record)
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize("priors", [(0.3, 0.7), (0.2, 0.3, 0.5)], ids=["two", "three"])
+def test_without_noise_every_head_recovers_the_posterior_of_a_gaussian_problem(head: object, priors: tuple) -> None:
+    rng = np.random.default_rng(1)
+    x, label, means, covariance = gaussian_rows(20_000, rng, priors)
+    layers = head.fit(Cleaned.of(statistics(x, label, len(priors), 0.0, rng)), 1.0, SEED)  # type: ignore[attr-defined]
+    ours, truth = softmax(forward(layers, x)), softmax(bayes_logits(x, means, covariance, priors))
+    assert np.abs(ours - truth).mean() < 0.02
+    assert (ours.argmax(1) == truth.argmax(1)).mean() > 0.97
 
 
-def own_records(home: Home) -> list[Record]:
-    return [held.record for held in home.store.held(origin=home.me)]
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_with_noise_every_head_stays_close_and_is_not_too_sure_of_itself(head: object) -> None:
+    rng = np.random.default_rng(2)
+    x, label, means, covariance = gaussian_rows(2_000, rng)
+    best = (bayes_logits(x, means, covariance, (0.3, 0.7)).argmax(1) == label).mean()
+    right, loss = [], []
+    for _ in range(5):
+        noised = statistics(x, label, 2, 10.0, rng)
+        probability = softmax(forward(head.fit(Cleaned.of(noised), 1.0, SEED), x))  # type: ignore[attr-defined]
+        right.append((probability.argmax(1) == label).mean())
+        loss.append(-np.log(probability[np.arange(len(x)), label]).mean())
+    assert np.mean(right) > best - 0.05
+    assert np.mean(loss) < 0.45  # base rates alone: 0.61
 
 
-def charged(home: Home) -> dict[bytes, tuple[int, ...]]:
-    return {total.tag: total.charged for total in home.ledger().totals().datasets}
+def test_regression_recovers_a_line() -> None:
+    rows = stay_rows(3_000, 3)
+    x = encoder_for(STAY).encode(rows)
+    for contribution, least in ((exact(STAY, rows, "a"), 0.90), (noisy(STAY, rows, 3.0, "a"), 0.85)):
+        layers = HEADS["ridge"].fit(Cleaned.of(fuse(STAY, [contribution]).statistics), 1.0, SEED)
+        error = forward(layers, x)[:, 0] - rows.label
+        assert 1.0 - (error**2).sum() / ((rows.label - np.mean(rows.label)) ** 2).sum() > least
 
 
-def reasons(home: Home) -> list[str]:
-    return [notice["reason"] for notice in notices(home)]
+def test_a_class_without_rows_gets_a_small_probability_and_no_direction_of_its_own() -> None:
+    rng = np.random.default_rng(4)
+    x, label, _means, _covariance = gaussian_rows(2_000, rng)
+    noised = statistics(x, label, 3, 5.0, rng)
+    assert noised.seen(SEEN_DEVIATIONS).tolist() == [True, True, False]
+    for head in HEADS.values():
+        probability = softmax(forward(head.fit(Cleaned.of(noised), 1.0, SEED), x))
+        assert np.isfinite(probability).all()
+        assert probability[:, 2].mean() < 0.1
 
 
-# --- what is told ---------------------------------------------------------------------------------------------
+def test_the_mean_of_all_rows_is_pulled_toward_zero_by_noise_and_not_without() -> None:
+    rng = np.random.default_rng(5)
+    x, label, _means, _covariance = gaussian_rows(1_000, rng)
+    clean, noised = (Cleaned.of(statistics(x, label, 2, sigma, rng)) for sigma in (0.0, 30.0))
+    np.testing.assert_allclose(clean.mean, x.mean(axis=0), atol=1e-9)
+    errors = [np.linalg.norm(one - x.mean(axis=0)) for one in (noised.mean, noised.statistics.row_sum / noised.rows)]
+    assert errors[0] < errors[1]
 
 
-def test_a_publish_tells_what_was_spent_before_the_summary_can_leave(home: Home, rows_file: Path) -> None:
-    made = release(home, rows_file)
-    (held,) = home.store.held(kind=Kind.HEAD)
-    assert held.record.header.sequence < made.record.header.sequence
-    (told,) = heads.own_heads(home).values()
-    (total,) = told.head.datasets
-    assert total.charged == (cost_of(0.5, DELTA),)
-    assert (total.cap_epsilon, total.delta) == (2.0, DELTA)
-    assert told.head.ledger_position == 3  # the dataset, the reservation, the bytes
-    assert held.record.header.supersedes == b""
+def test_the_same_seed_gives_the_same_bits_and_torch_is_left_as_it_was() -> None:
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    rng = np.random.default_rng(6)
+    x, label, _means, _covariance = gaussian_rows(500, rng)
+    cleaned = Cleaned.of(statistics(x, label, 2, 5.0, rng))
+    first, second, other = (HEADS["synthetic"].fit(cleaned, 1.0, seed)[0].weight for seed in (SEED, SEED, SEED[::-1]))
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+    assert before == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
 
 
-def test_heads_follow_one_another_and_state_the_records_before_them(home: Home, rows_file: Path) -> None:
-    release(home, rows_file)
-    release(home, rows_file)
-    budget.raise_cap(home, "default", 5.0)
-    first, second, third = (held.record for held in home.store.held(kind=Kind.HEAD))
-    assert [record.header.supersedes for record in (first, second, third)] == [b"", first.id, second.id]
-    told = heads.own_heads(home)[third.id]
-    assert told.head.datasets[0].cap_epsilon == 5.0
-    before = [record for record in own_records(home) if record.header.sequence <= told.head.highest_sequence]
-    assert third.header.sequence == told.head.highest_sequence + 1
-    assert len(before) == len(own_records(home)) - 1
-    assert notices(home) == []
+def test_layers_run_with_a_relu_between_them() -> None:
+    layers = (Layer(np.array([[1.0, -1.0]]), np.array([0.0, 0.5])), Layer(np.array([[1.0], [10.0]]), np.array([1.0])))
+    np.testing.assert_allclose(forward(layers, np.array([[2.0], [-2.0]])), [[3.0], [26.0]])
 
 
-def test_no_name_of_a_dataset_or_part_is_in_a_head(home: Home, rows_file: Path) -> None:
-    release(home, rows_file, dataset="psychiatry", part=Part.parse("arrival=walk"))
-    (held,) = home.store.held(kind=Kind.HEAD)
-    for word in (b"psychiatry", b"arrival", b"walk", b"triage"):
-        assert word not in held.record.header_bytes
+def test_a_head_that_the_task_cannot_have_is_refused_with_those_it_can() -> None:
+    with pytest.raises(ModelError, match="choose one of: lda, ridge, synthetic"):
+        head_named("forest", 2)
+    with pytest.raises(ModelError, match='no head "lda" for regression; choose one of: ridge'):
+        default_candidate(0, "lda")
 
 
-def test_two_nodes_use_different_tags_for_one_name(make_home: MakeHome, task_file: Path, rows_file: Path) -> None:
-    tags = set()
-    for name in ("alpha", "beta"):
-        home = make_home(name)
-        add(home, str(task_file))
-        release(home, rows_file)
-        tags |= charged(home).keys()
-    assert len(tags) == 2
+# --- choosing ---------------------------------------------------------------------------------------------------
 
 
-def test_charges_of_parts_are_told_added_up(home: Home, rows_file: Path) -> None:
-    release(home, rows_file, part=Part.parse("arrival=walk"))
-    release(home, rows_file, part=Part.parse("arrival=ambulance"))
-    (total,) = charged(home).values()
-    assert total == (2 * cost_of(0.5, DELTA),)
-    assert home.ledger().statement()[0].spent_epsilon == pytest.approx(0.5, rel=1e-6)
+def with_head(monkeypatch: pytest.MonkeyPatch, fit: object) -> None:
+    """One more tunable head, so that the choice has a planted winner or loser."""
+    planted = dataclasses.replace(HEADS["ridge"], name="planted", fit=fit, multipliers=(0.5, 2.0), regression=False)
+    monkeypatch.setitem(HEADS, "planted", planted)
 
 
-# --- restored from an old copy --------------------------------------------------------------------------------
+def coalition(epsilon: float = 5.0) -> Fused:
+    return fuse(WARD, [noisy(WARD, ward_rows(800, seed), epsilon, f"partner {seed}") for seed in range(4)])
 
 
-def test_a_restored_node_that_hears_its_own_head_releases_nothing(home: Home, rows_file: Path) -> None:
-    restored = copy_of(home, "restored")
-    release(home, rows_file)
-    before = charged(restored)
-    hear(restored, own_records(home))
-    for action in (
-        lambda: release(restored, rows_file),
-        lambda: budget.raise_cap(restored, "default", 9.0),
-    ):
-        with pytest.raises(BudgetError, match=r"restored from an old copy or runs twice.*accept-rollback"):
-            action()
-    assert charged(restored) == before
-    assert any("ledger is an old copy" in reason for reason in reasons(restored))
+def useless(cleaned: Cleaned, multiplier: float, seed: bytes) -> tuple[Layer]:
+    """Logits from directions that have nothing to do with the data."""
+    directions = np.random.default_rng(0).normal(size=(cleaned.statistics.dimension, cleaned.statistics.classes))
+    return (Layer(directions, np.zeros(cleaned.statistics.classes)),)
 
 
-def test_accepting_a_rollback_burns_exactly_what_was_forgotten(home: Home, rows_file: Path) -> None:
-    release(home, rows_file)
-    restored = copy_of(home, "restored")
-    for epsilon in (0.5, 0.25):
-        release(home, rows_file, epsilon)
-    hear(restored, own_records(home))
-    (account,) = budget.accept_rollback(restored)
-    assert account["dataset"] == "default"
-    assert charged(restored) == charged(home)
-    assert account["left_epsilon"] == home.ledger().statement()[0].left_epsilon
-    assert budget.accept_rollback(restored) == []
-    release(restored, rows_file, 0.25)
-    assert reasons(restored) == ["its privacy ledger was restored from an old copy; what was spent since has been "
-                                 "charged again"]  # fmt: skip
+def test_a_planted_bad_head_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_head(monkeypatch, useless)
+    assert select(coalition(), None, SEED).candidate.head != "planted"
 
 
-def test_records_made_after_a_rollback_never_share_a_sequence_with_those_before(home: Home, rows_file: Path) -> None:
-    restored = copy_of(home, "restored")
-    release(home, rows_file)
-    hear(restored, own_records(home))
-    budget.accept_rollback(restored)
-    release(restored, rows_file)
-    fresh = {record.id for record in own_records(restored)} - {record.id for record in own_records(home)}
-    assert len(fresh) == 3  # the HEAD of the acceptance, the HEAD of the release, the release
-    assert not {h.header.incarnation for h in own_records(home)} & {
-        record.header.incarnation for record in own_records(restored) if record.id in fresh
-    }
+def test_a_planted_good_challenger_beats_a_bad_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = HEADS["lda"].fit
+    with_head(monkeypatch, good)
+    monkeypatch.setitem(HEADS, "lda", dataclasses.replace(HEADS["lda"], fit=useless))
+    monkeypatch.setitem(HEADS, "ridge", dataclasses.replace(HEADS["ridge"], fit=useless))
+    chosen = select(coalition(), None, SEED)
+    assert chosen.candidate.head == "planted"
+    assert chosen.reason.startswith("head and lambda clearly better")
 
 
-def test_a_rollback_with_parts_burns_the_sum_as_nobody_knows_the_parts(home: Home, rows_file: Path) -> None:
-    release(home, rows_file, part=Part.parse("arrival=walk"))
-    restored = copy_of(home, "restored")
-    release(home, rows_file, part=Part.parse("arrival=ambulance"))
-    hear(restored, own_records(home))
-    budget.accept_rollback(restored)
-    truth, known = home.ledger().statement()[0], restored.ledger().statement()[0]
-    assert known.spent_epsilon > truth.spent_epsilon
-    assert charged(restored) == charged(home)
+def test_a_planted_good_lambda_beats_a_bad_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(cleaned: Cleaned, multiplier: float, seed: bytes) -> tuple[Layer, ...]:
+        return HEADS["lda"].fit(cleaned, 0.3, seed) if multiplier == 0.3 else useless(cleaned, multiplier, seed)
+
+    ridge = dataclasses.replace(HEADS["ridge"], fit=spoiled)
+    monkeypatch.setitem(HEADS, "ridge", ridge)
+    assert select(coalition(), "ridge", SEED).candidate == Candidate("ridge", 0.3)
 
 
-def test_a_ledger_that_is_lost_altogether_is_rebuilt_from_what_peers_hold(home: Home, rows_file: Path) -> None:
-    release(home, rows_file)
-    release(home, rows_file, dataset="other", cap_epsilon=1.0)
-    truth = home.ledger().statement()
-    os.unlink(home.path / "ledger.db")
-    with pytest.raises(BudgetError, match="accept-rollback"):
-        release(home, rows_file)
-    assert [account["dataset"] for account in budget.accept_rollback(home)] == [None, None]
-    with pytest.raises(BudgetError, match="has a lifetime budget of epsilon 1"):
-        release(home, rows_file, 0.1, dataset="other", cap_epsilon=50.0)
-    with pytest.raises(BudgetError, match="over the budget"):
-        release(home, rows_file, 0.9, dataset="other")
-    release(home, rows_file, 0.1)
-    release(home, rows_file, 0.1, dataset="other")
-    for before, now in zip(truth, home.ledger().statement(), strict=True):
-        assert (now.dataset, now.cap_epsilon) == (before.dataset, before.cap_epsilon)
-        assert now.spent_epsilon > before.spent_epsilon
-
-
-def test_a_head_that_arrives_after_the_one_that_follows_it_was_accepted_is_settled(home: Home, rows_file: Path) -> None:
-    restored = copy_of(home, "restored")
-    release(home, rows_file)
-    release(home, rows_file)
-    early, late = (held.record for held in home.store.held(kind=Kind.HEAD))
-    hear(restored, [late])
-    budget.accept_rollback(restored)
-    assert charged(restored) == charged(home)
-    hear(restored, [early])
-    release(restored, rows_file, 0.1)
-
-
-# --- two copies in use ----------------------------------------------------------------------------------------
-
-
-def both_release(home: Home, rows_file: Path) -> tuple[Home, Home]:
-    release(home, rows_file)
-    other = copy_of(home, "copy")
-    release(home, rows_file)
-    release(other, rows_file, 0.25)
-    return home, other
-
-
-def test_a_peer_sees_that_two_copies_of_a_home_have_released(home: Home, rows_file: Path, make_home: MakeHome) -> None:
-    one, other = both_release(home, rows_file)
-    peer = make_home("peer")
-    hear(peer, own_records(one))
-    assert reasons(peer) == []
-    hear(peer, own_records(other))
-    assert any("two copies of its home are in use" in reason for reason in reasons(peer))
-
-
-def test_a_peer_sees_it_too_when_the_copies_number_their_records_apart(
-    home: Home, rows_file: Path, make_home: MakeHome
-) -> None:
-    release(home, rows_file)
-    other = copy_of(home, "copy")
-    other.store.renew_incarnation()
-    release(home, rows_file)
-    release(other, rows_file)
-    for first, second in ((home, other), (other, home)):  # whichever is heard first
-        peer = make_home(f"peer of {first.path.name}")
-        hear(peer, own_records(first))
-        assert reasons(peer) == []
-        hear(peer, own_records(second))
-        assert reasons(peer) == ["its privacy ledger is in use in two copies, and its budget counts one of them only"]
-
-
-def test_each_of_two_copies_that_hears_of_the_other_stops_and_can_accept(
-    home: Home, rows_file: Path, make_home: MakeHome
-) -> None:
-    one, other = both_release(home, rows_file)
-    hear(one, own_records(other))
-    with pytest.raises(BudgetError, match="accept-rollback"):
-        release(one, rows_file)
-    budget.accept_rollback(one)
-    (total,) = charged(one).values()
-    assert total == (2 * cost_of(0.5, DELTA) + cost_of(0.25, DELTA),)
-    release(one, rows_file, 0.1)
-
-    hear(other, own_records(one))
-    with pytest.raises(BudgetError, match="accept-rollback"):
-        release(other, rows_file)
-    budget.accept_rollback(other)
-    (total_of_other,) = charged(other).values()
-    assert total_of_other >= (total[0] + cost_of(0.1, DELTA),)
-
-
-def test_peers_of_a_copied_node_are_content_once_it_has_accepted(
-    home: Home, rows_file: Path, make_home: MakeHome
-) -> None:
-    release(home, rows_file)
-    restored = copy_of(home, "restored")
-    restored.store.renew_incarnation()
-    release(home, rows_file)
-    release(restored, rows_file, 0.25)  # it has not met anybody yet
-    peer = make_home("peer")
-    hear(peer, [*own_records(home), *own_records(restored)])
-    assert any("in use in two copies" in reason for reason in reasons(peer))
-    hear(restored, own_records(home))
-    budget.accept_rollback(restored)
-    hear(peer, own_records(restored))
-    assert [reason.partition(";")[0] for reason in reasons(peer)] == [
-        "its privacy ledger was restored from an old copy"
+def test_with_little_data_and_much_noise_the_default_stays() -> None:
+    chosen = [
+        select(fuse(WARD, [noisy(WARD, ward_rows(40, s), 0.3, f"{draw} {s}") for s in range(4)]), None, SEED).candidate
+        for draw in range(20)
     ]
+    assert chosen.count(Candidate("lda", 1.0)) >= 12
 
 
-def test_a_head_that_forgets_spending_is_told(home: Home, rows_file: Path, make_home: MakeHome) -> None:
-    """As somebody would who edits the code of the own node."""
-    release(home, rows_file)
-    (told,) = heads.own_heads(home).values()
-    less = told.head.datasets[0].charged[0] - 1
-    forged = type(told.head)(
-        9, bytes(32), 2, bytes(32), (type(told.head.datasets[0])(told.head.datasets[0].tag, 2.0, DELTA, (less,)),)
-    )
-    home.author.head(forged, told.record.id)
-    peer = make_home("peer")
-    hear(peer, own_records(home))
-    (reason,) = reasons(peer)
-    assert "has forgotten spending" in reason
+def test_without_noise_the_default_is_used_however_the_rows_are_split() -> None:
+    selection = select(fuse(WARD, [exact(WARD, ward_rows(300, s), f"{s}") for s in range(3)]), None, SEED)
+    assert selection.candidate == Candidate("lda", 1.0)
+    assert selection.quality is not None
+    assert selection.quality.relative_error_std == 0.0
 
 
-# --- over real links ------------------------------------------------------------------------------------------
+def test_one_summary_gives_the_default_and_no_estimate() -> None:
+    selection = select(fuse(WARD, [noisy(WARD, ward_rows(300, 1), 2.0, "only")]), None, SEED)
+    assert selection.quality is None
+    assert "no summary can be left out" in selection.reason
 
 
-@in_an_event_loop
-async def test_peers_tell_a_restored_node_and_it_refuses_until_the_rollback_is_accepted(
-    home: Home, make_home: MakeHome, rows_file: Path
-) -> None:
-    peer = make_home("peer")
-    async with AsyncExitStack() as stack:
-        b = await stack.enter_async_context(running(peer))
-        async with running(home) as a:
-            a.knows(b, dials=True)
-            b.knows(a)
-            await eventually(lambda: a.is_linked_with(b))
-            await asyncio.sleep(0.7)  # let grants go out before the backup
-            backup = copy_of(home, "backup")
-            made = release(home, rows_file)
-            await eventually(lambda: b.holds(made.record.id))
-        backup.store.close()
-        restored = Home.open(home.path.parent / "backup")
-        async with running(restored) as again:
-            again.knows(b, dials=True)
-            await eventually(lambda: again.holds(made.record.id) and heads.is_behind(restored))
-            await eventually(lambda: restored.store.incarnation != made.record.header.incarnation)
-            with pytest.raises(BudgetError, match="accept-rollback"):
-                release(restored, rows_file)
-            budget.accept_rollback(restored)
-            assert charged(restored) == charged(home)
-            second = release(restored, rows_file)
-            await eventually(lambda: b.holds(second.record.id))
-            assert "charged again" in " ".join(reasons(peer))
+def test_a_summary_that_alone_holds_a_class_is_not_scored() -> None:
+    parts = [noisy(WARD, ward_rows(600, c, classes=[c]), 5.0, f"class {c}") for c in range(3)]
+    assert select(fuse(WARD, parts), None, SEED).quality is None
+    both = [*parts, *(noisy(WARD, ward_rows(600, 5 + c, classes=[0, 1]), 5.0, f"mixed {c}") for c in range(2))]
+    quality = select(fuse(WARD, both), None, SEED).quality
+    assert quality is not None
+    assert quality.groups == 4  # all but the one with class 2
 
 
-@in_an_event_loop
-async def test_a_peer_of_two_running_copies_says_so_in_its_status(
-    home: Home, make_home: MakeHome, rows_file: Path
-) -> None:
-    peer = make_home("peer")
-    other = copy_of(home, "copy")
-    release(home, rows_file)
-    release(other, rows_file)
-    async with AsyncExitStack() as stack:
-        b: Node = await stack.enter_async_context(running(peer))
-        for copy in (home, other):
-            a = await stack.enter_async_context(running(copy))
-            b.knows(a)
-            a.knows(b, dials=True)
-            await eventually(lambda a=a: a.is_linked_with(b))  # type: ignore[misc]  # a bound loop variable
-        await eventually(lambda: bool(status(peer)["notices"]))
-        (notice,) = status(peer)["notices"]
-        assert notice["origin"] == "alpha"
-        assert "two copies" in notice["reason"]
+def test_many_summaries_are_left_out_in_a_bounded_number_of_groups() -> None:
+    parts = [noisy(WARD, ward_rows(150, s), 5.0, f"{s}") for s in range(25)]
+    quality = select(fuse(WARD, parts), "ridge", SEED).quality
+    assert quality is not None
+    assert quality.groups == MAX_GROUPS
+
+
+def test_the_quality_estimate_agrees_with_what_the_model_does_on_left_out_partners() -> None:
+    """Against the truth: fit without a partner, count errors on its raw rows. Scores are not quite Gaussian here."""
+
+    rows = [ward_rows(1_500, seed) for seed in range(4)]
+    parts = [noisy(WARD, one, 3.0, f"partner {seed}") for seed, one in enumerate(rows)]
+    quality = select(fuse(WARD, parts), "lda", SEED).quality
+    right = []
+    for left_out, batch in enumerate(rows):
+        rest = fuse(WARD, [one for i, one in enumerate(parts) if i != left_out]).statistics
+        logits = forward(HEADS["lda"].fit(Cleaned.of(rest), 1.0, SEED), encoder_for(WARD).encode(batch))
+        right.append((logits.argmax(1) == batch.label).mean())
+    assert quality is not None
+    assert quality.accuracy is not None
+    assert quality.accuracy_std is not None
+    assert quality.accuracy == pytest.approx(np.mean(right), abs=0.05 + 3 * quality.accuracy_std)
+    assert quality.relative_error < 0.8
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10)
+def test_the_squared_error_is_that_of_the_rows_and_its_variance_that_of_the_noise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, label, _means, _covariance = gaussian_rows(50, rng)
+    a, b = rng.normal(size=(2, 5, 2))
+    clean = statistics(x, label, 2, 0.0, rng)
+    assert _squared_error(a, clean) == pytest.approx(((x @ a - np.eye(2)[label]) ** 2).sum(), rel=1e-9)
+    draws = []
+    for _ in range(600):
+        drawn = with_rows_from_bias(statistics(x, label, 2, 3.0, rng))
+        draws.append(_squared_error(a, drawn) - 0.5 * _squared_error(b, drawn))
+    expected = _difference_variance(a, b, 0.5, drawn)
+    assert np.var(draws) == pytest.approx(expected, rel=0.35)
+
+
+def with_rows_from_bias(noised: Statistics) -> Statistics:
+    """As `Sums.statistics` makes them: the number of rows is read from the noisy bias row."""
+    return dataclasses.replace(noised, target_square=float(noised.counts.sum()))
+
+
+def test_the_groups_do_not_depend_on_the_order_of_summaries() -> None:
+    parts = [noisy(WARD, ward_rows(100, s), 3.0, f"{s}") for s in range(12)]
+    assert select(fuse(WARD, parts), None, SEED) == select(fuse(WARD, parts[::-1]), None, SEED)
+
+
+def test_a_cleaned_matrix_is_positive_semidefinite() -> None:
+    spectrum: Spectrum = Cleaned.of(coalition(0.5).statistics).within
+    assert np.linalg.eigvalsh(spectrum.matrix).min() > -1e-9

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusion.accountants import COST_UNITS
 from fusion.accounting import compose, epsilon_of, mu_of
 from fusion.errors import BudgetError
-from fusion.accountants import COST_UNITS
 from fusion.ledger import Ledger, Reservation, cost_of
 
 TASK_ID = bytes(range(32))

@@ -30,7 +30,7 @@ class Terminal:
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
         for line in block.strip().splitlines():
-            self.shell.stdin.write(f"{line} || echo FAILED: {line!r}\n" if not line.endswith("&") else f"{line}\n")
+            self.shell.stdin.write(f"{line} || echo LINE FAILED: {line!r}\n" if not line.endswith("&") else f"{line}\n")
         self.shell.stdin.write(f"echo '{END}'\n")
         self.shell.stdin.flush()
         printed = []
@@ -76,8 +76,8 @@ def test_every_command_of_the_walk_through_works(terminals: dict[str, Terminal],
         for theirs, ours in replaced.items():
             block = block.replace(theirs, ours)
         printed += (seen := terminals[number].type(block))
-        assert "FAILED" not in seen, seen
-        assert "Error" not in seen, seen
+        assert "LINE FAILED" not in seen, seen
+        assert "Error:" not in seen, seen
     assert "Confirmed: its 3 summaries give this very model" in printed
     assert "3 summaries ready to fuse" in printed
     accuracy = re.search(r"^accuracy\s+(0\.\d+)", printed, re.MULTILINE)

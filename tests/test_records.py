@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.keys import ENCRYPTION_PUBLIC_BYTES, Identity
+from crypto.keys import ENCRYPTION_PUBLIC_BYTES, EncryptionKey, Identity
 from crypto.sealing import WRAPPED_KEY_BYTES, chunk_hash
 from crypto.signing import record_id, sign_record
 from node import wire
@@ -35,7 +35,7 @@ ORIGIN = Identity.from_seed(bytes(range(32)))
 OTHER = Identity.from_seed(bytes(range(1, 33)))
 BODY = bytes(range(256)) * 570
 
-KEY_CARD = wire.write_payload(KeyCard(bytes(ENCRYPTION_PUBLIC_BYTES)))
+KEY_CARD = wire.write_payload(KeyCard(EncryptionKey.from_bytes(bytes(range(96))).public))
 KEY_GRANT = wire.write_payload(KeyGrant(bytes(WRAPPED_KEY_BYTES), bytes(32)))
 
 
@@ -190,6 +190,10 @@ BROKEN_RULES: dict[str, tuple[Header, str]] = {
         "payload has at most",
     ),
     "a payload that is no key card": (header_of(Kind.KEY_CARD, payload=b"\xff"), "payload of a key-card"),
+    "a key card with a key that nobody can use": (
+        header_of(Kind.KEY_CARD, payload=wire.write_payload(KeyCard(bytes(ENCRYPTION_PUBLIC_BYTES)))),
+        "cannot be used",
+    ),
     "a key card without a key": (header_of(Kind.KEY_CARD, payload=b""), "encryption key"),
     "a grant without a key": (header_of(Kind.KEY_GRANT, payload=b""), "wrapped epoch key"),
     "a grant without a card": (

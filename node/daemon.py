@@ -84,6 +84,8 @@ class Daemon:
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._position = 0
         self._core = self._new_core()
+        self._heads_arrived = False
+        self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
@@ -167,12 +169,13 @@ class Daemon:
         written: list[LinkReport] = []
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
-            if current != written:
-                try:
+            try:
+                if current != written:
                     self._home.store.set_links(current)
                     written = current
-                except StoreError as error:
-                    log.warning("%s", error)
+                self._tell_findings()
+            except StoreError as error:
+                log.warning("%s", error)
 
     def _with_traffic(self, report: LinkReport) -> LinkReport:
         sent, received = self._traffic.get(report.peer, (0, 0))
@@ -243,14 +246,20 @@ class Daemon:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A record of our own that this store did not make shows that another copy of this home is in use; a HEAD may
-        show the same of its origin."""
+        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show the
+        same of their origins; they are read when there is time."""
         if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
             asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
-        if record.header.kind is Kind.HEAD:
-            for one in heads.findings(self._home):
-                if one.origin == record.header.origin:
-                    log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
+        self._heads_arrived |= record.header.kind is Kind.HEAD
+
+    def _tell_findings(self) -> None:
+        """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""
+        if self._heads_arrived:
+            found = set(heads.findings(self._home))
+            self._heads_arrived = False
+            for one in sorted(found - self._findings, key=lambda one: one.origin):
+                log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
+            self._findings = found
 
     def _number_apart(self, shared: bytes) -> None:
         with self._home.author.lock:

@@ -246,8 +246,8 @@ class Daemon:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show the
-        same of their origins; they are read when there is time."""
+        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
+        the same of their origins; they are read when there is time."""
         if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
             asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
         self._heads_arrived |= record.header.kind is Kind.HEAD

@@ -125,7 +125,7 @@ def one_thread() -> Iterator[None]:
 def test_training_learns_and_is_charged_what_it_says(tmp_path: Path) -> None:
     ledger, model = Ledger(tmp_path / "ledger.db"), small_model()
     x, y = data(1_000)
-    chosen = plan(sampling_rate=0.1, steps=40, batch_constant=100.0, learning_rate=2.0)
+    chosen = plan(sampling_rate=0.1, steps=20, batch_constant=100.0, learning_rate=4.0)
     before = CROSS_ENTROPY(model.eval()(x), y).item()
     train(ledger, model, chosen, x, y)
     assert CROSS_ENTROPY(model(x), y).item() < 0.6 * before

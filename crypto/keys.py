@@ -42,6 +42,8 @@ CHECKSUM_PERSON: Final = b"tidings-key-v1"
 # 36 bytes are 288 bits; 58 letters hold 290, of which the last two are always zero.
 TEXT_CHARS: Final = len(TEXT_PREFIX) + 58
 
+DATASET_NAMES_PERSON: Final = b"tidings-names-v1"  # the key that hides dataset names from peers
+
 _MLKEM_PUBLIC_BYTES: Final = 1184
 _MLKEM_SEED_BYTES: Final = 64
 _X25519_BYTES: Final = 32
@@ -136,8 +138,12 @@ class Identity:
 
     @property
     def seed(self) -> bytes:
-        """The 32 secret bytes: for the keystore and the certificate, and for nothing else."""
+        """The 32 secret bytes: for the keystore, the certificate and `derive`, and for nothing else."""
         return bytes(self._signing_key)
+
+    def derive(self, person: bytes) -> bytes:
+        """32 secret bytes for one use, named by `person` (at most 16 bytes): they come back with the identity."""
+        return hashlib.blake2b(b"", digest_size=32, key=self.seed, person=person).digest()
 
     def sign_raw(self, message: bytes) -> bytes:
         """64 bytes of signature over exactly these bytes. Call `signing.sign`, which adds the label."""

@@ -9,6 +9,7 @@ read alike from every format:
 * a number outside the bounds is clipped, and counted; a category outside the list is missing, and counted;
 * a row whose label is missing or outside the classes is dropped, and counted; a label number is clipped
   likewise;
+* with a part (`fusion.parts`), the rows of other parts are left out before all else, and counted;
 * where the task protects persons, a row without an id is dropped, and so are rows of a person beyond the bound;
   both are counted (see fusion.persons). Predicting and scoring need no ids and drop no such row.
 
@@ -33,6 +34,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from fusion.errors import DataError
+from fusion.parts import Part
 from fusion.persons import PersonPass, person_pass
 from fusion.summaries import Progress
 from fusion.task import CategoryColumn, CsvFormat, NumberColumn, Task, label_spellings, spellings
@@ -82,6 +84,7 @@ class RowReport:
 
     rows_read: int = 0
     rows_used: int = 0
+    rows_outside_part: int = 0
     labels_outside: int = 0
     persons: int = 0  # 0 where the unit is the row
     persons_missing: int = 0  # rows without an id
@@ -98,6 +101,7 @@ def inspect(
     need_label: bool = True,
     progress: Progress | None = None,
     persons: PersonPass | None = None,
+    part: Part | None = None,
 ) -> RowReport:
     """Read all once, so that a broken file is found before budget is charged; DataError says where.
 
@@ -105,7 +109,7 @@ def inspect(
     """
     report = RowReport()
     counted = (persons or person_pass(task)) if need_label else None
-    for _batch in _batches(paths, task, need_label, report, counted):
+    for _batch in _batches(paths, task, need_label, report, counted, part):
         if progress is not None:
             progress(report.rows_read)
     report.persons = counted.persons if counted else 0
@@ -113,13 +117,18 @@ def inspect(
 
 
 def read_batches(
-    paths: Sequence[Path], task: Task, need_label: bool = True, persons: PersonPass | None = None
+    paths: Sequence[Path],
+    task: Task,
+    need_label: bool = True,
+    persons: PersonPass | None = None,
+    part: Part | None = None,
 ) -> Iterator[Batch]:
-    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped.
+    """The rows of all files in order, at most BATCH_ROWS at a time; without `need_label` none is dropped for its
+    label. With `part`, the rows of that part alone.
 
-    With `persons`, counted by `inspect` on the same files, they are the rows that a release takes.
+    With `persons`, counted by `inspect` on the same files and part, they are the rows that a release takes.
     """
-    return _batches(paths, task, need_label, RowReport(), persons.second() if persons else None)
+    return _batches(paths, task, need_label, RowReport(), persons.second() if persons else None, part)
 
 
 def release_batches(paths: Sequence[Path], task: Task) -> Iterator[Batch]:
@@ -131,11 +140,16 @@ def release_batches(paths: Sequence[Path], task: Task) -> Iterator[Batch]:
 
 
 def _batches(
-    paths: Sequence[Path], task: Task, need_label: bool, report: RowReport, persons: PersonPass | None
+    paths: Sequence[Path],
+    task: Task,
+    need_label: bool,
+    report: RowReport,
+    persons: PersonPass | None,
+    part: Part | None,
 ) -> Iterator[Batch]:
     if not paths:
         raise DataError("no data file is named; name at least one")
-    reader = _RowReader(task, need_label, report, persons)
+    reader = _RowReader(task, need_label, report, persons, part)
     for path in paths:
         rows_before = report.rows_read
         for record_batch in _record_batches(Path(path), task, reader.columns):
@@ -259,7 +273,7 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
     counts = Counter(names)
     for column in columns:
         if counts[column] == 0:
-            raise DataError(f'{path} has no column "{column}", which the task names; add or rename it')
+            raise DataError(f'{path} has no column "{column}", which the task names or the part goes by; add it')
         if counts[column] > 1:
             raise DataError(f'{path} has {counts[column]} columns named "{column}"; keep one')
 
@@ -270,13 +284,18 @@ def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> 
 class _RowReader:
     """Turns record batches into batches of one task, and keeps the counts."""
 
-    def __init__(self, task: Task, need_label: bool, report: RowReport, persons: PersonPass | None) -> None:
+    def __init__(
+        self, task: Task, need_label: bool, report: RowReport, persons: PersonPass | None, part: Part | None
+    ) -> None:
         self.columns = [column.name for column in task.columns]
         if need_label:
             self.columns.append(task.label.column)
         if persons is not None and task.privacy.person is not None:
             self.columns.append(task.privacy.person.column)
+        if part is not None and part.column not in self.columns:
+            self.columns.append(part.column)
         self._persons = persons
+        self._part = part
         self._task = task
         self._need_label = need_label
         self._report = report
@@ -287,6 +306,11 @@ class _RowReader:
     def read(self, rows: pa.RecordBatch, path: Path) -> Batch:
         report = self._report
         report.rows_read += rows.num_rows
+        if self._part is not None:
+            texts, _absent = self._texts(_plain(rows.column(self._part.column), self._part.column, path))
+            in_part = self._part.keeps(texts)
+            report.rows_outside_part += int(rows.num_rows - in_part.sum())
+            rows = rows.filter(pa.array(in_part))
         label: Ints | Floats | None = None
         if self._need_label:
             label, keep = self._label(_plain(rows.column(self._task.label.column), self._task.label.column, path))

@@ -25,6 +25,7 @@ from fusion.task import Task
 if TYPE_CHECKING:
     from fusion.dataset import Batch, RowReport
     from fusion.ledger import Ledger
+    from fusion.parts import Part
 
 __all__ = [
     "Claim",
@@ -59,8 +60,9 @@ def release(
     dataset: str,
     cap_epsilon: float | None = None,
     progress: Progress | None = None,
+    part: Part | None = None,
 ) -> Release:
-    """One private summary of the files: inspect, spend, measure, noise, encode, keep.
+    """One private summary of the files (of the rows of one part): inspect, spend, measure, noise, encode, keep.
 
     BudgetError and DataError from the first three lines leave the budget as it was. `progress` hears rows
     done over both passes through the files, so it ends at twice the rows read.
@@ -68,9 +70,11 @@ def release(
     from fusion.dataset import inspect, person_pass, read_batches
 
     planned = plan(task, epsilon)
+    if part is not None:
+        part.check(task)
     persons = person_pass(task)
-    report = inspect(paths, task, progress=progress, persons=persons)
-    _check_rows(task, report)
+    report = inspect(paths, task, progress=progress, persons=persons, part=part)
+    _check_rows(task, report, part)
     reserved = ledger.reserve(
         dataset,
         task.id,
@@ -80,8 +84,10 @@ def release(
         note=task.name,
         default_cap_epsilon=task.privacy.max_epsilon,
         unit=planned.unit,
+        part=part,
     )
-    measured = measure(task, read_batches(paths, task, persons=persons), _continued(progress, report.rows_read))
+    batches = read_batches(paths, task, persons=persons, part=part)
+    measured = measure(task, batches, _continued(progress, report.rows_read))
     summary = _noised(planned, measured, reserved.position)
     payload = summary.to_bytes()
     ledger.ready(reserved.release_id, payload)
@@ -129,10 +135,11 @@ def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     return (values + step // 2) >> (step.bit_length() - 1)
 
 
-def _check_rows(task: Task, report: RowReport) -> None:
+def _check_rows(task: Task, report: RowReport, part: Part | None) -> None:
     from fusion.summaries.moments import MAX_ROWS
 
-    if report.rows_used == 0:
+    # A part without rows is released like any other: one row more or less must not decide whether it is.
+    if report.rows_used == 0 and part is None:
         column = f", or the column of persons {persons.column}" if (persons := task.privacy.person) else ""
         raise DataError(f"no row has a label that the task knows; check the label column and its classes{column}")
     if report.rows_used > MAX_ROWS:

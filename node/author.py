@@ -15,7 +15,7 @@ from typing import Any
 from crypto.keys import Keystore, PublicKey
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
-from node.records import Header, KeyCard, KeyGrant, Kind, Record, core, with_body
+from node.records import Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
 from node.store import Store
 
 
@@ -52,6 +52,10 @@ class Author:
     def withdrawal(self, target: Record) -> Record:
         """Take back a record of ours: every node that hears of it drops the body for ever."""
         return self._without_body(Kind.WITHDRAWAL, supersedes=target.id, task_id=target.header.task_id)
+
+    def head(self, head: Head, previous: bytes) -> Record:
+        """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
+        return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
 
     def sealed(
         self,

@@ -26,8 +26,10 @@ app = typer.Typer(
 )
 peer_app = typer.Typer(help="Members whose keys this node trusts.", no_args_is_help=True, rich_markup_mode=None)
 task_app = typer.Typer(help="Learning tasks: create, accept, look at.", no_args_is_help=True, rich_markup_mode=None)
+budget_app = typer.Typer(help="The privacy budget.", rich_markup_mode=None)
 app.add_typer(peer_app, name="peer")
 app.add_typer(task_app, name="task")
+app.add_typer(budget_app, name="budget")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the beginning of its id.")]
@@ -191,21 +193,27 @@ def publish(
         float | None,
         typer.Option("--budget", metavar="E", help="The dataset's lifetime cap, at its first use."),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="RULE", help="These rows alone: COLUMN=VALUE or hash(COLUMN)=K/N."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would leave, and spend nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Turn data into one private summary, charge it to the budget, and put it into the store to spread."""
+    from fusion.parts import Part
     from node import publish as publishing
     from node.tasks import find
 
+    chosen = Part.parse(part) if part is not None else None
     home = _home(context)
     found = find(home, task)
     with show.progress("reading", "rows") as progress:
         if dry_run:
-            preview = publishing.preview(home, found, data, epsilon, dataset, budget, progress)
+            preview = publishing.preview(home, found, data, epsilon, dataset, budget, progress, chosen)
         else:
             made = publishing.publish(
-                home, found, data, epsilon=epsilon, dataset=dataset, cap_epsilon=budget, progress=progress
+                home, found, data, epsilon=epsilon, dataset=dataset, cap_epsilon=budget, progress=progress, part=chosen
             )
     if dry_run:
         show.as_json(preview.to_json()) if json else show.line(preview.describe())
@@ -215,29 +223,100 @@ def publish(
         show.line(made.describe())
 
 
-@app.command()
+@budget_app.callback(invoke_without_command=True)
 def budget(
     context: typer.Context,
     dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="This dataset alone.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw what was spent over time.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """What was spent of each dataset's privacy budget, and what is left."""
-    from node.status import budget as statement
+    """What was spent of each dataset's privacy budget, on what, when, and what is left."""
+    if context.invoked_subcommand is not None:
+        return
+    from node import budget as budgets
 
-    accounts = statement(_home(context), dataset)
+    home = _home(context)
+    accounts = budgets.statement(home, dataset)
+    if plot is not None:
+        budgets.plot(home, dataset, plot)
+        show.note(f"Drew {plot}.")
     if json:
         show.as_json(accounts)
         return
-    rows = [
-        [one["dataset"], f"{one['spent_epsilon']:.3f}", f"{one['left_epsilon']:.3f}", f"{one['cap_epsilon']:g}",
-         f"{one['delta']:g}", str(len(one["releases"]))]
-        for one in accounts
-    ]  # fmt: skip
-    show.table(
-        ["dataset", "epsilon spent", "epsilon left", "cap", "delta", "releases"],
-        rows,
-        empty="Nothing was spent yet.",
+    for account in accounts:
+        _show_account(account)
+    if not accounts:
+        show.line("Nothing was spent yet.")
+
+
+def _show_account(account: dict[str, Any]) -> None:
+    show.line(
+        f"dataset {account['dataset']}: epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent, "
+        f"{account['left_epsilon']:.3f} left, at delta {account['delta']:g}"
     )
+    rows = [
+        [
+            one["at"],
+            one["task_name"],
+            one["part"] or "-",
+            f"{one['epsilon']:g}",
+            one["state"],
+            (one["record"] or "-")[:12],
+            f"{one['spent_epsilon_after']:.3f}",
+        ]
+        for one in account["releases"]
+    ]
+    columns = ["when (UTC)", "task", "part", "epsilon", "state", "record", "spent in all"]
+    show.table(columns, rows, empty="  nothing was released by this copy of the ledger")
+    for part in account["parts"]:
+        show.line(f"  part {part['part']}: {part['spent_epsilon']:.3f} spent, {part['left_epsilon']:.3f} left")
+    for change in account["changes"]:
+        what = "the cap was raised" if change["what"] == "raise" else "a roll-back was accepted"
+        cap, spent = change["cap_epsilon"], change["spent_epsilon"]
+        show.line(f"  {change['at']} {what}: cap {cap:g}, epsilon {spent:.3f} spent in all")
+
+
+@budget_app.command("raise")
+def budget_raise(
+    context: typer.Context,
+    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="Whose lifetime cap.")],
+    to: Annotated[float, typer.Option("--to", metavar="E", help="The new cap.")],
+    yes_i_mean: Annotated[
+        str | None, typer.Option("--yes-i-mean", metavar="NAME", help="The dataset once more, for scripts.")
+    ] = None,
+) -> None:
+    """Raise the lifetime cap of a dataset: for ever, on record, and told to peers."""
+    from node.budget import raise_cap
+    from node.errors import UsageError
+
+    home = _home(context)
+    if yes_i_mean is None:
+        show.note(f"Everybody with a row in {dataset} gets less privacy than was promised, and this cannot be undone.")
+        yes_i_mean = typer.prompt("Type the name of the dataset to go on", err=True)
+    if yes_i_mean != dataset:
+        raise UsageError(f"{yes_i_mean!r} is not the name of the dataset, so its budget stays as it is.")
+    raise_cap(home, dataset, to)
+    show.line(f"The lifetime budget of dataset {dataset} is epsilon {to:g} now. Peers are told.")
+
+
+@budget_app.command("accept-rollback")
+def budget_accept_rollback(context: typer.Context, json: Json = False) -> None:
+    """After a restore from an old copy: charge what peers know was spent since, and go on."""
+    from node.budget import accept_rollback
+
+    accounts = accept_rollback(_home(context))
+    if json:
+        show.as_json(accounts)
+        return
+    for one in accounts:
+        if one["dataset"] is None:
+            show.line("A dataset that this copy has not used yet: what was spent counts once it is.")
+        else:
+            left, spent = one["left_epsilon"], one["spent_epsilon"]
+            show.line(f"dataset {one['dataset']}: epsilon {spent:.3f} counts as spent now, {left:.3f} is left")
+    show.line("The ledger can be used again. Peers are told." if accounts else "There is no roll-back to accept.")
 
 
 @app.command()
@@ -336,6 +415,8 @@ def status(context: typer.Context, json: Json = False) -> None:
     for account in state["budget"]:
         spent = f"epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
         show.line(f"budget of {account['dataset']}: {spent}")
+    for notice in state["notices"]:
+        show.line(f"WARNING  {notice['origin']}: {notice['reason']}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from crypto.keys import PublicKey
+from node import heads
 from node.bandwidth import TokenBucket
 from node.client import Dialer
 from node.config import GossipSettings
@@ -51,7 +52,7 @@ from node.frames import Chunk, Frame, Missing, Query
 from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
-from node.records import Kind
+from node.records import Kind, Record
 from node.server import Doors, NodeServer
 from node.store import LinkReport, Peer
 
@@ -83,6 +84,8 @@ class Daemon:
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._position = 0
         self._core = self._new_core()
+        self._heads_arrived = False
+        self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
@@ -166,12 +169,13 @@ class Daemon:
         written: list[LinkReport] = []
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
-            if current != written:
-                try:
+            try:
+                if current != written:
                     self._home.store.set_links(current)
                     written = current
-                except StoreError as error:
-                    log.warning("%s", error)
+                self._tell_findings()
+            except StoreError as error:
+                log.warning("%s", error)
 
     def _with_traffic(self, report: LinkReport) -> LinkReport:
         sent, received = self._traffic.get(report.peer, (0, 0))
@@ -223,6 +227,7 @@ class Daemon:
                     self._links[number].send_chunk(record_id, index)
             case Keep(record=record):
                 self._home.store.add_record(record)
+                self._look_at(record)
                 if record.header.kind is Kind.KEY_CARD:
                     asyncio.get_running_loop().call_soon(self._grant)
             case KeepChunk(record_id=record_id, index=index, data=data):
@@ -234,8 +239,32 @@ class Daemon:
                     self._links[number].close(reason)
             case Report(peer=peer, state=state, reason=reason):
                 self._report(peer, state, reason)
-            case Alarm(origin=origin, reason=reason):
+            case Alarm(origin=origin, reason=reason, proof=proof):
                 log.warning("%s: %s", self._home.peers.name_of(origin), reason)
+                if proof is not None:
+                    self._home.store.add_conflict(proof)
+                    self._look_at(proof)
+
+    def _look_at(self, record: Record) -> None:
+        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
+        the same of their origins; they are read when there is time."""
+        if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
+            asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
+        self._heads_arrived |= record.header.kind is Kind.HEAD
+
+    def _tell_findings(self) -> None:
+        """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""
+        if self._heads_arrived:
+            found = set(heads.findings(self._home))
+            self._heads_arrived = False
+            for one in sorted(found - self._findings, key=lambda one: one.origin):
+                log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
+            self._findings = found
+
+    def _number_apart(self, shared: bytes) -> None:
+        with self._home.author.lock:
+            if self._home.store.incarnation == shared:
+                self._home.store.renew_incarnation()
 
     def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
         now = time.time()

@@ -151,10 +151,12 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something about an origin that its operators must hear of, in a sentence."""
+    """Something about an origin that its operators must hear of, in a sentence, with the record that proves it if
+    that is not kept otherwise."""
 
     origin: PublicKey
     reason: str
+    proof: Record | None = None
 
 
 Action = Dial | Close | Send | SendChunk | Keep | KeepChunk | Report | Alarm

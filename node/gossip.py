@@ -472,7 +472,7 @@ class Gossip:
         self._fetcher.forget(record.id)
         sequence = record.header.sequence
         reason = f"it signed two records with sequence {sequence}; the second, {record.id.hex()[:12]}, is refused"
-        self._out.append(Alarm(record.header.origin, reason))
+        self._out.append(Alarm(record.header.origin, reason, record))
 
     # ----------------------------------------------------------------------------------------------------- what is here
 

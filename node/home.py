@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from crypto.errors import CryptoError
-from crypto.keys import Keystore, PublicKey
+from crypto.keys import DATASET_NAMES_PERSON, Keystore, PublicKey
 from node.author import Author
 from node.epochs import EpochKeys
 from node.errors import HomeError
@@ -105,7 +105,8 @@ class Home:
         """The privacy budget of this home; loads what only releases need."""
         from fusion.ledger import Ledger
 
-        return Ledger(self.path / "ledger.db")
+        # From the identity: if the ledger is lost, what peers hold still says which dataset it means.
+        return Ledger(self.path / "ledger.db", name_key=self.keystore.identity.derive(DATASET_NAMES_PERSON))
 
     @contextmanager
     def serving(self) -> Iterator[None]:

@@ -14,16 +14,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node import heads
+from node.budget import left_epsilon
 from node.errors import UsageError
 from node.home import Home
 from node.records import HeldState, Kind, Record
 from node.show import size
-from node.status import budget
 from node.tasks import MIN_ID_PREFIX
 
 if TYPE_CHECKING:
     from fusion.dataset import RowReport
-    from fusion.ledger import Ledger
+    from fusion.ledger import Entry, Ledger
+    from fusion.parts import Part
     from fusion.release import Release
     from fusion.summary import Plan
     from fusion.task import Task
@@ -66,6 +68,7 @@ class Preview:
 
     plan: Plan
     dataset: str
+    part: str | None
     left_epsilon: float
     allowed: bool
     report: RowReport
@@ -80,6 +83,7 @@ class Preview:
             "epsilon": self.plan.epsilon,
             "delta": self.plan.delta,
             "dataset": self.dataset,
+            "part": self.part,
             "left_epsilon": self.left_epsilon,
             "allowed": self.allowed,
             "rows": rows_json(self.report),
@@ -88,6 +92,7 @@ class Preview:
     def describe(self) -> str:
         """For people."""
         plan = self.plan
+        whose = f"dataset {self.dataset}" + (f", part {self.part}" if self.part else "")
         verdict = "It would be allowed." if self.allowed else "It would be refused: the budget does not allow it."
         lines = [
             "Nothing was released. A publish would send one summary, sealed for this node's members:",
@@ -95,7 +100,7 @@ class Preview:
             f"{size(plan.estimated_bytes)}; no row leaves",
             f"  noise of standard deviation {plan.sigma:.2f} on each, where one {plan.unit.partition(':')[0]} can "
             "change a number by at most 1",
-            f"  cost: epsilon {plan.epsilon:g}, delta {plan.delta:g} of dataset {self.dataset}, which has epsilon "
+            f"  cost: epsilon {plan.epsilon:g}, delta {plan.delta:g} of {whose}, which has epsilon "
             f"{self.left_epsilon:.3f} left. {verdict}",
         ]
         return "\n".join([*lines, *row_lines(self.report)])
@@ -110,16 +115,19 @@ def publish(
     dataset: str,
     cap_epsilon: float | None,
     progress: Callable[[int], None] | None = None,
+    part: Part | None = None,
 ) -> Published:
-    """Release one private summary of the files and put it into the store.
+    """Release one private summary of the files (of the rows of one part) and put it into the store.
 
-    A summary of the same task and dataset that this node published before is replaced: two of them would count the
-    same rows twice. BudgetError and DataError leave budget and store as they were.
+    A summary of the same task, dataset and part that this node published before is replaced: two of them would count
+    the same rows twice. BudgetError, DataError and UsageError leave the budget as it was.
     """
     from fusion.release import release
 
     ledger = home.ledger()
+    heads.refuse_if_behind(home, ledger)
     finish_interrupted(home, ledger)
+    _refuse_overlap(home, ledger, task.id, dataset, part)
     made = release(
         task,
         paths,
@@ -128,8 +136,9 @@ def publish(
         dataset=dataset,
         cap_epsilon=cap_epsilon,
         progress=progress,
+        part=part,
     )
-    return Published(_send(home, ledger, made.release_id, task.id, dataset, made.payload), made)
+    return Published(_send(home, ledger, made.release_id, task.id, made.payload), made)
 
 
 def preview(
@@ -140,16 +149,19 @@ def preview(
     dataset: str,
     cap_epsilon: float | None,
     progress: Callable[[int], None] | None = None,
+    part: Part | None = None,
 ) -> Preview:
     """What `publish` would do; reads the files for their structure and counts, and changes nothing."""
     from fusion.dataset import inspect
     from fusion.summary import plan
 
     planned = plan(task, epsilon)
-    report = inspect(paths, task, progress=progress)
-    accounts = budget(home, dataset)
-    left = accounts[0]["left_epsilon"] if accounts else cap_epsilon or task.privacy.max_epsilon
-    return Preview(planned, dataset, left, epsilon <= left, report)
+    if part is not None:
+        part.check(task)
+    report = inspect(paths, task, progress=progress, part=part)
+    left = left_epsilon(home, dataset, part)
+    left = (cap_epsilon or task.privacy.max_epsilon) if left is None else left
+    return Preview(planned, dataset, part.text if part else None, left, epsilon <= left, report)
 
 
 def withdraw(home: Home, prefix: str) -> bytes:
@@ -176,6 +188,10 @@ def rows_json(report: RowReport) -> dict[str, Any]:
 def row_lines(report: RowReport) -> list[str]:
     """What was odd about the rows: for the steward's eyes, on this machine alone."""
     lines = [f"Rows (shown here only, never sent): {report.rows_used:,} of {report.rows_read:,} used."]
+    if report.rows_outside_part:
+        lines.append(f"  {report.rows_outside_part:,} rows are not in the part")
+    if report.rows_used == 0:
+        lines.append("  no row at all: the summary holds noise alone, and nobody can tell")
     if report.persons:
         lines.append(f"  {report.persons:,} persons")
     if report.persons_missing:
@@ -199,22 +215,21 @@ def row_lines(report: RowReport) -> list[str]:
 
 def finish_interrupted(home: Home, ledger: Ledger) -> list[Record]:
     """Send the releases whose bytes were ready when this node last stopped in the middle; costs no budget."""
-    return [
-        _send(home, ledger, ready.release_id, ready.task_id, ready.dataset, ready.payload)
-        for ready in ledger.unpublished()
-    ]
+    return [_send(home, ledger, ready.release_id, ready.task_id, ready.payload) for ready in ledger.unpublished()]
 
 
-def _send(home: Home, ledger: Ledger, release_id: str, task_id: bytes, dataset: str, payload: bytes) -> Record:
+def _send(home: Home, ledger: Ledger, release_id: str, task_id: bytes, payload: bytes) -> Record:
+    """Tell peers what was spent, then put the summary into the store, then note it; each step once, whatever stops."""
     with home.author.lock:
         sent_before = home.store.record_of_note(release_id)
         if sent_before is None:
+            heads.tell(home, ledger)
             record = home.author.sealed(
                 Kind.SUMMARY,
                 task_id,
                 payload,
                 home.epochs.live(),
-                supersedes=_previous(home, ledger, task_id, dataset) or b"",
+                supersedes=_previous(home, ledger, release_id) or b"",
                 note=release_id,
             )
         else:
@@ -226,11 +241,34 @@ def _send(home: Home, ledger: Ledger, release_id: str, task_id: bytes, dataset: 
     return record
 
 
-def _previous(home: Home, ledger: Ledger, task_id: bytes, dataset: str) -> bytes | None:
-    """The live summary that a new one of this task and dataset takes the place of."""
-    for account in ledger.statement(dataset):
-        for entry in reversed(account.entries):
-            held = home.store.get(entry.record_id) if entry.record_id and entry.task_id == task_id else None
-            if held is not None and held.state is HeldState.COMPLETE:
-                return held.record.id
-    return None
+def _previous(home: Home, ledger: Ledger, release_id: str) -> bytes | None:
+    """The live summary that a new one of the same task, dataset and part takes the place of."""
+    entries = [entry for account in ledger.statement() for entry in account.entries]
+    new = next(entry for entry in entries if entry.release_id == release_id)
+    same = [entry for entry in entries if _subject(entry) == _subject(new)]
+    return next((entry.record_id for entry in reversed(same) if _is_live(home, entry)), None)
+
+
+def _subject(entry: Entry) -> tuple[bytes, str, str | None]:
+    return entry.task_id, entry.dataset, entry.part
+
+
+def _is_live(home: Home, entry: Entry) -> bool:
+    held = home.store.get(entry.record_id) if entry.record_id else None
+    return held is not None and held.state is HeldState.COMPLETE
+
+
+def _refuse_overlap(home: Home, ledger: Ledger, task_id: bytes, dataset: str, part: Part | None) -> None:
+    """UsageError if a live summary of the task may count some of the same rows: models would count them twice."""
+    from fusion.parts import Part
+
+    for entry in (entry for account in ledger.statement(dataset) for entry in account.entries):
+        other = Part.parse(entry.part) if entry.part else None
+        is_disjoint = part is not None and other is not None and part.rule == other.rule
+        if entry.task_id == task_id and part != other and not is_disjoint and _is_live(home, entry):
+            shown = entry.record_id.hex()[:12] if entry.record_id else ""
+            what = f"the part {other.text}" if other else "the whole dataset"
+            raise UsageError(
+                f"Record {shown} of this task is about {what}, and models would count its rows twice; "
+                f"take it back first with `tidings withdraw {shown}`."
+            )

@@ -20,6 +20,7 @@ This module does no I/O, knows no encoding and refuses to repair anything: a rec
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -39,6 +40,13 @@ from node.config import (
 from node.errors import RecordError
 
 INCARNATION_BYTES: Final = 8
+DATASET_TAG_BYTES: Final = 16
+MAX_HEAD_DATASETS: Final = 100
+MAX_ACCEPTED: Final = 64
+MAX_CHARGES: Final = 32
+MAX_LEDGER_POSITION: Final = 2**53
+MAX_CAP_EPSILON: Final = 100.0
+MAX_DELTA: Final = 1e-5
 TASK_ID_BYTES: Final = 32
 MAX_SEQUENCE: Final = 2**63 - 1
 CORE_LABEL: Final = b"tidings/v1/core\0"
@@ -76,6 +84,7 @@ class Payload(enum.Enum):
     NONE = "none"
     KEY_CARD = "key card"
     KEY_GRANT = "key grant"
+    HEAD = "head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +107,9 @@ RULES: Final = {
     Kind.SUMMARY: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.MAY, Payload.NONE),
     Kind.MODEL: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.MAY, Payload.NONE),
     Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
+    Kind.HEAD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.MAY, Payload.HEAD),
 }  # fmt: skip
-"""HEAD and EVIDENCE have no row: their numbers are kept, and this version refuses them."""
+"""EVIDENCE has no row: its number is kept, and this version refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,28 @@ class KeyGrant:
 
     wrapped_key: bytes
     key_card: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetTotal:
+    """What one dataset of an origin was charged so far, under a tag that hides its name."""
+
+    tag: bytes
+    cap_epsilon: float
+    delta: float
+    charged: tuple[int, ...]  # units of 2^-40; never shrinks from one HEAD to the next
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The payload of a HEAD: how far its origin's records and privacy ledger have come."""
+
+    highest_sequence: int
+    records_digest: bytes
+    ledger_position: int
+    ledger_head: bytes
+    datasets: tuple[DatasetTotal, ...]
+    accepted: tuple[bytes, ...] = ()  # HEADs of another copy of the ledger, whose increases are in the totals
 
 
 class HeldState(enum.StrEnum):
@@ -197,8 +229,9 @@ def chunk_size(header: Header, index: int) -> int:
 
 
 def can_bury(later: Header, earlier: Header) -> bool:
-    """Whether `later` may take back `earlier`, if it names it: only what has a body, and only by its own origin."""
-    return later.origin == earlier.origin and earlier.body_bytes > 0
+    """Whether `later` may take back `earlier`, if it names it: only what has a body, and only by its own
+    origin. A HEAD takes nothing back: it follows."""
+    return later.origin == earlier.origin and earlier.body_bytes > 0 and later.kind is not Kind.HEAD
 
 
 # -------------------------------------------------------------------------------------------------- the rules, in order
@@ -220,7 +253,7 @@ def check_header(header: Header) -> None:
     _check_body(header)
 
 
-def check_payload(kind: Kind, payload: KeyCard | KeyGrant | None) -> None:
+def check_payload(kind: Kind, payload: KeyCard | KeyGrant | Head | None) -> None:
     """Rule 7, once the payload is decoded."""
     match payload:
         case KeyCard(encryption_public):
@@ -232,6 +265,8 @@ def check_payload(kind: Kind, payload: KeyCard | KeyGrant | None) -> None:
             raise RecordError(f"A wrapped epoch key has {WRAPPED_KEY_BYTES} bytes.")
         case KeyGrant(_, key_card) if len(key_card) != RECORD_ID_BYTES:
             raise RecordError(f"A key grant names its key card by {RECORD_ID_BYTES} bytes.")
+        case Head():
+            _check_head(payload)
 
 
 def signed_record(header: Header, header_bytes: bytes, signature: bytes) -> Record:
@@ -296,3 +331,22 @@ def _check_body(header: Header) -> None:
         raise RecordError(f"A chunk hash has {HASH_BYTES} bytes.")
     if len(header.key_commitment) != HASH_BYTES:
         raise RecordError(f"A key commitment has {HASH_BYTES} bytes, this one {len(header.key_commitment)}.")
+
+
+def _check_head(head: Head) -> None:
+    if head.highest_sequence > MAX_SEQUENCE or head.ledger_position > MAX_LEDGER_POSITION:
+        raise RecordError("A head names a sequence or a ledger position that cannot be.")
+    if len(head.records_digest) != HASH_BYTES or len(head.ledger_head) != HASH_BYTES:
+        raise RecordError(f"The digests of a head have {HASH_BYTES} bytes each.")
+    if len(head.datasets) > MAX_HEAD_DATASETS:
+        raise RecordError(f"A head tells of at most {MAX_HEAD_DATASETS} datasets, this one of {len(head.datasets)}.")
+    if len(head.accepted) > MAX_ACCEPTED or any(len(one) != RECORD_ID_BYTES for one in head.accepted):
+        raise RecordError(f"A head accepts at most {MAX_ACCEPTED} others, by ids of {RECORD_ID_BYTES} bytes.")
+    tags = [total.tag for total in head.datasets]
+    if any(len(tag) != DATASET_TAG_BYTES for tag in tags) or any(a >= b for a, b in itertools.pairwise(tags)):
+        raise RecordError(f"The datasets of a head have tags of {DATASET_TAG_BYTES} bytes, in ascending order.")
+    for total in head.datasets:
+        if not (0 < total.cap_epsilon <= MAX_CAP_EPSILON and 0 < total.delta <= MAX_DELTA):
+            raise RecordError("A head tells of a privacy budget that cannot be.")
+        if not 1 <= len(total.charged) <= MAX_CHARGES:
+            raise RecordError(f"A dataset was charged in 1 to {MAX_CHARGES} numbers, this one in {len(total.charged)}.")

@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from node import heads
+from node.budget import statement
 from node.errors import NotReadable
 from node.home import Home
 from node.records import Held, HeldState, Kind
-from node.show import ago, moment
+from node.show import ago
 from node.store import LinkReport, Peer
 
 
 def status(home: Home) -> dict[str, Any]:
-    """An object with `node`, `peers`, `tasks`, `budget`."""
+    """An object with `node`, `peers`, `tasks`, `budget`, `notices`."""
     served = home.is_served()
     return {
         "node": {
@@ -32,8 +34,18 @@ def status(home: Home) -> dict[str, Any]:
             {"id": task.task_id.hex(), "name": task.name, **_summaries(home, task.task_id)}
             for task in home.store.tasks()
         ],
-        "budget": budget(home),
+        "budget": statement(home),
+        "notices": notices(home),
     }
+
+
+def notices(home: Home) -> list[dict[str, str]]:
+    """What peers (or copies of this node) have signed that does not fit together: `{origin, reason}`."""
+    told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
+    if heads.is_behind(home):
+        reason = "this node's privacy ledger is an old copy: nothing is released; see `tidings budget accept-rollback`"
+        told.append({"origin": home.settings.name, "reason": reason})
+    return told
 
 
 def peers(home: Home, served: bool) -> list[dict[str, Any]]:
@@ -72,33 +84,6 @@ def records(home: Home, task_id: bytes | None) -> list[dict[str, Any]]:
             "reason": _why(home, held),
         }
         for held in home.store.held(task_id=task_id)
-    ]
-
-
-def budget(home: Home, dataset: str | None = None) -> list[dict[str, Any]]:
-    """What was spent of each dataset, and what is left; empty before the first release."""
-    if not (home.path / "ledger.db").exists():
-        return []
-    return [
-        {
-            "dataset": account.dataset,
-            "cap_epsilon": account.cap_epsilon,
-            "spent_epsilon": account.spent_epsilon,
-            "left_epsilon": account.left_epsilon,
-            "delta": account.delta,
-            "releases": [
-                {
-                    "task": entry.task_id.hex(),
-                    "epsilon": entry.epsilon,
-                    "delta": entry.delta,
-                    "state": entry.state.lower(),
-                    "record": entry.record_id.hex() if entry.record_id else None,
-                    "at": moment(entry.created_s),
-                }
-                for entry in account.entries
-            ],
-        }
-        for account in home.ledger().statement(dataset)
     ]
 
 

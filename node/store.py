@@ -39,6 +39,9 @@ SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 15.0
 """How long a write waits for another process's transaction; all of ours last milliseconds."""
 
+MAX_CONFLICTS: Final = 100
+"""Proofs kept against one origin: one is enough to convict it, and some to see what happened."""
+
 CHECKED_AT_OPEN_BYTES: Final = 32 * 1024 * 1024
 """Up to this size the whole file is checked whenever it is opened (about 1 ms per MB). Damage in a larger
 one shows when the damaged page is read."""
@@ -68,6 +71,13 @@ CREATE TABLE records (
     UNIQUE (origin, incarnation, sequence)
 ) STRICT;
 CREATE INDEX records_by_superseded ON records (supersedes);
+CREATE TABLE conflicts (                          -- valid records whose sequence another record has
+    id          BLOB PRIMARY KEY,
+    origin      BLOB NOT NULL,
+    header      BLOB NOT NULL,
+    signature   BLOB NOT NULL,
+    received_at REAL NOT NULL
+) STRICT;
 CREATE TABLE chunks (
     record INTEGER NOT NULL REFERENCES records (position),
     number INTEGER NOT NULL,
@@ -142,13 +152,11 @@ class Store:
         """Use `create` or `open`."""
         self._db = connection
         self._path = path
-        rows = self._rows("SELECT store_id, incarnation FROM node")
+        rows = self._rows("SELECT store_id FROM node")
         if len(rows) != 1:
             raise self._damaged()
         #: 8 random bytes that name this store to peers.
         self.store_id: bytes = rows[0][0]
-        #: 8 random bytes of every record that this store numbers.
-        self.incarnation: bytes = rows[0][1]
 
     @classmethod
     def create(cls, home: Path) -> Store:
@@ -233,6 +241,16 @@ class Store:
 
     # ---------------------------------------------------------------------------------------------------------- records
 
+    @property
+    def incarnation(self) -> bytes:
+        """8 random bytes of every record that this store numbers from now on."""
+        return bytes(self._rows("SELECT incarnation FROM node")[0][0])
+
+    def renew_incarnation(self) -> None:
+        """Another copy of this store may have given out the next sequences: number apart from it from now on. Call it
+        while no record is being made."""
+        self._rows("UPDATE node SET incarnation = ?", secrets.token_bytes(INCARNATION_BYTES))
+
     def reserve_sequence(self) -> int:
         """The next sequence for a record of this node, from 1. On disk before this returns: never given twice."""
         if self._db.in_transaction:
@@ -285,6 +303,25 @@ class Store:
             if not set(held.missing) - {index}:
                 self._rows("UPDATE records SET state = 'complete' WHERE id = ?", record_id)
             return self._known(record_id)
+
+    def add_conflict(self, record: Record) -> None:
+        """Keep the proof that an origin signed two records with one sequence; a few for each origin are enough."""
+        with self.batch():
+            origin = record.header.origin.raw
+            if self._rows("SELECT count(*) FROM conflicts WHERE origin = ?", origin)[0][0] < MAX_CONFLICTS:
+                self._rows(
+                    "INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?, ?, ?)",
+                    record.id,
+                    origin,
+                    record.header_bytes,
+                    record.signature,
+                    time.time(),
+                )
+
+    def conflicts(self) -> list[Record]:
+        """Records whose sequence another record of their origin has, in order of arrival."""
+        rows = self._rows("SELECT header, signature, id FROM conflicts ORDER BY received_at, id")
+        return [Record(read_header(header), header, signature, record_id) for header, signature, record_id in rows]
 
     def get(self, record_id: bytes) -> Held | None:
         """The record with this id, if it is held."""

@@ -58,6 +58,8 @@ from node.records import (
     MAX_SEQUENCE,
     RULES,
     TASK_ID_BYTES,
+    DatasetTotal,
+    Head,
     Header,
     KeyCard,
     KeyGrant,
@@ -153,27 +155,61 @@ def read_header(header_bytes: bytes) -> Header:
     )
 
 
-def read_payload(header: Header) -> KeyCard | KeyGrant | None:
+def read_payload(header: Header) -> KeyCard | KeyGrant | Head | None:
     """The payload that the header's kind calls for (rule 7); RecordError if it is something else."""
     try:
-        payload: KeyCard | KeyGrant | None = None
+        payload: KeyCard | KeyGrant | Head | None = None
         match RULES[header.kind].payload:
             case Payload.KEY_CARD:
                 payload = KeyCard(pb.KeyCard.FromString(header.payload).encryption_public)
             case Payload.KEY_GRANT:
                 grant = pb.KeyGrant.FromString(header.payload)
                 payload = KeyGrant(grant.wrapped_key, grant.key_card)
+            case Payload.HEAD:
+                payload = _head_from_pb(pb.Head.FromString(header.payload))
     except DecodeError:
         raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
     check_payload(header.kind, payload)
     return payload
 
 
-def write_payload(payload: KeyCard | KeyGrant) -> bytes:
+def write_payload(payload: KeyCard | KeyGrant | Head) -> bytes:
     """The payload bytes of a header of our own."""
-    if isinstance(payload, KeyCard):
-        return pb.KeyCard(encryption_public=payload.encryption_public).SerializeToString()
-    return pb.KeyGrant(wrapped_key=payload.wrapped_key, key_card=payload.key_card).SerializeToString()
+    match payload:
+        case KeyCard(encryption_public):
+            return pb.KeyCard(encryption_public=encryption_public).SerializeToString()
+        case KeyGrant(wrapped_key, key_card):
+            return pb.KeyGrant(wrapped_key=wrapped_key, key_card=key_card).SerializeToString()
+        case Head():
+            return _head_to_pb(payload).SerializeToString()
+
+
+def _head_to_pb(head: Head) -> pb.Head:
+    totals = [
+        pb.DatasetTotal(tag=total.tag, cap_epsilon=total.cap_epsilon, delta=total.delta, charged=total.charged)
+        for total in head.datasets
+    ]
+    return pb.Head(
+        highest_sequence=head.highest_sequence,
+        records_digest=head.records_digest,
+        ledger_position=head.ledger_position,
+        ledger_head=head.ledger_head,
+        datasets=totals,
+        accepted=head.accepted,
+    )
+
+
+def _head_from_pb(message: pb.Head) -> Head:
+    return Head(
+        message.highest_sequence,
+        message.records_digest,
+        message.ledger_position,
+        message.ledger_head,
+        tuple(
+            DatasetTotal(total.tag, total.cap_epsilon, total.delta, tuple(total.charged)) for total in message.datasets
+        ),
+        tuple(message.accepted),
+    )
 
 
 @functools.lru_cache(maxsize=4_096)

@@ -25,6 +25,7 @@ from fusion.audit import audit
 from fusion.dataset import Batch, release_batches
 from fusion.errors import BudgetError, DataError
 from fusion.ledger import Ledger
+from fusion.parts import Part
 from fusion.summaries import UNIT, Blocks, kind_of, moments
 from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER
 from fusion.summary import plan
@@ -314,3 +315,23 @@ def check_all_releases_together_stay_under_cap(folder: Path) -> None:
         assert composed.get_epsilon_for_delta(cap_delta) <= cap_epsilon * 1.002, "the releases exceed the cap together"
     assert composed is not None
     assert composed.get_epsilon_for_delta(cap_delta) > 0.8 * cap_epsilon, "budget was refused that was there"
+
+
+def check_overlapping_parts_add_up(folder: Path) -> None:
+    """Parts of one rule cost the dearest of them; whatever may share a record with them pays on top."""
+    ledger = Ledger(folder / "ledger.db")
+
+    def is_allowed(part: str | None, epsilon: float) -> bool:
+        chosen = Part.parse(part) if part else None
+        try:
+            ledger.reserve("d", bytes(32), epsilon, 1e-6, None, default_cap_epsilon=1.0, part=chosen)
+        except BudgetError:
+            return False
+        return True
+
+    assert is_allowed("site=Leeds", 0.6)
+    assert is_allowed("site=York", 0.6)
+    assert not is_allowed("hash(age)=1/2", 0.9)
+    assert not is_allowed(None, 0.9)
+    assert is_allowed(None, 0.5)
+    assert not is_allowed("site=Hull", 1.0)

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusion.accountants import COST_UNITS
 from fusion.accounting import compose, epsilon_of, mu_of
 from fusion.errors import BudgetError
-from fusion.ledger import COST_UNITS, Ledger, Reservation, cost_of
+from fusion.ledger import Ledger, Reservation, cost_of
 
 TASK_ID = bytes(range(32))
 DELTA = 1e-5
@@ -277,8 +278,8 @@ def test_a_process_killed_inside_a_transaction_leaves_the_ledger_as_it_was(path:
     code = (
         "import os, signal, sys; from pathlib import Path; from fusion import ledger as l\n"
         "ledger = l.Ledger(Path(sys.argv[1]))\n"
-        "l._apply = lambda state, event: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "l.Ledger._replay = lambda self, database: l._State(position=4)\n"
+        "l.apply = lambda state, event: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "l.Ledger._replay = lambda self, database: l.State(chain=[bytes(32)] * 4)\n"
         "ledger.reserve('other', bytes(32), 1.0, 1e-5, None, default_cap_epsilon=3.0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)

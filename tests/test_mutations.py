@@ -21,9 +21,12 @@ import privacy_checks as checks
 import pytest
 from privacy_checks import TASKS
 
-from fusion import accounting, ledger, summary
+from fusion import accountants, accounting, ledger, summary
 from fusion import release as release_module
+from fusion.accountants import Costs, add, largest
+from fusion.accounts import Account
 from fusion.encode import Encoder, NumberBlock
+from fusion.parts import Part
 from fusion.persons import PersonPass
 from fusion.summaries import UNIT, BlockLayout, moments
 from fusion.summaries.moments import MomentsKind
@@ -52,6 +55,7 @@ CHECKS: dict[str, Check] = {
     "spent before computed": checks.check_budget_is_spent_before_rows_are_summed,
     "spent after an error": checks.check_error_leaves_budget_spent,
     "all releases under the cap": checks.check_all_releases_together_stay_under_cap,
+    "overlapping parts add up": checks.check_overlapping_parts_add_up,
 }
 
 MUTANTS: dict[str, tuple[Callable[[Patch], None], tuple[str, ...]]] = {}
@@ -235,23 +239,45 @@ def _(patch: Patch) -> None:
 
 @mutant("delta is dropped in composition", "all releases under the cap")
 def _(patch: Patch) -> None:
-    patch.setattr(ledger, "mu_of", lambda epsilon, delta: accounting.mu_of(epsilon, 1e-5))
+    patch.setattr(accountants, "mu_of", lambda epsilon, delta: accounting.mu_of(epsilon, 1e-5))
 
 
 @mutant("epsilons are composed as squares", "all releases under the cap")
 def _(patch: Patch) -> None:
-    patch.setattr(ledger, "cost_of", lambda epsilon, delta: math.ceil(epsilon**2 * ledger.COST_UNITS))
+    squares = lambda self, mechanism: (math.ceil(mechanism.epsilon**2 * accountants.COST_UNITS),)  # noqa: E731
+    patch.setattr(accountants.GaussianAccountant, "cost", squares)
 
 
 @mutant("a release is charged a quarter of its cost", "all releases under the cap")
 def _(patch: Patch) -> None:
-    rewrite(patch, ledger.Ledger, "reserve", ("cost = cost_of(epsilon, delta)", "cost = cost_of(epsilon, delta) // 4"))
+    whole = "account.accountant.cost(mechanism)"
+    rewrite(patch, ledger.Ledger, "_reserve", (whole, f"tuple(one // 4 for one in {whole})"))
+
+
+@mutant("parts of different rules are taken for disjoint", "overlapping parts add up")
+def _(patch: Patch) -> None:
+    def dearest(account: Account, part: Part | None = None) -> Costs:
+        chosen = [
+            cost
+            for rule, values in account.parts.items()
+            for value, cost in values.items()
+            if part is None or (rule, value) == (part.rule, part.value)
+        ]
+        return add(account.whole, largest(chosen, account.accountant.entries))
+
+    patch.setattr(Account, "spent", dearest)
+
+
+@mutant("a part does not pay for releases of the whole dataset", "overlapping parts add up")
+def _(patch: Patch) -> None:
+    rewrite(patch, Account, "spent", ("total = self.whole", "total = self.whole if part is None else self.nothing"))
 
 
 # --- order ----------------------------------------------------------------------------------------------------
 
 _COMPUTE = (
-    "    measured = measure(task, read_batches(paths, task, persons=persons), _continued(progress, report.rows_read))\n"
+    "    batches = read_batches(paths, task, persons=persons, part=part)\n"
+    "    measured = measure(task, batches, _continued(progress, report.rows_read))\n"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,19 @@ from node import wire
 from node.config import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES
 from node.errors import RecordError
 from node.pb import tidings_pb2 as pb
-from node.records import Header, KeyCard, KeyGrant, Kind, Record, chunk_size, core, with_body
+from node.records import (
+    DatasetTotal,
+    Head,
+    Header,
+    KeyCard,
+    KeyGrant,
+    Kind,
+    Record,
+    can_bury,
+    chunk_size,
+    core,
+    with_body,
+)
 
 ORIGIN = Identity.from_seed(bytes(range(32)))
 OTHER = Identity.from_seed(bytes(range(1, 33)))
@@ -24,6 +37,10 @@ BODY = bytes(range(256)) * 570
 
 KEY_CARD = wire.write_payload(KeyCard(EncryptionKey.from_bytes(bytes(range(96))).public))
 KEY_GRANT = wire.write_payload(KeyGrant(bytes(WRAPPED_KEY_BYTES), bytes(32)))
+
+
+TOTAL = DatasetTotal(bytes(15) + b"\1", 1.0, 1e-6, (2**40,))
+HEAD = Head(5, bytes(32), 7, b"\7" * 32, (TOTAL, replace(TOTAL, tag=b"\1" * 16, charged=(1, 2, 2**63))), (bytes(32),))
 
 
 def header_of(kind: Kind, **changes: Any) -> Header:
@@ -38,7 +55,13 @@ def header_of(kind: Kind, **changes: Any) -> Header:
             header = with_body(replace(header, epoch=1, task_id=bytes(32)), BODY, bytes(32))
         case Kind.WITHDRAWAL:
             header = replace(header, supersedes=bytes(32))
+        case Kind.HEAD:
+            header = replace(header, payload=wire.write_payload(HEAD))
     return replace(header, **changes)
+
+
+def head_with(**changes: Any) -> Header:
+    return header_of(Kind.HEAD, payload=wire.write_payload(replace(HEAD, **changes)))
 
 
 def signed(header: Header, by: Identity = ORIGIN) -> tuple[bytes, bytes]:
@@ -51,7 +74,7 @@ def summary() -> Record:
     return wire.author(ORIGIN, header_of(Kind.SUMMARY))
 
 
-ACCEPTED = [Kind.KEY_CARD, Kind.KEY_GRANT, Kind.TASK, Kind.SUMMARY, Kind.MODEL, Kind.WITHDRAWAL]
+ACCEPTED = [Kind.KEY_CARD, Kind.KEY_GRANT, Kind.TASK, Kind.SUMMARY, Kind.MODEL, Kind.WITHDRAWAL, Kind.HEAD]
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
@@ -61,6 +84,17 @@ def test_a_record_of_each_kind_comes_back_as_it_was_written(kind: Kind) -> None:
     assert again == record
     assert again.header == header_of(kind)
     assert again.id == record_id(record.header_bytes)
+
+
+def test_a_head_says_what_was_written_into_it() -> None:
+    record = wire.author(ORIGIN, header_of(Kind.HEAD, supersedes=bytes(32)))
+    assert wire.read_payload(record.header) == HEAD
+
+
+def test_a_head_follows_a_summary_and_does_not_bury_it() -> None:
+    earlier = summary()
+    assert can_bury(header_of(Kind.WITHDRAWAL, supersedes=earlier.id), earlier.header)
+    assert not can_bury(header_of(Kind.HEAD, supersedes=earlier.id), earlier.header)
 
 
 def test_a_header_with_any_one_bit_flipped_is_refused() -> None:
@@ -102,7 +136,30 @@ def test_cutting_or_inserting_bytes_in_a_header_is_refused(data: st.DataObject) 
 BROKEN_RULES: dict[str, tuple[Header, str]] = {
     "a version from the future": (header_of(Kind.SUMMARY, version=2), "version 2"),
     "no version": (header_of(Kind.SUMMARY, version=0), "version 0"),
-    "a head, which this version only reserves": (header_of(Kind.HEAD), "kind head"),
+    "a head without digests": (header_of(Kind.HEAD, payload=b""), "digests of a head"),
+    "a head with a task": (header_of(Kind.HEAD, task_id=bytes(32)), "must not have a task"),
+    "a head with an epoch": (header_of(Kind.HEAD, epoch=1), "must not have a key epoch"),
+    "a head with a position beyond 2^53": (head_with(ledger_position=2**53 + 1), "cannot be"),
+    "a head with a sequence beyond 2^63": (head_with(highest_sequence=2**63), "cannot be"),
+    "a head with a short chain": (head_with(ledger_head=bytes(31)), "digests of a head"),
+    "a head with a short digest": (head_with(records_digest=bytes(31)), "digests of a head"),
+    "a head with a short tag": (head_with(datasets=(replace(TOTAL, tag=bytes(15)),)), "tags of 16 bytes"),
+    "a head that names a dataset twice": (head_with(datasets=(TOTAL, TOTAL)), "in ascending order"),
+    "a head with too many datasets": (
+        head_with(datasets=tuple(replace(TOTAL, tag=n.to_bytes(16, "big")) for n in range(101))),
+        "at most 100 datasets",
+    ),
+    "a head with an endless budget": (head_with(datasets=(replace(TOTAL, cap_epsilon=math.inf),)), "that cannot be"),
+    "a head with a budget of NaN": (head_with(datasets=(replace(TOTAL, cap_epsilon=math.nan),)), "that cannot be"),
+    "a head with delta 0": (head_with(datasets=(replace(TOTAL, delta=0.0),)), "that cannot be"),
+    "a head that charged nothing": (head_with(datasets=(replace(TOTAL, charged=()),)), "1 to 32 numbers"),
+    "a head that charged too much at once": (
+        head_with(datasets=(replace(TOTAL, charged=(1,) * 33),)),
+        "1 to 32 numbers",
+    ),
+    "a head that accepts a short id": (head_with(accepted=(bytes(31),)), "accepts at most 64"),
+    "a head that accepts too much": (head_with(accepted=(bytes(32),) * 65), "accepts at most 64"),
+    "a payload that is no head": (header_of(Kind.HEAD, payload=b"\xff"), "payload of a head"),
     "evidence, which this version only reserves": (header_of(Kind.EVIDENCE), "kind evidence"),
     "a coalition": (header_of(Kind.SUMMARY, coalition=b"c"), "coalition"),
     "a short incarnation": (header_of(Kind.SUMMARY, incarnation=b"1234567"), "incarnation"),

@@ -86,6 +86,34 @@ class KeyGrant(_message.Message):
     key_card: bytes
     def __init__(self, wrapped_key: _Optional[bytes] = ..., key_card: _Optional[bytes] = ...) -> None: ...
 
+class Head(_message.Message):
+    __slots__ = ("highest_sequence", "records_digest", "ledger_position", "ledger_head", "datasets", "accepted")
+    HIGHEST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    highest_sequence: int
+    records_digest: bytes
+    ledger_position: int
+    ledger_head: bytes
+    datasets: _containers.RepeatedCompositeFieldContainer[DatasetTotal]
+    accepted: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, highest_sequence: _Optional[int] = ..., records_digest: _Optional[bytes] = ..., ledger_position: _Optional[int] = ..., ledger_head: _Optional[bytes] = ..., datasets: _Optional[_Iterable[_Union[DatasetTotal, _Mapping]]] = ..., accepted: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class DatasetTotal(_message.Message):
+    __slots__ = ("tag", "cap_epsilon", "delta", "charged")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    CAP_EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_FIELD_NUMBER: _ClassVar[int]
+    tag: bytes
+    cap_epsilon: float
+    delta: float
+    charged: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tag: _Optional[bytes] = ..., cap_epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., charged: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Frame(_message.Message):
     __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing")
     HELLO_FIELD_NUMBER: _ClassVar[int]

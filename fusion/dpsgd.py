@@ -17,7 +17,8 @@ tie records together. A small network takes about 0.5 ms a record.
 What one step releases is a Poisson-sampled discrete Gaussian of sensitivity SCALE; at whole orders its Renyi divergence
 is that of the continuous one (docs/privacy.md), which is what `fusion.accountants` charges.
 
-Refuses a rate of zero, rates or counts that are not given, and to train without a ledger.
+Refuses a rate of zero, rates or counts that are not given, models with layers that tie records together (Opacus's
+validator knows them), and to train without a ledger.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusion.accountants import SampledGaussianRelease
-from fusion.errors import BudgetError, DataError
+from fusion.errors import BudgetError, DataError, ModelError
 from fusion.noise import discrete_gaussian
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def train_private(
     """Train `model` in place on rows (n, ...) and targets (n, ...); the unit is one row, added or removed.
 
     `loss` gives the loss of a batch of one; it and the model's first weights must not come from the rows. The result
-    may leave once its bytes are `ready` in the ledger under the reservation returned. BudgetError leaves model and
-    budget as they were; whatever goes wrong later, the budget stays spent.
+    may leave once its bytes are `ready` in the ledger under the reservation returned. BudgetError, DataError and
+    ModelError leave weights and budget as they were; whatever goes wrong later, the budget stays spent.
     """
     plan.check()
+    check_model(model)
     if len(features) != len(targets) or len(features) > MAX_RECORDS:
         raise DataError(f"every row needs a target, and training takes at most {MAX_RECORDS} rows; check the data")
     reserved = ledger.reserve_training(
@@ -110,6 +112,19 @@ def train_private(
         _set_gradient(model, noised * (plan.clip_norm / SCALE / plan.batch_constant))
         optimizer.step()
     return reserved
+
+
+def check_model(model: torch.nn.Module) -> None:
+    """ModelError if a layer mixes the records of a batch or cannot give a gradient for each (BatchNorm, say)."""
+    from opacus.validators import ModuleValidator  # takes a second to load
+
+    model.train()  # the validator looks at models as they are trained; ours run in evaluation mode all the same
+    problems = ModuleValidator.validate(model, strict=False)
+    if problems:
+        first = str(problems[0]).split(". ")[0].rstrip(".")
+        raise ModelError(
+            f"this model cannot be trained privately: {first}; use LayerNorm or GroupNorm, or leave it out"
+        )
 
 
 def poisson_sample(records: int, rate: float) -> NDArray[np.int64]:

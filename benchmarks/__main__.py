@@ -1,6 +1,7 @@
 """Run benchmarks and write RESULTS.md: figures, the machine, the command, and what they are compared with.
 
-`python -m benchmarks` runs them all; `python -m benchmarks adult` runs that one and leaves the other sections alone.
+`python -m benchmarks` runs them all; `python -m benchmarks adult` runs that one. Other sections stay as they are, among
+them the one about `make soak`, which is written by hand.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(names: list[str]) -> None:
     unknown = set(names) - set(BENCHMARKS)
     if unknown:
         sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}.")
-    sections = _sections(RESULTS.read_text(encoding="utf-8")) if names else {}
+    sections = _sections(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in names or BENCHMARKS:
         started = time.monotonic()
         print(f"{name} ...", file=sys.stderr, flush=True)

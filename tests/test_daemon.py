@@ -18,7 +18,7 @@ from crypto.keys import Identity
 from crypto.tls import LeafCredentials, make_leaf, server_name
 from node.client import Dialer
 from node.config import GossipSettings
-from node.daemon import Daemon
+from node.daemon import MAX_WAITING_QUERIES, Daemon
 from node.errors import NotReadable, PeerUnreachable, QueryRefused
 from node.frames import Frame, Query
 from node.home import Home
@@ -217,3 +217,23 @@ async def test_a_key_that_is_not_the_servers_is_told_as_such(make_home: MakeHome
         dialer = Dialer.for_identity(Identity.generate())
         with pytest.raises(PeerUnreachable, match="does not hold this key"):
             await dialer.exchange(Identity.generate().public_key, a.address, Nobody())
+
+
+@in_an_event_loop
+async def test_queries_wait_in_a_short_line_and_change_nothing(make_home: MakeHome, task_file: Path) -> None:
+    async with running(make_home("a")) as a:
+        asker = make_home("asker")
+        add_peer(a.home, asker.me.text, "asker", None, query_only=True)
+        task, _ = add(a.home, str(task_file))
+        await asyncio.sleep(0.8)
+        before = [held.record.id for held in a.home.store.held()]
+        assert a.address is not None
+        dialer = Dialer.for_identity(asker.keystore.identity)
+        query = Query(task.id, "", (), (), "onnx")
+        asked = [dialer.ask(a.home.me, a.address, query, lambda _: None) for _ in range(MAX_WAITING_QUERIES + 2)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        told = sorted(str(answer) for answer in answers if isinstance(answer, QueryRefused))
+        assert len(told) == len(asked)
+        assert sum("as many queries as it can" in text for text in told) == 2
+        assert sum("No summary of task triage is held here" in text for text in told) == MAX_WAITING_QUERIES
+        assert [held.record.id for held in a.home.store.held()] == before

@@ -25,7 +25,7 @@ from node.errors import PeerUnreachable, QueryRefused, UsageError
 from node.frames import Query
 from node.home import Home
 from node.query import answer, check_attestation, holdings
-from node.show import size
+from node.show import size, summaries
 from node.tasks import find
 from node.wire import MODEL_FORMATS
 
@@ -125,7 +125,7 @@ def verify_file(home: Home, path: Path) -> Verdict:
     usable = [one for one in held.usable if one.record_id in wanted]
     if len(usable) < len(wanted):
         lacking = len(wanted) - len(usable)
-        return Verdict(False, f"{lacking} of its {len(wanted)} summaries cannot be read here", model.digest)
+        return Verdict(False, f"{lacking} of its {summaries(len(wanted))} cannot be read here", model.digest)
     try:
         again = rebuild(task, usable, model)
     except FusionError as error:
@@ -134,7 +134,9 @@ def verify_file(home: Home, path: Path) -> Verdict:
         return Verdict(
             False, f"the summaries that it names give another model ({again.digest.hex()[:16]})", model.digest
         )
-    return Verdict(True, f"its {len(wanted)} summaries give this very model; signed by {node}", model.digest)
+    return Verdict(
+        True, f"fused again from its {summaries(len(wanted))}, it is the very same; signed by {node}", model.digest
+    )
 
 
 def predict_file(model: Path, data: Sequence[Path], output: Path | None, progress: Callable[[int], None]) -> None:

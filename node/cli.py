@@ -409,7 +409,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     ]
     show.table(["peer", "state", "why", "sent", "received"], rows, empty="No peers yet; `tidings peer add KEY`.")
     for task in state["tasks"]:
-        show.line(f"{task['name']}: {task['summaries']} summaries ready to fuse")
+        show.line(f"{task['name']}: {show.summaries(task['summaries'])} ready to fuse")
         for stuck in task["stuck"]:
             show.line(f"  {stuck['origin']}: {stuck['reason']}")
     for account in state["budget"]:

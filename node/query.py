@@ -20,6 +20,7 @@ from node.errors import NotReadable, QueryRefused
 from node.frames import Query
 from node.home import Home
 from node.records import Held, Kind
+from node.show import summaries
 
 if TYPE_CHECKING:
     from fusion.fuse import Contribution
@@ -76,7 +77,7 @@ def answer(home: Home, query: Query, on_progress: Callable[[str], None] = lambda
     held = holdings(home, task, query)
     if not held.usable:
         raise QueryRefused(_nothing_usable(home, task, held))
-    on_progress(f"fusing {len(held.usable)} {'summary' if len(held.usable) == 1 else 'summaries'}")
+    on_progress(f"fusing {summaries(len(held.usable))}")
     try:
         model = build_model(task, held.usable, query.head or None)
     except FusionError as error:

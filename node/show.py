@@ -78,6 +78,11 @@ def moment(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def summaries(count: int) -> str:
+    """`1 summary`, `3 summaries`."""
+    return f"{count:,} {'summary' if count == 1 else 'summaries'}"
+
+
 def size(count: float) -> str:
     """Bytes for people: `13.4 kB`."""
     for unit in ("B", "kB", "MB"):

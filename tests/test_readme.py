@@ -78,7 +78,7 @@ def test_every_command_of_the_walk_through_works(terminals: dict[str, Terminal],
         printed += (seen := terminals[number].type(block))
         assert "LINE FAILED" not in seen, seen
         assert "Error:" not in seen, seen
-    assert "Confirmed: its 3 summaries give this very model" in printed
+    assert "Confirmed: fused again from its 3 summaries, it is the very same" in printed
     assert "3 summaries ready to fuse" in printed
     accuracy = re.search(r"^accuracy\s+(0\.\d+)", printed, re.MULTILINE)
     assert accuracy is not None

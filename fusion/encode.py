@@ -125,16 +125,6 @@ class Encoder:
         """sqrt(1 - beta^2)."""
         return math.sqrt(1.0 - self.bias * self.bias)
 
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """One per coordinate: `age`, or `cp~1`, `cp~2` … of a simplex, `age?` for missing, and `bias`."""
-        names: list[str] = []
-        for block in self.blocks:
-            one = block.width == 2
-            names += [block.name if one else f"{block.name}~{i}" for i in range(1, block.width)]
-            names.append(f"{block.name}?")
-        return (*names, "bias")
-
     def encode(self, batch: Batch) -> Floats:
         """(n, d): one x per row, finite and of norm at most 1 (up to rounding) even for infinite numbers."""
         x = np.empty((len(batch), self.dimension))

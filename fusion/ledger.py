@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 from fusion.accountants import (
-    ACCOUNTANTS,
     GaussianRelease,
     Mechanism,
     SampledGaussianRelease,
@@ -150,11 +149,6 @@ class ForeignHead:
     record_id: bytes
     position: int
     head: bytes
-
-
-def cost_of(epsilon: float, delta: float) -> int:
-    """mu^2 of one Gaussian release, rounded up: its cost in a dataset that adds up Gaussian releases."""
-    return ACCOUNTANTS["gaussian"].cost(GaussianRelease(epsilon, delta))[0]
 
 
 class Ledger:

@@ -71,7 +71,7 @@ class Summary:
     sigmas: dict[str, int]  # deviation of the noise, in units of 2^-32; 0 only for an exact summary
 
     def sums(self) -> Blocks:
-        """The entries in units of 2^-32, as `fusion.summaries.moments.assemble` takes them."""
+        """The entries in units of 2^-32."""
         return {name: values * self.steps[name] for name, values in self.blocks.items()}
 
     def to_bytes(self) -> bytes:

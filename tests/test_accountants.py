@@ -12,6 +12,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given
 from hypothesis import strategies as st
+from second_routes import cost_of
 
 from fusion.accountants import (
     ACCOUNTANTS,
@@ -24,7 +25,7 @@ from fusion.accountants import (
 )
 from fusion.accounting import epsilon_of, mu_of
 from fusion.errors import BudgetError
-from fusion.ledger import Ledger, cost_of
+from fusion.ledger import Ledger
 
 RENYI, GAUSSIAN = ACCOUNTANTS["renyi"], ACCOUNTANTS["gaussian"]
 DELTA = 1e-5

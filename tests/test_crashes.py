@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from crashing import STEPS, Killer
+from second_routes import cost_of
 
-from fusion.ledger import cost_of
 from node.home import Home
 from node.records import HeldState, Kind
 from node.tasks import add

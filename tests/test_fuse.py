@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from second_routes import assemble
 
 from fusion import fuse as fuse_module
 from fusion.dataset import Batch
 from fusion.errors import NothingToFuse
 from fusion.fuse import Contribution, Statistics, Sums, fuse, implausibility, total
 from fusion.summaries import Blocks
-from fusion.summaries.moments import CROSS, DIAGONAL, MAX_ROWS, SQUARES, UPPER, assemble
+from fusion.summaries.moments import CROSS, DIAGONAL, MAX_ROWS, SQUARES, UPPER
 from fusion.summary import Summary
 from fusion.task import Task
 from tests.partners import STAY, WARD, exact, noisy, stay_rows, ward_rows

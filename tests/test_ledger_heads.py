@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from second_routes import cost_of
 from test_daemon import Node, eventually, in_an_event_loop, running
 
 from fusion.errors import BudgetError
-from fusion.ledger import cost_of
 from fusion.parts import Part
 from fusion.task import Task
 from node import budget, heads

@@ -11,11 +11,12 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from second_routes import cost_of
 
 from fusion.accountants import COST_UNITS
 from fusion.dataset import inspect, read_batches
 from fusion.errors import BudgetError, DataError
-from fusion.ledger import Ledger, cost_of
+from fusion.ledger import Ledger
 from fusion.parts import Part, canonical_cell, share_of
 from fusion.release import measure, release
 from fusion.task import PersonUnit, Task

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from privacy_checks import check_noise_gives_claimed_privacy
 from scipy import stats
+from second_routes import assemble
 
 from fusion import release as release_module
 from fusion.dataset import read_batches, release_batches
@@ -27,7 +28,7 @@ from fusion.fuse import Contribution, fuse
 from fusion.ledger import Ledger
 from fusion.release import Release, exact_summary, measure, noisy_summary, release
 from fusion.summaries import UNIT
-from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER, assemble
+from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER
 from fusion.summary import MAX_SUMMARY_BYTES, Summary, plan, planes_of, step_of
 from fusion.task import Task
 

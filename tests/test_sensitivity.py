@@ -31,11 +31,12 @@ from privacy_checks import (
     sums_of,
     sums_of_file,
 )
+from second_routes import assemble
 
 from fusion.dataset import Batch, inspect, person_pass, read_batches
 from fusion.errors import DataError
 from fusion.summaries import UNIT, moments
-from fusion.summaries.moments import MAX_ROWS, MOMENTS, assemble, quantize
+from fusion.summaries.moments import MAX_ROWS, MOMENTS, quantize
 
 hostile_float = (
     st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1e308, -0.0, 5e-324, -5.0, 40.0, 1.0]) | st.floats()

@@ -51,7 +51,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,15 +74,6 @@ BLOCK_ROWS = 4_096  # 2^12 rows of 2^32 keep float64 products exact
 MAX_ROWS = 2**30  # then every sum stays below 2^62 and int64 cannot overflow
 
 DIAGONAL, UPPER, CROSS, SQUARES = "gram_diagonal", "gram_upper", "cross", "target_square"
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Sums in their matrix form, in units of 2^-32; `target_square` is None for classification."""
-
-    gram: Ints  # (d, d), symmetric
-    cross: Ints  # (d, C), or (d, 1) for regression
-    target_square: int | None
 
 
 class MomentsKind:
@@ -185,18 +175,6 @@ def whole_shares(k: Ints) -> Floats:
     roots = np.array([math.isqrt(UNIT // int(one)) for one in distinct], dtype=np.float64)
     shares: Floats = roots[place]
     return shares
-
-
-def assemble(task: Task, sums: Blocks) -> Moments:
-    """Matrices from the blocks of one summary, or of the integer sum of several."""
-    d = dimension(task)
-    gram = np.zeros((d, d), dtype=np.int64)
-    gram[_upper_triangle(d)] = sums[UPPER]
-    gram += gram.T
-    gram[np.diag_indices(d)] = sums[DIAGONAL]
-    cross = sums[CROSS].reshape(d, outputs(task))
-    target_square = None if task.label.classes else int(sums[SQUARES][0])
-    return Moments(gram, cross, target_square)
 
 
 def _upper_triangle(d: int) -> NDArray[np.bool_]:

@@ -38,6 +38,10 @@ class Encoder(Protocol):
     def bias(self) -> float:
         """beta, the last coordinate of every x."""
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows to encode between two words on progress: few where one takes long."""
+
     def encode(self, batch: Batch) -> Floats:
         """(n, d): one x per row."""
 
@@ -55,4 +59,10 @@ def _tabular(task: Task) -> Encoder:
     return TabularRows.of(task)
 
 
-_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular}
+def _onnx(task: Task) -> Encoder:
+    from fusion.encoders.backbone import BackboneRows
+
+    return BackboneRows.of(task)
+
+
+_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "onnx": _onnx}

@@ -112,6 +112,8 @@ class TabularRows:
     clip_norm: float
     bias: float  # beta, the last coordinate of every x
 
+    rows_at_once = 4_096
+
     @classmethod
     def of(cls, task: Task) -> TabularRows:
         """The encoding of the columns of `task`."""

@@ -108,19 +108,19 @@ class MomentsKind:
         squares = 0
         rows = 0
         for batch in batches:
-            rows += len(batch)
-            if rows > MAX_ROWS:
+            if rows + len(batch) > MAX_ROWS:
                 raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
             targets = quantize_targets(task, batch)
             shares = rows_sharing(task, batch)
-            for part in _parts(len(batch)):
+            for part in _parts(len(batch), min(encoder.rows_at_once, BLOCK_ROWS)):
                 q = quantize(encoder.encode(batch.slice(part)), shares[part])
                 w = targets[part]
                 gram += np.rint(q.T @ q).astype(np.int64)
                 cross += np.rint(q.T @ w).astype(np.int64)
                 squares += int(np.rint((w * w).sum()))
-            if progress is not None:
-                progress(rows)
+                rows += part.stop - part.start
+                if progress is not None:
+                    progress(rows)
         upper = gram[_upper_triangle(encoder.dimension)]
         blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
         if not task.label.classes:
@@ -204,6 +204,6 @@ def _upper_triangle(d: int) -> NDArray[np.bool_]:
     return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
 
 
-def _parts(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, rows))
+def _parts(rows: int, at_once: int) -> Iterator[slice]:
+    for start in range(0, rows, at_once):
+        yield slice(start, min(start + at_once, rows))

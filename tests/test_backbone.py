@@ -575,7 +575,9 @@ def test_from_a_task_file_with_a_backbone_to_predictions(
     scores = {}
     for ending in ("onnx", "safetensors"):
         model = tmp_path / f"m.{ending}"
-        assert tidings("query", "sensors", "-o", model)[0] == 0
+        code, card, _ = tidings("query", "sensors", "-o", model)
+        assert code == 0
+        assert hashlib.sha256(LAYER).hexdigest() in card
         code, shown, _ = tidings("evaluate", model, sensor_rows, "--json")
         scores[ending] = json.loads(shown)
         assert code == 0

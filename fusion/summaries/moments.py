@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,26 +107,21 @@ class MomentsKind:
         gram = np.zeros((encoder.dimension, encoder.dimension), dtype=np.int64)
         cross = np.zeros((encoder.dimension, outputs(task)), dtype=np.int64)
         squares = 0
-        rows = 0
-        for batch in batches:
-            rows += len(batch)
-            if rows > MAX_ROWS:
-                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+        rows = RowCount(progress)
+        for batch in rows.counted(batches):
             targets = quantize_targets(task, batch)
             shares = rows_sharing(task, batch)
-            for part in _parts(len(batch)):
+            for part in parts_of(len(batch)):
                 q = quantize(encoder.encode(batch.slice(part)), shares[part])
                 w = targets[part]
                 gram += np.rint(q.T @ q).astype(np.int64)
                 cross += np.rint(q.T @ w).astype(np.int64)
                 squares += int(np.rint((w * w).sum()))
-            if progress is not None:
-                progress(rows)
         upper = gram[_upper_triangle(encoder.dimension)]
         blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
         if not task.label.classes:
             blocks[SQUARES] = np.array([squares], dtype=np.int64)
-        return Measured(blocks, rows)
+        return Measured(blocks, rows.done)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """See `fusion.plausibility`."""
@@ -152,6 +148,24 @@ MOMENTS = MomentsKind()
 def outputs(task: Task) -> int:
     """Columns of M: the classes, or one for regression."""
     return len(task.label.classes) or 1
+
+
+@dataclass
+class RowCount:
+    """Passes batches on, counts their rows and tells `progress`; every kind of summary takes its rows through one."""
+
+    progress: Progress | None
+    done: int = 0
+
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; DataError above MAX_ROWS rows, before anything could overflow."""
+        for batch in batches:
+            self.done += len(batch)
+            if self.done > MAX_ROWS:
+                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+            yield batch
+            if self.progress is not None:
+                self.progress(self.done)
 
 
 def rows_sharing(task: Task, batch: Batch) -> Ints:
@@ -204,6 +218,7 @@ def _upper_triangle(d: int) -> NDArray[np.bool_]:
     return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
 
 
-def _parts(rows: int) -> Iterator[slice]:
+def parts_of(rows: int) -> Iterator[slice]:
+    """Slices of at most BLOCK_ROWS rows."""
     for start in range(0, rows, BLOCK_ROWS):
         yield slice(start, min(start + BLOCK_ROWS, rows))

@@ -62,7 +62,9 @@ class Sums:
 
     def values(self, block: str) -> Floats:
         """One block as float64 in units of 1, each entry rounded once."""
-        return np.asarray(self.whole[block] + self.fraction[block] / UNIT)
+        values: Floats = np.multiply(self.fraction[block], 1.0 / UNIT, dtype=np.float64)
+        values += self.whole[block]
+        return values
 
     def sigma(self, block: str) -> float:
         """The standard deviation of the noise in every entry of a block, in units of 1."""

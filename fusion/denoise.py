@@ -65,7 +65,9 @@ def _rotation_invariant(noisy_values: NDArray[np.float64], sigma: float) -> NDAr
     variance = sigma**2 * dimension / 2.0
     smoothing = np.sqrt(variance / dimension)
     gaps = noisy_values[:, None] - noisy_values[None, :]
-    hilbert = (gaps / (gaps**2 + smoothing**2)).mean(axis=1)
+    squares = gaps * gaps
+    squares += smoothing**2
+    hilbert = np.divide(gaps, squares, out=gaps).mean(axis=1)
     return np.asarray(noisy_values - 2.0 * variance * hilbert)
 
 

@@ -263,7 +263,10 @@ DATASETS = {
         "taiwan_credit", "UCI_Credit_Card.csv", f"{UCI} (Default of Credit Card Clients; as CSV)", _taiwan
     ),
     "wisdm": Dataset(
-        "wisdm_v1.1", "WISDM_ar_v1.1_transformed.arff", "https://www.cis.fordham.edu/wisdm/ (Activity Prediction)", _wisdm
+        "wisdm_v1.1",
+        "WISDM_ar_v1.1_transformed.arff",
+        "https://www.cis.fordham.edu/wisdm/ (Activity Prediction)",
+        _wisdm,
     ),
     "diabetes130": Dataset(
         "diabetes130", "dataset_diabetes.zip", f"{UCI} (Diabetes 130-US hospitals for years 1999-2008)", _diabetes

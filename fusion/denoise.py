@@ -84,8 +84,12 @@ def _stieltjes(noisy_values: NDArray[np.float64], variance: float) -> tuple[NDAr
     """(h, pi rho) at every l_i: Hilbert transform and density of the l_j, smoothed at the scale of their spacing."""
     smoothing = np.sqrt(variance / len(noisy_values))
     gaps = noisy_values[:, None] - noisy_values[None, :]
-    squares = gaps**2 + smoothing**2
-    return (gaps / squares).mean(axis=1), (smoothing / squares).mean(axis=1)
+    inverses = gaps * gaps
+    inverses += smoothing**2
+    np.reciprocal(inverses, out=inverses)
+    density = smoothing * inverses.mean(axis=1)
+    inverses *= gaps
+    return inverses.mean(axis=1), density
 
 
 def _rotation_invariant(noisy_values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

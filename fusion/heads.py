@@ -80,15 +80,19 @@ def forward(layers: Layers, x: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Statistics with their second moments denoised, and what heads derive from them."""
+    """Statistics, their second moments denoised, and what else heads derive from them."""
 
     statistics: Statistics
-    total: Spectrum
 
     @classmethod
     def of(cls, statistics: Statistics) -> Cleaned:
+        """Nothing is computed yet: heads differ in what they need."""
+        return cls(statistics)
+
+    @cached_property
+    def total(self) -> Spectrum:
         """The rotation-invariant estimate of the statistics' Gram matrix."""
-        return cls(statistics, denoise(statistics.gram, statistics.gram_sigma))
+        return denoise(self.statistics.gram, self.statistics.gram_sigma)
 
     @property
     def edge(self) -> float:

@@ -101,9 +101,9 @@ def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> s
 
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
+    shrinkage = "" if method["lambda"] is None else f" with lambda {method['lambda']:.3g}"
     lines = [
-        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head "
-        f"with lambda {method['lambda']:.3g} ({method['choice']})"
+        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage} ({method['choice']})"
     ]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
@@ -118,7 +118,10 @@ def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
     lines = []
     if quality["accuracy"] is not None:
         accuracy = f"{quality['accuracy']:.2f} ± {quality['accuracy_std']:.2f}"
-        lines.append(f"accuracy about {accuracy} on the rows of a partner that took no part")
+        balanced = f"{quality['balanced_accuracy']:.2f} ± {quality['balanced_accuracy_std']:.2f}"
+        lines.append(
+            f"accuracy about {accuracy} on the rows of a partner that took no part; balanced over classes {balanced}"
+        )
     lines.append(
         f"squared error {quality['relative_error']:.2f} ± {quality['relative_error_std']:.2f} of that of always "
         "predicting base rates"

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.dataset import Batch, read_batches
-from fusion.encode import encoder_for
+from fusion.encoders import encoder_for
 from fusion.fuse import Contribution
 from fusion.release import Summary, exact_summary, measure, noisy_summary
 from fusion.task import Column, NumberColumn, Task

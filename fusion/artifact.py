@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.encode import Encoder, encoder_for
+from fusion.encoders import Encoder, encoder_for
 from fusion.errors import ModelError, TaskError
-from fusion.fuse import Contribution
 from fusion.heads import Layer, Layers
 from fusion.summaries.moments import outputs
+from fusion.sums import Contribution
 from fusion.task import Task
 
 FORMAT = 1

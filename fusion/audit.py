@@ -39,7 +39,7 @@ from fusion.errors import BudgetError, DataError
 from fusion.release import measure, noised_block
 from fusion.summaries import Blocks, Progress
 from fusion.summary import Plan, plan, step_of
-from fusion.task import NumberColumn, Task
+from fusion.task import NumberColumn, Task, tabular_columns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -184,11 +184,12 @@ def neighbors(task: Task) -> tuple[Blocks, Blocks]:
 def _canary(task: Task) -> Cells:
     """A row of the largest norm with few coordinates: categories and half of all columns on their first corner, the
     other numbers in the middle of their bounds, where they add nothing."""
-    must_reach = math.ceil(len(task.columns) / 2)  # the squared clip norm
-    plain = [column for column in task.columns if isinstance(column, NumberColumn) and column.bins in (None, 2)]
-    in_the_middle = {column.name for column in plain[max(0, must_reach - (len(task.columns) - len(plain))) :]}
+    columns = tabular_columns(task)
+    must_reach = math.ceil(len(columns) / 2)  # the squared clip norm
+    plain = [column for column in columns if isinstance(column, NumberColumn) and column.bins in (None, 2)]
+    in_the_middle = {column.name for column in plain[max(0, must_reach - (len(columns) - len(plain))) :]}
     cells = {}
-    for column in task.columns:
+    for column in columns:
         if not isinstance(column, NumberColumn):
             cells[column.name] = column.values[0]
         elif column.name in in_the_middle:
@@ -201,7 +202,7 @@ def _canary(task: Task) -> Cells:
 def _ordinary(task: Task, number: int) -> Cells:
     """Rows spread over bounds and categories."""
     cells = {}
-    for place, column in enumerate(task.columns):
+    for place, column in enumerate(tabular_columns(task)):
         if isinstance(column, NumberColumn):
             share = ((number + 1) * (place + 1) * 0.6180339887) % 1.0
             cells[column.name] = repr(column.lower * (1 - share) + column.upper * share)

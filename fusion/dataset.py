@@ -62,6 +62,8 @@ class Batch:
     label: Ints | Floats | None
     rows: int
     person_rows: Ints | None = None  # how many rows are kept of the person of each row; None if not asked for
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # (n, height, width, channels)
+    texts: dict[str, NDArray[np.object_]] = field(default_factory=dict)  # (n,) of str, empty where missing
 
     def __len__(self) -> int:
         return self.rows
@@ -75,6 +77,8 @@ class Batch:
             None if self.label is None else self.label[part],
             max(0, stop - start),
             None if self.person_rows is None else self.person_rows[part],
+            {name: values[part] for name, values in self.images.items()},
+            {name: values[part] for name, values in self.texts.items()},
         )
 
 
@@ -328,7 +332,7 @@ class _RowReader:
             cells = _plain(rows.column(column.name), column.name, path)
             if isinstance(column, NumberColumn):
                 numbers[column.name] = self._number(cells, column.name, column.lower, column.upper)
-            else:
+            elif isinstance(column, CategoryColumn):
                 categories[column.name] = self._category(cells, column.name)
         return Batch(numbers, categories, label, rows.num_rows, person_rows)
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from fusion.denoise import Spectrum, denoise, spectral_edge
 from fusion.errors import ModelError
-from fusion.fuse import Statistics
+from fusion.statistics import Statistics
 
 Floats = NDArray[np.float64]
 

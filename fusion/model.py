@@ -19,11 +19,12 @@ from threadpoolctl import threadpool_limits
 
 from fusion.artifact import FORMAT, Model, to_tensors
 from fusion.card import card, card_message, describe
+from fusion.fitting import rounded
 from fusion.fuse import Contribution, Fused, fuse
-from fusion.heads import HEADS, Cleaned
 from fusion.model_files import MAX_MODEL_BYTES, read_model, write_onnx, write_safetensors
 from fusion.scoring import Predictions, evaluate, predict
-from fusion.selection import Quality, Selection, select
+from fusion.selection import Quality
+from fusion.summaries import kind_of
 from fusion.task import Task
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 SOFTWARE = "tidings 0.1.0"
-SIGNIFICANT_DIGITS = 6  # of numbers in the manifest
 
 _SEED_PERSON = b"tidings-seed-v1"
 
@@ -57,13 +57,9 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
         seed = _seed(fused)
-        selection = select(fused, head, seed)
-        cleaned = Cleaned.of(fused.statistics)
-        candidate = selection.candidate
-        layers = HEADS[candidate.head].fit(cleaned, candidate.multiplier, seed)
-    ridge = cleaned.ridge(candidate.multiplier)
-    method = _method(cleaned, task, selection, ridge) | {"asked": head, "seed": seed.hex()}
-    return Model(_manifest(fused, method, selection.quality), to_tensors(layers), fused.quarantined)
+        fitted = kind_of(task).fit(fused, head, seed)
+    method = {"summary": task.summary, **fitted.method, "asked": head, "seed": seed.hex()}
+    return Model(_manifest(fused, method, fitted.quality), to_tensors(fitted.layers), fused.quarantined)
 
 
 def rebuild(task: Task, contributions: Iterable[Contribution], model: Model) -> Model:
@@ -102,33 +98,16 @@ def _summary_entry(contribution: Contribution) -> dict[str, Any]:
     }
 
 
-def _method(cleaned: Cleaned, task: Task, selection: Selection, ridge: float) -> dict[str, Any]:
-    unseen = [name for name, seen in zip(task.class_names, cleaned.seen, strict=False) if not seen]
-    return {
-        "summary": task.summary,
-        "denoiser": "no" if cleaned.statistics.noiseless else "rotation-invariant",
-        "head": selection.candidate.head,
-        "multiplier": selection.candidate.multiplier,
-        "lambda": _rounded(ridge),
-        "choice": selection.reason,
-        "unseen_classes": unseen,
-    }
-
-
 def _quality_entry(quality: Quality) -> dict[str, Any]:
     accuracy = quality.accuracy is not None and quality.accuracy_std is not None
     return {
-        "relative_error": _rounded(quality.relative_error),
-        "relative_error_std": _rounded(quality.relative_error_std),
-        "accuracy": _rounded(quality.accuracy or 0.0) if accuracy else None,
-        "accuracy_std": _rounded(quality.accuracy_std or 0.0) if accuracy else None,
+        "relative_error": rounded(quality.relative_error),
+        "relative_error_std": rounded(quality.relative_error_std),
+        "accuracy": rounded(quality.accuracy or 0.0) if accuracy else None,
+        "accuracy_std": rounded(quality.accuracy_std or 0.0) if accuracy else None,
         "groups": quality.groups,
         "meaning": (
             f"estimated from the noisy sums alone, for the rows of partners left out of the fit, in {quality.groups} "
             "groups; accuracy supposes scores that are Gaussian within each class; ± is the effect of privacy noise"
         ),
     }
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

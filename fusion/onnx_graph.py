@@ -1,18 +1,17 @@
 """The model as one ONNX graph: raw named columns in, class probabilities (or a number) out.
 
-Inputs are one per column of the task: numbers are float32 [N, 1] with NaN for missing; categories are strings
-[N, 1], and any text that is not one of the column's spellings, the empty one included, counts as missing. Outputs are
-`label` (string [N]) and `probabilities` (float32 [N, C], classes in the order of the task), or `value` (float32
-[N, 1]); where a column of the task has that name, the output carries an underscore at its end.
+Inputs are the columns of the task, as its encoder takes them (`fusion.encoders.tabular_graph` and its neighbors).
+Outputs are `label` (string [N]) and `probabilities` (float32 [N, C], classes in the order of the task), or `value`
+(float32 [N, 1]); where a column of the task has that name, the output carries an underscore at its end.
 
-The graph repeats `fusion.encode` step by step and then the layers. It computes in float64 like `fusion.scoring`, so
+The graph repeats the encoder step by step and then the layers. It computes in float64 like `fusion.scoring`, so
 both file formats agree to the last digit that float32 shows. Opset 17 with ai.onnx.ml 3, IR version 8: ONNX Runtime
 1.17 and later, on any platform. No custom operators, no external data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fusion.artifact import Model, label_scale
-from fusion.encode import Block, NumberBlock
-from fusion.task import CategoryColumn, NumberColumn, Task, spellings
+from fusion.encoders.tabular import TabularRows
+from fusion.task import Task
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 PRODUCER = "tidings"
@@ -43,12 +42,11 @@ def tensor_prefix(task: Task) -> str:
 
 def onnx_model(model: Model, metadata: dict[str, str]) -> onnx.ModelProto:
     """The graph of `model`, a pure function of its manifest and tensors, with `metadata` attached."""
-    builder = _Builder(tensor_prefix(model.task))
-    x = _encoder(builder, model)
+    builder = Builder(tensor_prefix(model.task))
+    inputs, x = _ENCODERS[model.task.encoder.kind](builder, model)
     for i in range(len(model.layers)):
         x = _layer(builder, model, i, x)
     outputs = _class_outputs(builder, model.task, x) if model.task.label.classes else _value(builder, model.task, x)
-    inputs = [_input(column) for column in model.task.columns]
     graph = helper.make_graph(builder.nodes, PRODUCER, inputs, outputs, initializer=builder.constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
@@ -56,8 +54,8 @@ def onnx_model(model: Model, metadata: dict[str, str]) -> onnx.ModelProto:
     return proto
 
 
-class _Builder:
-    """Collects nodes and constants under unique names."""
+class Builder:
+    """Collects nodes and constants under unique names; encoders add theirs through it."""
 
     def __init__(self, prefix: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -80,66 +78,20 @@ class _Builder:
         return name
 
 
-def _input(column: NumberColumn | CategoryColumn) -> onnx.ValueInfoProto:
-    kind = TensorProto.FLOAT if isinstance(column, NumberColumn) else TensorProto.STRING
-    return helper.make_tensor_value_info(column.name, kind, ["N", 1])
+Inputs = list[onnx.ValueInfoProto]
 
 
-def _encoder(builder: _Builder, model: Model) -> str:
-    """x [N, d], as `Encoder.encode`."""
-    encoder, columns = model.encoder, model.task.columns
-    parts = [_block(builder, block, column) for block, column in zip(encoder.blocks, columns, strict=True)]
-    row = builder.node("Concat", *parts, axis=1)
-    squares = builder.node("ReduceSumSquare", row, axes=[1], keepdims=1)
-    radius = builder.node("Max", builder.node("Sqrt", squares), builder.constant(encoder.clip_norm))
-    scale = builder.node("Div", builder.constant(encoder.feature_scale), radius)
-    zeros = builder.node("Mul", radius, builder.constant(0.0))
-    bias = builder.node("Add", zeros, builder.constant(encoder.bias))
-    return builder.node("Concat", builder.node("Mul", row, scale), bias, axis=1)
+def _tabular(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.tabular_graph import features
+
+    return features(builder, TabularRows.of(model.task), model.task)
 
 
-def _block(builder: _Builder, block: Block, column: NumberColumn | CategoryColumn) -> str:
-    if isinstance(block, NumberBlock):
-        return _number(builder, block)
-    assert isinstance(column, CategoryColumn)  # noqa: S101 - the encoder has one block per column, of its kind
-    return _category(builder, block, spellings(column))
+# Per kind of encoder: the inputs of the graph, and the name of x [N, d] in it.
+_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {"tabular": _tabular}
 
 
-def _number(builder: _Builder, block: NumberBlock) -> str:
-    """Weights max(0, 1 - |place - corner|) of the simplex corners, and the missing indicator."""
-    corners = len(block.points)
-    wide = builder.node("Cast", block.name, to=TensorProto.DOUBLE)
-    missing = builder.node("Or", builder.node("IsNaN", wide), builder.node("IsInf", wide))
-    lower, upper = builder.constant(block.lower), builder.constant(block.upper)
-    value = builder.node("Clip", builder.node("Where", missing, lower, wide), lower, upper)
-    steps = builder.constant((corners - 1) / (block.upper - block.lower))
-    place = builder.node("Mul", builder.node("Sub", value, lower), steps)
-    distance = builder.node("Abs", builder.node("Sub", place, builder.constant(np.arange(corners)[None, :])))
-    weights = builder.node("Relu", builder.node("Sub", builder.constant(1.0), distance))
-    walked = builder.node("MatMul", weights, builder.constant(block.points))
-    present = builder.node("Where", missing, builder.constant(0.0), walked)
-    return builder.node("Concat", present, builder.node("Cast", missing, to=TensorProto.DOUBLE), axis=1)
-
-
-def _category(builder: _Builder, block: Block, table: dict[str, int]) -> str:
-    """The row of the value: its corner and 0; the last row, for anything unknown: zeros and 1."""
-    corners = len(block.points)
-    rows = np.zeros((corners + 1, corners))
-    rows[:-1, :-1] = block.points
-    rows[-1, -1] = 1.0
-    flat = builder.node("Reshape", block.name, builder.constant([-1], np.int64))
-    index = builder.node(
-        "LabelEncoder",
-        flat,
-        domain="ai.onnx.ml",
-        keys_strings=list(table),
-        values_int64s=list(table.values()),
-        default_int64=corners,
-    )
-    return builder.node("Gather", builder.constant(rows), index, axis=0)
-
-
-def _layer(builder: _Builder, model: Model, i: int, x: str) -> str:
+def _layer(builder: Builder, model: Model, i: int, x: str) -> str:
     weight = builder.constant(model.tensors[f"layer{i}.weight"], np.float32, f"layer{i}.weight")
     bias = builder.constant(model.tensors[f"layer{i}.bias"], np.float32, f"layer{i}.bias")
     product = builder.node("MatMul", x, builder.node("Cast", weight, to=TensorProto.DOUBLE))
@@ -147,7 +99,7 @@ def _layer(builder: _Builder, model: Model, i: int, x: str) -> str:
     return result if i == len(model.layers) - 1 else builder.node("Relu", result)
 
 
-def _class_outputs(builder: _Builder, task: Task, logits: str) -> list[onnx.ValueInfoProto]:
+def _class_outputs(builder: Builder, task: Task, logits: str) -> list[onnx.ValueInfoProto]:
     label, probabilities = output_names(task)
     best = builder.node("ArgMax", logits, axis=1, keepdims=0)
     builder.node("Gather", builder.texts(task.class_names), best, axis=0, output=label)
@@ -159,7 +111,7 @@ def _class_outputs(builder: _Builder, task: Task, logits: str) -> list[onnx.Valu
     ]
 
 
-def _value(builder: _Builder, task: Task, scaled: str) -> list[onnx.ValueInfoProto]:
+def _value(builder: Builder, task: Task, scaled: str) -> list[onnx.ValueInfoProto]:
     """From [-1, 1] to the bounds of the label."""
     middle, half = label_scale(task)
     inside = builder.node("Clip", scaled, builder.constant(-1.0), builder.constant(1.0))

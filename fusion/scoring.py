@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fusion.artifact import Model, label_scale
 from fusion.heads import forward
 from fusion.model_files import is_onnx, read_model
-from fusion.task import CategoryColumn, Task
+from fusion.task import CategoryColumn, NumberColumn, Task
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
@@ -168,7 +168,7 @@ def onnx_inputs(batch: Batch, task: Task) -> dict[str, NDArray[Any]]:
         if isinstance(column, CategoryColumn):
             texts = np.array([*column.values, ""], dtype=object)
             inputs[column.name] = texts[batch.categories[column.name]][:, None]
-        else:
+        elif isinstance(column, NumberColumn):
             inputs[column.name] = batch.numbers[column.name].astype(np.float32)[:, None]
     return inputs
 

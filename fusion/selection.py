@@ -21,12 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.fuse import Fused, Statistics, total
 from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers, head_named
+from fusion.statistics import Statistics, statistics_of
+from fusion.sums import total
+
+if TYPE_CHECKING:
+    from fusion.fuse import Fused
 
 Floats = NDArray[np.float64]
 
@@ -127,7 +132,7 @@ def _splits(fused: Fused) -> list[Split]:
     splits = []
     for members in groups[:affordable]:
         sums = total(members)
-        rest, group = fused.sums.minus(sums).statistics(fused.task), sums.statistics(fused.task)
+        rest, group = statistics_of(fused.task, fused.sums.minus(sums)), statistics_of(fused.task, sums)
         if not group.classes or not (group.seen(SEEN_DEVIATIONS) & ~rest.seen(SURE_DEVIATIONS)).any():
             splits.append(Split(Cleaned.of(rest), group))
     return splits

@@ -26,6 +26,8 @@ MAX_CATEGORIES = 100_000
 MAX_CLASSES = 1_000
 MAX_MISSING = 100
 MAX_BINS = 64
+MAX_IMAGE_SIDE = 1_024
+MAX_IMAGE_BYTES = 2**20
 MAX_DIMENSION = 4_096  # a Gram matrix of 8.4 million entries: about 5 MB on the wire
 MAX_EPSILON = 20.0
 MAX_DELTA = 1e-5
@@ -110,12 +112,34 @@ class CategoryColumn:
     values: tuple[str, ...]
 
 
-Column = NumberColumn | CategoryColumn
+@dataclass(frozen=True)
+class ImageColumn:
+    """A picture of fixed size, one byte a pixel and channel (1 grey, 3 red-green-blue)."""
+
+    name: str
+    height: int
+    width: int
+    channels: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """Bytes of one picture."""
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """A text of any length; encoders read its beginning."""
+
+    name: str
+
+
+Column = NumberColumn | CategoryColumn | ImageColumn | TextColumn
 
 
 @dataclass(frozen=True)
 class TabularEncoder:
-    """How rows become vectors, see `fusion.encode`.
+    """How rows of numbers and categories become vectors, see `fusion.encoders.tabular`.
 
     `bias` is beta in [0.05, 0.95]: a larger one recovers counts better, and leaves sqrt(1 - beta^2) of the
     norm to the features. Between 0.2 and 0.5 it hardly matters.
@@ -123,6 +147,17 @@ class TabularEncoder:
 
     kind: str = "tabular"
     bias: float = DEFAULT_BIAS
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """Coordinates of an encoded row, bias included."""
+        return 1 + sum(column_width(one) for one in columns if isinstance(one, NumberColumn | CategoryColumn))
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        return {"kind": self.kind, "bias": self.bias}
+
+
+EncoderSettings = TabularEncoder
 
 
 @dataclass(frozen=True)
@@ -136,7 +171,7 @@ class Task:
     privacy: Privacy
     csv: CsvFormat
     columns: tuple[Column, ...]
-    encoder: TabularEncoder
+    encoder: EncoderSettings
 
     @classmethod
     def from_toml(cls, text: str, source: str) -> Task:
@@ -167,7 +202,7 @@ class Task:
             },
             "csv": _csv_content(self.csv),
             "columns": [_column_content(column) for column in self.columns],
-            "encoder": _encoder_content(self.encoder),
+            "encoder": self.encoder.content(),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
@@ -214,11 +249,16 @@ def spellings_of(value: str) -> tuple[str, ...]:
 
 
 def dimension(task: Task) -> int:
-    """Coordinates of an encoded row, bias included (see fusion.encode)."""
-    return 1 + sum(column_width(column) for column in task.columns)
+    """Coordinates of an encoded row, bias included (see fusion.encoders)."""
+    return task.encoder.dimension(task.columns)
 
 
-def column_width(column: Column) -> int:
+def tabular_columns(task: Task) -> tuple[NumberColumn | CategoryColumn, ...]:
+    """The columns of numbers and categories."""
+    return tuple(one for one in task.columns if isinstance(one, NumberColumn | CategoryColumn))
+
+
+def column_width(column: NumberColumn | CategoryColumn) -> int:
     """Coordinates of one column: its simplex of k points takes k - 1, its missing indicator 1."""
     return len(column.values) if isinstance(column, CategoryColumn) else (column.bins or 2)
 
@@ -249,9 +289,10 @@ def _csv_content(csv: CsvFormat) -> dict[str, Any]:
 def _column_content(column: Column) -> dict[str, Any]:
     if isinstance(column, CategoryColumn):
         return {"name": column.name, "type": "category", "values": list(column.values)}
+    if isinstance(column, TextColumn):
+        return {"name": column.name, "type": "text"}
+    if isinstance(column, ImageColumn):
+        size = {"height": column.height, "width": column.width, "channels": column.channels}
+        return {"name": column.name, "type": "image", **size}
     content = {"name": column.name, "type": "number", "lower": column.lower, "upper": column.upper}
     return content if column.bins is None else content | {"bins": column.bins}
-
-
-def _encoder_content(encoder: TabularEncoder) -> dict[str, Any]:
-    return {"kind": encoder.kind, "bias": encoder.bias}

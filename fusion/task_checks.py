@@ -28,6 +28,8 @@ from fusion.task import (
     MAX_DIMENSION,
     MAX_EPSILON,
     MAX_FILE_COLUMNS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
     MAX_PERSON_ROWS,
@@ -39,6 +41,8 @@ from fusion.task import (
     CategoryColumn,
     Column,
     CsvFormat,
+    EncoderSettings,
+    ImageColumn,
     Label,
     LabelClass,
     NumberColumn,
@@ -46,6 +50,7 @@ from fusion.task import (
     Privacy,
     TabularEncoder,
     Task,
+    TextColumn,
     dimension,
     spellings_of,
 )
@@ -200,7 +205,7 @@ def _build(raw: object, fail: Fail) -> Task:
     label = _build_label(top.table("label"), kind, csv)
     privacy = _build_privacy(top.table("privacy"), label, csv)
     columns = _build_columns(top, label, privacy, csv)
-    encoder = _build_encoder(top.table("encoder"))
+    encoder = _build_encoder(top.table("encoder"), columns)
     top.done()
     task = Task(name, kind, summary, label, privacy, csv, columns, encoder)
     if dimension(task) > MAX_DIMENSION:
@@ -273,9 +278,7 @@ def _build_person(table: _Table, label: Label, csv: CsvFormat) -> PersonUnit:
         table.fail("column", "is the label column; name the column that says whose row it is")
     if csv.names and column not in csv.names:
         table.fail("column", "is not among csv.names; name it there")
-    max_rows = table.value("max_rows")
-    if isinstance(max_rows, bool) or not isinstance(max_rows, int) or not 1 <= max_rows <= MAX_PERSON_ROWS:
-        table.fail("max_rows", f"must be a whole number between 1 and {MAX_PERSON_ROWS}")
+    max_rows = _whole_number(table, "max_rows", 1, MAX_PERSON_ROWS)
     table.done()
     return PersonUnit(column, max_rows)
 
@@ -305,7 +308,12 @@ def _build_columns(top: _Table, label: Label, privacy: Privacy, csv: CsvFormat) 
 
 def _build_column(table: _Table, csv: CsvFormat) -> Column:
     name = table.text("name")
-    kind = table.choice("type", ("number", "category"))
+    kind = table.choice("type", ("number", "category", "image", "text"))
+    if kind == "image":
+        return _build_image(table, name)
+    if kind == "text":
+        table.done()
+        return TextColumn(name)
     if kind == "category":
         values = _values(table, csv, "category the column may hold")
         if len(values) < 2:
@@ -314,20 +322,49 @@ def _build_column(table: _Table, csv: CsvFormat) -> Column:
         table.done()
         return CategoryColumn(name, values)
     lower, upper = _bounds(table)
-    bins = table.value("bins") if table.has("bins") else None
-    if bins is not None and (isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= MAX_BINS):
-        table.fail("bins", f"must be a whole number between 2 and {MAX_BINS}")
+    bins = _whole_number(table, "bins", 2, MAX_BINS) if table.has("bins") else None
     table.done()
     return NumberColumn(name, lower, upper, bins)
 
 
-def _build_encoder(table: _Table) -> TabularEncoder:
-    kind = table.choice("kind", ("tabular",))
+def _build_image(table: _Table, name: str) -> ImageColumn:
+    height = _whole_number(table, "height", 1, MAX_IMAGE_SIDE)
+    width = _whole_number(table, "width", 1, MAX_IMAGE_SIDE)
+    channels = _whole_number(table, "channels", 1, 3) if table.has("channels") else 1
+    if channels == 2:
+        table.fail("channels", "must be 1 (grey) or 3 (red, green, blue)")
+    table.done()
+    image = ImageColumn(name, height, width, channels)
+    if image.pixels > MAX_IMAGE_BYTES:
+        table.fail("width", f"makes pictures of over {MAX_IMAGE_BYTES} bytes; make them smaller")
+    return image
+
+
+def _whole_number(table: _Table, key: str, least: int, most: int) -> int:
+    value = table.value(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        table.fail(key, f"must be a whole number between {least} and {most}")
+    return int(value)
+
+
+def _build_encoder(table: _Table, columns: tuple[Column, ...]) -> EncoderSettings:
+    kind = table.choice("kind", tuple(_ENCODERS))
     bias = table.number("bias", default=DEFAULT_BIAS)
     if not 0.05 <= bias <= 0.95:
         table.fail("bias", "must be between 0.05 and 0.95")
+    settings = _ENCODERS[kind](table, bias, columns)
     table.done()
-    return TabularEncoder(kind, bias)
+    return settings
+
+
+def _build_tabular(table: _Table, bias: float, columns: tuple[Column, ...]) -> TabularEncoder:
+    for column in columns:
+        if not isinstance(column, NumberColumn | CategoryColumn):
+            table.fail("kind", f'does not take pictures or texts, and "{column.name}" is one; choose another encoder')
+    return TabularEncoder("tabular", bias)
+
+
+_ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {"tabular": _build_tabular}
 
 
 def _bounds(table: _Table) -> tuple[float, float]:

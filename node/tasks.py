@@ -116,7 +116,7 @@ def listing(home: Home) -> list[dict[str, Any]]:
 
 def describe(task: Task) -> str:
     """A task as a page of text."""
-    from fusion.task import NumberColumn, dimension
+    from fusion.task import CategoryColumn, ImageColumn, NumberColumn, dimension
 
     if task.kind == "regression":
         target = f"a number from {task.label.lower:g} to {task.label.upper:g}"
@@ -134,8 +134,12 @@ def describe(task: Task) -> str:
         if isinstance(column, NumberColumn):
             bins = f", {column.bins} bins" if column.bins else ""
             lines.append(f"  {column.name:20} number from {column.lower:g} to {column.upper:g}{bins}")
-        else:
+        elif isinstance(column, CategoryColumn):
             lines.append(f"  {column.name:20} one of {' '.join(column.values[:20])}")
+        elif isinstance(column, ImageColumn):
+            lines.append(f"  {column.name:20} picture, {column.height} x {column.width} x {column.channels}")
+        else:
+            lines.append(f"  {column.name:20} text")
     return "\n".join(lines)
 
 

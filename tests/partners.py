@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.dataset import Batch
-from fusion.fuse import Contribution, Statistics
+from fusion.fuse import Contribution
 from fusion.release import exact_summary, measure, noisy_summary
+from fusion.statistics import Statistics
 from fusion.summary import Summary
 from fusion.task import Task
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.dataset import Batch
-from fusion.encode import encoder_for, simplex
+from fusion.encoders import encoder_for
+from fusion.encoders.tabular import simplex
 from fusion.summaries.moments import UNIT, quantize
 from fusion.task import Task, dimension
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.denoise import Spectrum
-from fusion.encode import encoder_for
+from fusion.encoders import encoder_for
 from fusion.errors import ModelError
-from fusion.fuse import Fused, Statistics, fuse
+from fusion.fuse import Fused, fuse
 from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layer, forward, head_named
 from fusion.scoring import softmax
 from fusion.selection import (
@@ -21,6 +21,7 @@ from fusion.selection import (
     default_candidate,
     select,
 )
+from fusion.statistics import Statistics
 from tests.partners import STAY, WARD, exact, noisy, statistics, stay_rows, ward_rows
 
 SEED = bytes(range(32))

@@ -25,7 +25,7 @@ from fusion import accountants, accounting, ledger, summary
 from fusion import release as release_module
 from fusion.accountants import Costs, add, largest
 from fusion.accounts import Account
-from fusion.encode import Encoder, NumberBlock
+from fusion.encoders.tabular import NumberBlock, TabularRows
 from fusion.parts import Part
 from fusion.persons import PersonPass
 from fusion.summaries import UNIT, BlockLayout, moments
@@ -93,7 +93,7 @@ def test_the_code_as_it_is_passes_the_check(name: str, tmp_path: Path) -> None:
 
 @mutant("rows are not clipped", "exact search: rows")
 def _(patch: Patch) -> None:
-    rewrite(patch, Encoder, "encode", ("radius = np.maximum(np.sqrt(squares), self.clip_norm)",
+    rewrite(patch, TabularRows, "encode", ("radius = np.maximum(np.sqrt(squares), self.clip_norm)",
                                        "radius = np.full(len(batch), self.clip_norm)"))  # fmt: skip
     rewrite(patch, moments, "quantize", ("q[squares * k > UNIT] = 0.0", "pass"))
 

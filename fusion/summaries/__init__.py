@@ -1,7 +1,8 @@
 """The summary kinds: one file each behind one small protocol; adding one is a file and a registry line.
 
 A kind turns encoded rows into blocks of exact integers in units of 2^-32, and says how much one record can
-move them. What noise that takes is decided in one place for all kinds, `fusion.release`.
+move them. What noise that takes is decided in one place for all kinds, `fusion.release`. On the other side it says what
+the sum of many such summaries means, and fits a model to it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from fusion.task import Task
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
+    from fusion.fitting import Fitted
+    from fusion.fuse import Fused
+    from fusion.statistics import Statistics
+    from fusion.sums import Sums
 
 UNIT = 2**32  # every block counts in units of 2^-32
 Blocks = dict[str, NDArray[np.int64]]
@@ -58,6 +63,15 @@ class SummaryKind(Protocol):
 
     def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
         """Sum the rows exactly; `progress` hears how many rows are done."""
+
+    def problem(self, task: Task, sums: Sums) -> str | None:
+        """Why no honest release looks like this one summary, in words; None where one could."""
+
+    def statistics(self, task: Task, sums: Sums) -> Statistics:
+        """The moments of all rows; ModelError for a kind that does not hold them."""
+
+    def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
+        """The model of the fused sums, with `head` or the best one; ModelError for a head that it cannot have."""
 
 
 def kind_of(task: Task) -> SummaryKind:

@@ -56,13 +56,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.encode import encoder_for
+from fusion.encoders import encoder_for
 from fusion.errors import DataError
 from fusion.summaries import UNIT, BlockLayout, Blocks, Measured, Progress
 from fusion.task import Task, dimension
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
+    from fusion.fitting import Fitted
+    from fusion.fuse import Fused
+    from fusion.statistics import Statistics
+    from fusion.sums import Sums
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -122,6 +126,24 @@ class MomentsKind:
         if not task.label.classes:
             blocks[SQUARES] = np.array([squares], dtype=np.int64)
         return Measured(blocks, rows)
+
+    def problem(self, task: Task, sums: Sums) -> str | None:
+        """See `fusion.plausibility`."""
+        from fusion.plausibility import problem_of
+
+        return problem_of(self.statistics(task, sums))
+
+    def statistics(self, task: Task, sums: Sums) -> Statistics:
+        """The sums as they are."""
+        from fusion.statistics import statistics_of
+
+        return statistics_of(task, sums)
+
+    def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
+        """See `fusion.fitting`; what a release needs does not load it."""
+        from fusion.fitting import fit_moments
+
+        return fit_moments(fused, head, seed)
 
 
 MOMENTS = MomentsKind()

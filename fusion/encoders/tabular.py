@@ -1,4 +1,4 @@
-"""Rows -> feature vectors x with ||x|| <= 1, by public constants alone.
+"""Rows of numbers and categories -> feature vectors.
 
 Every column becomes one block of coordinates, and all blocks work alike. A column has k public points: the
 values of a category, or evenly spaced numbers from `lower` to `upper` (two, unless the task gives `bins`).
@@ -17,11 +17,8 @@ outside:
     u = v / max(||v||, clip_norm)        x = [sqrt(1 - beta^2) u ; beta]
 
 The bias beta comes last. Everything here is element by element, in a fixed order, so that the vector of a row
-never depends on the rows around it (a matrix product may round differently with the size of the batch): sums
-of any split of the data agree to the last bit. The exported model repeats these few steps from the same
-constants.
-
-This module reads no data to set a constant, and never will: no fitted means, scales or vocabularies.
+never depends on the rows around it (a matrix product may round differently with the size of the batch). The
+exported model repeats these few steps from the same constants.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.task import Column, NumberColumn, Task, column_width
+from fusion.task import CategoryColumn, NumberColumn, Task, column_width, tabular_columns
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
@@ -108,12 +105,24 @@ def _with_missing(coordinates: Floats, missing: NDArray[np.bool_]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class TabularRows:
     """The public constants of an encoding, and the encoding itself."""
 
     blocks: tuple[Block, ...]
     clip_norm: float
     bias: float  # beta, the last coordinate of every x
+
+    @classmethod
+    def of(cls, task: Task) -> TabularRows:
+        """The encoding of the columns of `task`."""
+        blocks: list[Block] = []
+        offset = 0
+        for column in tabular_columns(task):
+            blocks.append(_block(column, offset))
+            offset += column_width(column)
+        # Between the norm of a row of centered numbers, about sqrt(columns / 3), and that of a row of categories.
+        clip_norm = math.sqrt(len(task.columns) / 2)
+        return cls(tuple(blocks), clip_norm, task.encoder.bias)
 
     @property
     def dimension(self) -> int:
@@ -140,19 +149,7 @@ class Encoder:
         return x
 
 
-def encoder_for(task: Task) -> Encoder:
-    """The encoder that the task fixes."""
-    blocks: list[Block] = []
-    offset = 0
-    for column in task.columns:
-        blocks.append(_block(column, offset))
-        offset += column_width(column)
-    # Between the norm of a row of centered numbers, about sqrt(columns / 3), and that of a row of categories.
-    clip_norm = math.sqrt(len(task.columns) / 2)
-    return Encoder(tuple(blocks), clip_norm, task.encoder.bias)
-
-
-def _block(column: Column, offset: int) -> Block:
+def _block(column: NumberColumn | CategoryColumn, offset: int) -> Block:
     width = column_width(column)
     points = simplex(width)
     if isinstance(column, NumberColumn):

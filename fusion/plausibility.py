@@ -1,0 +1,90 @@
+"""Whether the moments of one summary could be those of an honest release, given the noise that its claim implies.
+
+With noise of known size an honest summary fails one of the checks with a probability below 1e-6 (bounds below). They
+catch what is scaled, absurd or inconsistent, and nothing else: whoever sums invented rows passes, and the only partner
+with rows of a class can say what it likes about that class.
+
+Bounds, for a Gaussian vector e in d dimensions with independent entries of deviation s: P(||e|| > s (sqrt(d) + t)) <=
+exp(-t^2/2), and for a symmetric E with diagonal deviation s, off-diagonal s/sqrt(2): P(-lambda_min(E) > s (sqrt(2d)
++ t)) <= exp(-t^2/2) (K. Davidson, S. Szarek, "Local operator theory, random matrices and Banach spaces", 2001).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import lapack
+
+from fusion.denoise import spectral_edge
+from fusion.statistics import Statistics
+from fusion.summaries.moments import MAX_ROWS
+
+DEVIATIONS = 6.0  # t above: exp(-18) = 1.5e-8 for each check
+ROUNDING = 1e-9  # relative slack for floating point, which matters only where there is no noise
+
+
+def problem_of(statistics: Statistics) -> str | None:
+    """The first check that these statistics, of one summary, fail."""
+    slack = (ROUNDING + statistics.granularity) * (1.0 + abs(statistics.rows))
+    check_label = _implausible_classes if statistics.classes else _implausible_target
+    return check_label(statistics, slack) or _implausible_gram(statistics, slack)
+
+
+def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
+    """Counts, class sums, and the column that G and M both hold: sum_c M_c = G[:, bias] / bias."""
+    d, sigma = statistics.dimension, statistics.cross_sigma
+    count_noise = DEVIATIONS * statistics.count_sigma
+    if (statistics.counts < -count_noise - slack).any():
+        return "it counts fewer than no rows in a class"
+    if statistics.rows > MAX_ROWS + np.sqrt(statistics.classes) * count_noise:
+        return f"it counts more rows than the {MAX_ROWS} that a release may have"
+    norms = np.linalg.norm(statistics.cross, axis=0)
+    if (norms > statistics.counts + count_noise + sigma * (np.sqrt(d) + DEVIATIONS) + slack).any():
+        return "the feature sum of a class is longer than its number of rows allows"
+    gap = statistics.cross.sum(axis=1) - statistics.row_sum
+    gap_sigma = np.hypot(np.sqrt(statistics.classes) * sigma, statistics.gram_sigma / statistics.bias)
+    if np.linalg.norm(gap) > gap_sigma * (np.sqrt(d) + DEVIATIONS) + slack:
+        return "its class sums and its second moments contradict each other"
+    return None
+
+
+def _implausible_target(statistics: Statistics, slack: float) -> str | None:
+    """The number of rows, and sums over a target within [-1, 1]."""
+    d, sigma = statistics.dimension, statistics.cross_sigma
+    row_noise = DEVIATIONS * statistics.gram_sigma / statistics.bias**2
+    if statistics.rows > MAX_ROWS + row_noise:
+        return f"it counts more rows than the {MAX_ROWS} that a release may have"
+    most = statistics.rows + row_noise + slack
+    if np.linalg.norm(statistics.cross) > most + sigma * (np.sqrt(d) + DEVIATIONS):
+        return "the sum of features times target is longer than the number of rows allows"
+    target_noise = DEVIATIONS * statistics.target_sigma
+    if not -target_noise - slack <= statistics.target_square <= most + target_noise:
+        return "the sum of squared targets does not fit the number of rows"
+    return None
+
+
+def _implausible_gram(statistics: Statistics, slack: float) -> str | None:
+    """tr G is at most the number of rows, and no eigenvalue of G lies below what noise can do."""
+    d, sigma = statistics.dimension, statistics.gram_sigma
+    row_sigma = (
+        np.sqrt(statistics.classes) * statistics.count_sigma if statistics.classes else sigma / statistics.bias**2
+    )
+    trace_noise = DEVIATIONS * (np.sqrt(d) * sigma + row_sigma)
+    if statistics.diagonal.sum() > statistics.rows + trace_noise + slack:
+        return "its second moments are larger than its number of rows allows"
+    floor = spectral_edge(d, sigma) + DEVIATIONS * sigma + slack
+    if not _positive_definite(statistics, floor):
+        return "its second moments are not those of any rows, whatever the noise"
+    return None
+
+
+def _positive_definite(statistics: Statistics, shift: float) -> bool:
+    """Whether gram + shift I has a Cholesky factor, in single precision: a fortieth of the work of eigenvalues.
+
+    The shift grows by the bound on what rounding can do, about n d 2^-24, far below the noise for a million rows.
+    """
+    d = statistics.dimension
+    shift += d * 2.0**-24 * abs(statistics.rows)
+    matrix = np.zeros((d, d), dtype=np.float32)
+    matrix[~np.tri(d, dtype=np.bool_)] = statistics.upper
+    np.fill_diagonal(matrix, statistics.diagonal + shift)
+    return bool(lapack.spotrf(matrix.T, lower=1, clean=0, overwrite_a=1)[1] == 0)

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import os
 import string
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from crypto.keys import PublicKey
 from node.client import Dialer
 from node.config import MODEL_LIMIT_BYTES
 from node.errors import CannotFuse, PeerUnreachable, QueryRefused, UsageError
+from node.files import written_whole
 from node.frames import Query
 from node.home import Home
 from node.query import answer, check_attestation, holdings
@@ -136,7 +135,7 @@ class ModelInHand:
 def save(home: Home, data: bytes, output: Path) -> ModelInHand:
     """Check a model file and write it, whole or not at all."""
     received = _read(home, data)
-    with _written_whole(output, "wb") as file:
+    with written_whole(output, "wb") as file:
         file.write(data)
     return received
 
@@ -208,7 +207,7 @@ def predict_file(model: Path, data: Sequence[Path], output: Path | None, progres
     from fusion.model import predict
 
     batches = predict(read_bounded(model), data)
-    with _written_whole(output, "w") if output else _stdout() as file:
+    with written_whole(output, "w") if output else _stdout() as file:
         writer = csv.writer(file)
         done = 0
         for batch in batches:
@@ -263,24 +262,6 @@ def _format_of(output: Path) -> str:
     if output.suffix.lstrip(".") not in MODEL_FORMATS:
         raise UsageError(f"{output} has no known ending; a model file is FILE.onnx or FILE.safetensors.")
     return output.suffix.lstrip(".")
-
-
-@contextmanager
-def _written_whole(path: Path, mode: str) -> Iterator[IO[Any]]:
-    """A file beside `path` that takes its place at the end: a crash or an error leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
 
 
 @contextmanager

@@ -114,3 +114,27 @@ def evaluate(
             "not defined by these rows" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         )
         show.line(f"{name.replace('_', ' '):18}{text}")
+
+
+@app.command()
+def synthesize(
+    context: typer.Context,
+    task: TaskName,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", help="How many.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.csv or FILE.parquet.")],
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", help="Another sample; else one that the summaries fix.")
+    ] = None,
+    only: Only = None,
+    without: Without = None,
+    json: Json = False,
+) -> None:
+    """Make private synthetic rows with the task's columns from the summaries held here. Costs no budget."""
+    from node.ask import select
+    from node.shared import FORMAT
+    from node.synthesize import synthesize_file
+
+    home = open_home(context)
+    with show.progress("synthesizing", "rows") as progress:
+        made = synthesize_file(home, select(home, task, only, without, None, FORMAT), rows, output, seed, progress)
+    show.as_json(made.to_json()) if json else show.line(made.describe())

@@ -67,6 +67,14 @@ def holdings(home: Home, task: Task, query: Query) -> Holdings:
     return Holdings(tuple(usable), tuple(left_out))
 
 
+def fusable(home: Home, task: Task, query: Query) -> Holdings:
+    """`holdings` with something to fuse; CannotFuse says why there is nothing."""
+    held = holdings(home, task, query)
+    if not held.usable:
+        raise CannotFuse(_nothing_usable(home, task, held))
+    return held
+
+
 def answer(home: Home, query: Query, on_progress: Callable[[str], None] = lambda _: None) -> bytes:
     """The model file for `query`, fused from what is held here and signed by this node; CannotFuse where there is
     nothing to fuse or nothing to fuse with, QueryRefused where it cannot be done as asked."""
@@ -74,9 +82,7 @@ def answer(home: Home, query: Query, on_progress: Callable[[str], None] = lambda
     from fusion.model import build_model, card, card_message, write_onnx, write_safetensors
 
     task = _task(home, query.task_id)
-    held = holdings(home, task, query)
-    if not held.usable:
-        raise CannotFuse(_nothing_usable(home, task, held))
+    held = fusable(home, task, query)
     on_progress(f"fusing {summaries(len(held.usable))}")
     try:
         model = build_model(task, held.usable, query.head or None)

@@ -81,7 +81,7 @@ def _classes(cleaned: Cleaned) -> tuple[Floats, Floats, Floats]:
     deviations = (cleaned.means - cleaned.mean[:, None])[:-1]
     squares = np.sum(deviations**2, axis=0)
     noise = len(deviations) * (cleaned.statistics.cross_sigma / cleaned.counts) ** 2 * (1.0 - shares)
-    kept = np.maximum(0.0, 1.0 - noise / np.maximum(squares, np.finfo(float).tiny))
+    kept = np.maximum(0.0, squares - noise) / np.maximum(squares, np.finfo(float).tiny)
     means = np.vstack([cleaned.mean[:-1, None] + kept * deviations, np.full(len(counts), cleaned.mean[-1])])
     return shares, means.T, cleaned.within.matrix / cleaned.rows
 

@@ -12,8 +12,9 @@ probabilities gives back mu and S: the conditional linear family of B. Qaqish, "
 distributions for simulating correlated binary variables", Biometrika 90 (2003), here with more than two values and
 numbers among them. Where a linear probability leaves [0, 1] it is projected onto the simplex, and an offset per class,
 fitted on a pilot sample, restores the shares. A plain number is drawn from the beta distribution over its bounds with
-that mean and the unexplained variance. A number in bins has as outcomes its points and the ways between neighbors,
-which take as much from either end and so leave the mean alone; E[w_i w_i+1] says how many rows are on each way.
+that mean and the unexplained variance. A number in bins picks a way between two neighboring points and a place on it,
+by a beta distribution that keeps the shares w of the points; E[w_i w_i+1] says whether rows lie along way i or at its
+ends.
 
 The encoder divides a row by its length r. Moments of x are taken back to those of the row by one factor, 1 / E[1/r],
 which the pilot sample gives.
@@ -54,7 +55,7 @@ PILOT_ROUNDS = 3
 OFFSET_STEPS = 8
 PRIOR_VARIANCE = 0.15  # of a number scaled to [-1, 1]: a bell over its bounds; believed where noise hides the truth
 PRIOR_DEVIATION = 0.1  # of that belief
-MAX_EAGERNESS = 2.0  # then all rows of an even spread lie on the ways
+CONCENTRATION_RATIOS = (0.05, 0.95)  # c / (c + 1): from all but only the ends of a way to all but one place on it
 EDGE = 1e-3  # means of numbers stay this far inside their bounds, and spreads this far inside the possible
 
 
@@ -67,18 +68,19 @@ class Column:
     offsets: Floats  # (K, outcomes): added to linear probabilities before they are projected
     targets: Floats  # (K, outcomes): the shares to come out
     variance: float  # of a plain number, given the columns before it
-    between: Floats  # (k - 1,): share of all rows that lie between two points of a number in bins
-    eagerness: Floats  # (k - 1,): how much of what the scarcer of two points can give goes to the way between them
+    between: Floats  # (k - 1,): E[w_i w_i+1] of all rows, for a number in bins
+    concentration: Floats  # (k - 1,): of the places on each way; near 0 all are at its ends
 
 
 @dataclass
 class Sampler:
-    """Draws rows; see the module. `length` is the factor from moments of x to those of rows."""
+    """Draws rows as the fused summaries know them, see the module. `length` takes moments of x to those of rows."""
 
     task: Task
     encoder: TabularRows
     population: Population
     rng: np.random.Generator
+    summaries: int  # how many
     length: float = 0.0
     columns: list[Column] = field(default_factory=list)
     target_slopes: Floats = field(default_factory=lambda: np.zeros(0))
@@ -88,6 +90,12 @@ class Sampler:
     def means(self) -> Floats:
         """(K, D) of rows before the division by their length."""
         return self.population.means * self.length
+
+    def batches(self, rows: int) -> Iterator[Batch]:
+        """The next `rows` rows, a chunk at a time; ModelError for a number that nobody means."""
+        if not 1 <= rows <= MAX_ROWS:
+            raise ModelError(f"the number of rows is from 1 to {MAX_ROWS:,}; choose again")
+        return (self.draw(min(CHUNK_ROWS, rows - start)) for start in range(0, rows, CHUNK_ROWS))
 
     def draw(self, rows: int) -> Batch:
         """That many rows, as a reader would give them."""
@@ -120,9 +128,9 @@ class Sampler:
             variance = self._variance(population.variances[start], population.variance_noise, self.length)
             targets = project(_linear_shares(block, self.means[:, own]))
             between = self._between(block, targets)
-            offsets, eagerness = np.zeros_like(targets), np.zeros_like(between)
+            offsets, concentration = np.zeros_like(targets), np.ones_like(between)
             self.columns.append(
-                Column(block, slopes, offsets, targets, variance * (1.0 - explained), between, eagerness)
+                Column(block, slopes, offsets, targets, variance * (1.0 - explained), between, concentration)
             )
         if population.target:
             covariances = population.target.covariances
@@ -137,7 +145,7 @@ class Sampler:
         return max(trust * estimate * length**2 + (1.0 - trust) * PRIOR_VARIANCE, 0.0)
 
     def _between(self, block: Block, targets: Floats) -> Floats:
-        """(k - 1,): s_i = 6 E[w_i w_i+1], for rows that lie evenly between points i and i + 1 of a number in bins."""
+        """(k - 1,): E[w_i w_i+1] for the shares w of its points that a number in bins has, from second moments."""
         if not _in_bins(block):
             return np.zeros(0)
         own, k = slice(block.offset, block.offset + block.width - 1), len(block.points)
@@ -145,7 +153,7 @@ class Sampler:
         walked = block.points @ (self.population.products[own, own] * self.length**2) @ block.points.T
         single = block.points @ (self.population.shares @ self.means[:, own])
         pairs = ((k - 1) / k) ** 2 * walked + (k - 1) / k**2 * np.add.outer(single, single) + present / k**2
-        return np.asarray(np.maximum(6.0 * np.diag(pairs, 1), 0.0))
+        return np.asarray(np.maximum(np.diag(pairs, 1), 0.0))
 
     def _features(self, labels: Ints, *, calibrate: bool) -> tuple[Batch, Floats]:
         """Rows of these classes, as cells and as vectors v (n, D)."""
@@ -160,7 +168,7 @@ class Sampler:
             linear = _linear_shares(block, mean)
             if calibrate:
                 column.offsets = _fit_offsets(linear, labels, column.targets)
-                column.eagerness = self._fit_eagerness(column, project(linear + column.offsets[labels]), labels)
+                column.concentration = self._fit_concentration(column, project(linear + column.offsets[labels]), labels)
             shares = project(linear + column.offsets[labels])
             if isinstance(block, NumberBlock):
                 numbers[block.name] = self._numbers(column, mean, shares)
@@ -170,24 +178,27 @@ class Sampler:
             v[:, own] = block.coordinates(Batch(numbers, categories, None, len(labels)))
         return Batch(numbers, categories, None, len(labels)), v
 
-    def _fit_eagerness(self, column: Column, shares: Floats, labels: Ints) -> Floats:
-        """So that, on average, `column.between` of the rows lie between two points."""
+    def _fit_concentration(self, column: Column, shares: Floats, labels: Ints) -> Floats:
+        """So that E[w_i w_i+1] = E[u (1 - u)] = E[m (1 - m)] c / (c + 1) comes out, for places u of mean m on way i."""
         if not _in_bins(column.block):
-            return np.zeros(0)
-        scarcer = np.minimum(shares[:, :-2], shares[:, 1:-1])
-        mean = np.average(scarcer, axis=0, weights=self.population.shares[labels])
-        return np.asarray(np.minimum(column.between / np.maximum(mean, EDGE), MAX_EAGERNESS))
+            return np.ones(0)
+        chosen, mean = _ways(shares[:, :-1])
+        most = np.average(chosen * mean * (1.0 - mean), axis=0, weights=self.population.shares[labels])
+        ratio = np.clip(column.between / np.maximum(most, np.finfo(float).tiny), *CONCENTRATION_RATIOS)
+        return np.asarray(ratio / (1.0 - ratio))
 
     def _numbers(self, column: Column, mean: Floats, shares: Floats) -> Floats:
         """Numbers within the bounds of the block, NaN where missing."""
         block = column.block
         assert isinstance(block, NumberBlock)  # noqa: S101 - told to the type checker; the caller asked
         if _in_bins(block):
-            points = len(block.points)
-            outcome = _choose(_with_ways(shares, column.eagerness), self.rng)
-            on_the_way = outcome > points
-            place = np.where(on_the_way, outcome - points - 1 + self.rng.random(len(outcome)), outcome)
-            place, missing = place / (points - 1), outcome == points
+            ways = len(block.points) - 1
+            chosen, means = _ways(shares[:, :-1])
+            outcome = _choose(np.hstack([chosen, shares[:, -1:]]), self.rng)
+            way, missing = np.minimum(outcome, ways - 1), outcome == ways
+            place = np.clip(means[np.arange(len(way)), way], EDGE, 1.0 - EDGE)
+            strength = column.concentration[way]
+            place = (way + self.rng.beta(strength * place, strength * (1.0 - place))) / ways
         else:
             present = np.clip(1.0 - mean[:, -1], 0.1, 1.0)
             inside = mean[:, 0] / present
@@ -205,27 +216,12 @@ class Sampler:
         return _bounded(mean, np.full(len(v), self.target_variance), self.rng)
 
 
-def synthesize(
-    task: Task, contributions: Iterable[Contribution], rows: int, seed: int | None = None
-) -> Iterator[Batch]:
-    """`rows` synthetic rows of `task` in batches, from these summaries; the same ones and seed give the same rows.
+def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | None = None) -> Sampler:
+    """What draws rows of `task`, as these summaries know them; the same ones and seed give the same rows.
 
     Without a seed one is derived from the record ids. ModelError for a task whose features cannot be turned back into
     columns, or whose summaries hold no moments; NothingToFuse when no summary is usable.
     """
-    sampler = sampler_of(task, contributions, seed)
-    return _in_chunks(sampler, check_rows(rows))
-
-
-def check_rows(rows: int) -> int:
-    """`rows`, if so many can be asked for; ModelError otherwise."""
-    if not 1 <= rows <= MAX_ROWS:
-        raise ModelError(f"the number of rows is from 1 to {MAX_ROWS:,}; choose again")
-    return rows
-
-
-def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | None = None) -> Sampler:
-    """What draws the rows, ready to."""
     from fusion.encoders import encoder_for
 
     encoder = encoder_for(task)
@@ -236,16 +232,10 @@ def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | No
         )
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
-        chosen = int.from_bytes(seed_of(fused)) if seed is None else seed
-        sampler = Sampler(task, encoder, population_of(fused), np.random.default_rng(chosen))
+        rng = np.random.default_rng(int.from_bytes(seed_of(fused)) if seed is None else seed)
+        sampler = Sampler(task, encoder, population_of(fused), rng, len(fused.used))
         sampler.prepare()
     return sampler
-
-
-def _in_chunks(sampler: Sampler, rows: int) -> Iterator[Batch]:
-    for start in range(0, rows, CHUNK_ROWS):
-        with threadpool_limits(limits=1):
-            yield sampler.draw(min(CHUNK_ROWS, rows - start))
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------
@@ -284,16 +274,17 @@ def _fit_offsets(linear: Floats, labels: Ints, targets: Floats) -> Floats:
     return offsets
 
 
-def _with_ways(shares: Floats, eagerness: Floats) -> Floats:
-    """(n, 2k): points, missing, and the k - 1 ways between neighboring points, which take as much from both ends."""
-    points = shares[:, :-1]
-    ways = np.minimum(points[:, :-1], points[:, 1:]) * eagerness
-    none = np.zeros((len(shares), 1))
-    asked = (np.hstack([none, ways]) + np.hstack([ways, none])) / 2.0
-    granted = np.minimum(1.0, points / np.maximum(asked, np.finfo(float).tiny))
-    ways = ways * np.minimum(granted[:, :-1], granted[:, 1:])
-    taken = (np.hstack([none, ways]) + np.hstack([ways, none])) / 2.0
-    return np.hstack([np.maximum(points - taken, 0.0), shares[:, -1:], ways])
+def _ways(points: Floats) -> tuple[Floats, Floats]:
+    """(n, k - 1) each: how likely the way between points i and i + 1 is, and the mean place on it, from 0 to 1, that
+    together give these shares (n, k) of the points. A point gives to its two ways as its two neighbors have."""
+    before, after = np.zeros_like(points), np.zeros_like(points)
+    before[:, 1:], after[:, :-1] = points[:, :-1], points[:, 1:]
+    both = before + after
+    to_next = np.where(both > 0.0, after / np.where(both > 0.0, both, 1.0), 0.5)
+    to_next[:, 0], to_next[:, -1] = 1.0, 0.0
+    from_low, from_high = (points * to_next)[:, :-1], (points * (1.0 - to_next))[:, 1:]
+    chosen = from_low + from_high
+    return chosen, from_high / np.where(chosen > 0.0, chosen, 1.0)
 
 
 def _choose(shares: Floats, rng: np.random.Generator) -> Ints:

@@ -91,6 +91,6 @@ def _labels(task: Task, batch: Batch) -> pa.Array:
 
 
 def _rounded(values: Floats, lower: float, upper: float) -> Floats:
-    """To a ten-thousandth of the width of the bounds or a little finer: no row of the data was ever read to say more."""
+    """To a ten-thousandth of the width of the bounds or a little finer, as data look."""
     digits = 4 - int(np.floor(np.log10(upper - lower)))
     return np.asarray(np.clip(np.round(values, digits), lower, upper))

@@ -45,7 +45,7 @@ def synthesize_file(
     home: Home, query: Query, rows: int, output: Path, seed: int | None, progress: Callable[[int], None]
 ) -> Synthesized:
     """Write `rows` rows in the task's columns, whole or not at all; the same summaries and seed give the same file."""
-    from fusion.synthesize import synthesize
+    from fusion.synthesize import sampler_of
     from fusion.table_files import SUFFIXES, write_rows
 
     if output.suffix not in SUFFIXES:
@@ -53,11 +53,11 @@ def synthesize_file(
     if seed is not None and not 0 <= seed <= MAX_SEED:
         raise UsageError(f"A seed is a whole number from 0 to {MAX_SEED}.")
     task = find(home, query.task_id.hex())
-    used = fusable(home, task, query).usable
-    batches = synthesize(task, used, rows, seed)
+    sampler = sampler_of(task, fusable(home, task, query).usable, seed)
+    batches = sampler.batches(rows)
     with written_whole(output, "wb") as file:
         written = write_rows(file, output.suffix, task, _told(batches, progress))
-    return Synthesized(output, written, len(used))
+    return Synthesized(output, written, sampler.summaries)
 
 
 def _told(batches: Iterable[Batch], progress: Callable[[int], None]) -> Iterator[Batch]:

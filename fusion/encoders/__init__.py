@@ -38,10 +38,6 @@ class Encoder(Protocol):
     def bias(self) -> float:
         """beta, the last coordinate of every x."""
 
-    @property
-    def rows_at_once(self) -> int:
-        """How many rows to encode between two words on progress: few where one takes long."""
-
     def encode(self, batch: Batch) -> Floats:
         """(n, d): one x per row."""
 
@@ -54,9 +50,11 @@ def encoder_for(task: Task) -> Encoder:
 
 
 def _tabular(task: Task) -> Encoder:
+    from fusion.encoders.lift import LiftedRows
     from fusion.encoders.tabular import TabularRows
 
-    return TabularRows.of(task)
+    lift = getattr(task.encoder, "lift", None)
+    return TabularRows.of(task) if lift is None else LiftedRows.of(task, lift)
 
 
 def _onnx(task: Task) -> Encoder:

@@ -105,8 +105,6 @@ class BackboneRows:
     columns: tuple[Any, ...]  # one ImageColumn, or NumberColumns
     backbone: Backbone
 
-    rows_at_once = 256  # a row takes milliseconds: people should see it move
-
     @classmethod
     def of(cls, task: Task) -> BackboneRows:
         """The encoder of `task`; BackboneError if its backbone is not on this machine, or must not be run."""

@@ -117,7 +117,7 @@ class MomentsKind:
                 gram += np.rint(q.T @ q).astype(np.int64)
                 cross += np.rint(q.T @ w).astype(np.int64)
                 squares += int(np.rint((w * w).sum()))
-        upper = gram[_upper_triangle(encoder.dimension)]
+        upper = gram[upper_triangle(encoder.dimension)]
         blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
         if not task.label.classes:
             blocks[SQUARES] = np.array([squares], dtype=np.int64)
@@ -213,7 +213,7 @@ def whole_shares(k: Ints) -> Floats:
     return shares
 
 
-def _upper_triangle(d: int) -> NDArray[np.bool_]:
+def upper_triangle(d: int) -> NDArray[np.bool_]:
     """True above the diagonal; picks entries row by row."""
     return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
 

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from fusion.denoise import Spectrum, denoise, spectral_edge
 from fusion.errors import ModelError
-from fusion.fitting import Fitted, fit_moments, rounded
+from fusion.fitting import Fitted, fit_moments
 from fusion.fuse import Fused
-from fusion.heads import CAUTION, HEADS, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, Layer, Layers
+from fusion.heads import CAUTION, HEADS, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, TAIL, Layer, Layers
 from fusion.plausibility import problem_of, problem_of_variances
 from fusion.statistics import Statistics, fixed_point_bias, granularity
 from fusion.summaries.class_moments import CLASS_CROSS, CLASS_DIAGONAL, CLASS_UPPER, is_full
@@ -43,7 +43,6 @@ from fusion.task import Task, dimension
 Floats = NDArray[np.float64]
 
 QDA = "qda"
-TAIL = 4.0  # degrees of freedom of the t-distribution that T supposes; a larger one is surer of itself
 
 
 def pooled_statistics(task: Task, sums: Sums) -> Statistics:
@@ -100,8 +99,8 @@ def fit_class_moments(fused: Fused, head: str | None, seed: bytes) -> Fitted:
         "denoiser": "rotation-invariant" if denoised else "no",
         "head": QDA,
         "multiplier": 1.0,
-        "lambda": rounded(float(gaussians.priors @ gaussians.pooling)),
-        "choice": "lambda is the share that covariances take from the pooled one, for the noise in them",
+        "lambda": None,
+        "choice": f"covariances take {gaussians.priors @ gaussians.pooling:.0%} from the pooled one, for their noise",
         "unseen_classes": [name for name, seen in zip(fused.task.class_names, gaussians.seen, strict=True) if not seen],
     }
     return Fitted(gaussians.layers(), method, None)

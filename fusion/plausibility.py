@@ -11,6 +11,7 @@ exp(-t^2/2), and for a symmetric E with diagonal deviation s, off-diagonal s/sqr
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,7 +128,13 @@ def _positive_definite(statistics: Statistics, shift: float) -> bool:
     """
     d = statistics.dimension
     shift += d * 2.0**-24 * abs(statistics.rows)
-    matrix = np.zeros((d, d), dtype=np.float32)
-    matrix[~np.tri(d, dtype=np.bool_)] = statistics.upper
+    matrix = np.empty((d, d), dtype=np.float32)  # LAPACK looks at one triangle
+    matrix[_above_diagonal(d)] = statistics.upper
     np.fill_diagonal(matrix, statistics.diagonal + shift)
     return bool(lapack.spotrf(matrix.T, lower=1, clean=0, overwrite_a=1)[1] == 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _above_diagonal(d: int) -> NDArray[np.bool_]:
+    """(d, d): where the upper triangle is; the summaries of a task all ask for the same."""
+    return ~np.tri(d, dtype=np.bool_)

@@ -100,6 +100,7 @@ class CsvFormat:
     missing: tuple[str, ...] = ()
     delimiter: str = ","
     names: tuple[str, ...] = ()
+    quote: bool = True  # False: quotation marks are ordinary characters
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ def _csv_content(csv: CsvFormat) -> dict[str, Any]:
     content: dict[str, Any] = {"header": csv.header, "missing": list(csv.missing), "delimiter": csv.delimiter}
     if not csv.header:
         content["names"] = list(csv.names)
-    return content
+    return content if csv.quote else content | {"quote": False}
 
 
 def _column_content(column: Column) -> dict[str, Any]:

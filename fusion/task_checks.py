@@ -262,8 +262,9 @@ def _build_csv(table: _Table) -> CsvFormat:
         table.fail("names", "are for files without a header line; set header = false or remove them")
     if not header:
         names = table.texts("names", MAX_FILE_COLUMNS)
+    quote = table.boolean("quote", default=True)
     table.done()
-    return CsvFormat(header, missing, delimiter, names)
+    return CsvFormat(header, missing, delimiter, names, quote)
 
 
 def _build_label(table: _Table, kind: str, csv: CsvFormat) -> Label:

@@ -221,6 +221,22 @@ def test_sums_of_many_blocks_are_exact(name: str) -> None:
     assert (sums.cross == q.T @ onehot).all()
 
 
+def test_products_are_exact_beyond_what_float64_holds() -> None:
+    """2^22 rows of squared length just below 2^32: their sum is beyond 2^53, and odd."""
+    row, target = np.array([65_535, 361]), np.array([65_535])
+    rows, chunk = 2**22 + 1, 2**18
+    products = moments.Products(2, 1)
+    left = rows
+    while left:
+        taken = min(left, chunk)
+        products.add(np.tile(row.astype(np.float64), (taken, 1)), np.full((taken, 1), 65_535.0))
+        left -= taken
+    gram, cross = products.sums()
+    assert (np.triu(gram) == rows * np.triu(np.outer(row, row))).all()
+    assert (cross == rows * np.outer(row, target)).all()
+    assert rows * 65_535**2 > 2**53
+
+
 def test_too_many_rows_are_refused_before_anything_could_overflow() -> None:
     assert MAX_ROWS * UNIT < 2**63
     endless = Batch({}, {}, np.zeros(0, dtype=np.int64), MAX_ROWS + 1)

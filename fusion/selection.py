@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers, head_named
-from fusion.statistics import Statistics, statistics_of
+from fusion.statistics import Statistics
+from fusion.summaries import kind_of
 from fusion.sums import total
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def _splits(fused: Fused) -> list[Split]:
     groups = [fused.used[start::MAX_GROUPS] for start in range(min(MAX_GROUPS, len(fused.used)))]
     if len(groups) < 2:
         return []
+    kind = kind_of(fused.task)
     affordable = max(1, int(GROUP_WORK / fused.statistics.dimension**3))
     splits = []
     for members in groups[:affordable]:
         sums = total(members)
-        rest, group = statistics_of(fused.task, fused.sums.minus(sums)), statistics_of(fused.task, sums)
+        rest, group = (kind.statistics(fused.task, one) for one in (fused.sums.minus(sums), sums))
         if not group.classes or not (group.seen(SEEN_DEVIATIONS) & ~rest.seen(SURE_DEVIATIONS)).any():
             splits.append(Split(Cleaned.of(rest), group))
     return splits

@@ -36,6 +36,12 @@ DEFAULT_DELTA = 1e-6
 MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
+TEXT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of all-MiniLM-L6-v2
+TEXT_CONSTANTS_SHA256 = (
+    "68f3266e21f9de265f97653e02b8e3ef324411742ead75750c9b3091aa7a5d3a"  # of fusion/encoders/text_constants.safetensors
+)
+TEXT_WIDTH = 384  # of a sentence vector
+TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
 SUMMARY_KINDS = ("moments",)
 UNIT_RECORD = "record"
@@ -158,7 +164,31 @@ class TabularEncoder:
         return {"kind": self.kind, "bias": self.bias}
 
 
-EncoderSettings = TabularEncoder
+@dataclass(frozen=True)
+class TextEncoder:
+    """How one column of texts becomes vectors, see `fusion.encoders.text`.
+
+    `weights` and `constants` are the sha256 of the sentence model and of the public constants. `lens` is "plain", or
+    "opinion" for tasks about what people think of something.
+    """
+
+    kind: str = "text"
+    bias: float = DEFAULT_BIAS
+    lens: str = "plain"
+    weights: str = TEXT_WEIGHTS_SHA256
+    constants: str = TEXT_CONSTANTS_SHA256
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """The sentence vector, the coordinate of a missing text, the bias."""
+        return TEXT_WIDTH + 2
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        files = {"weights": self.weights, "constants": self.constants}
+        return {"kind": self.kind, "bias": self.bias, "lens": self.lens, **files}
+
+
+EncoderSettings = TabularEncoder | TextEncoder
 
 
 @dataclass(frozen=True)

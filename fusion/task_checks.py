@@ -37,6 +37,9 @@ from fusion.task import (
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
     SUMMARY_KINDS,
+    TEXT_CONSTANTS_SHA256,
+    TEXT_LENSES,
+    TEXT_WEIGHTS_SHA256,
     UNIT_RECORD,
     CategoryColumn,
     Column,
@@ -51,6 +54,7 @@ from fusion.task import (
     TabularEncoder,
     Task,
     TextColumn,
+    TextEncoder,
     dimension,
     spellings_of,
 )
@@ -365,7 +369,22 @@ def _build_tabular(table: _Table, bias: float, columns: tuple[Column, ...]) -> T
     return TabularEncoder("tabular", bias)
 
 
-_ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {"tabular": _build_tabular}
+def _build_text(table: _Table, bias: float, columns: tuple[Column, ...]) -> TextEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], TextColumn):
+        table.fail(
+            "kind", "takes one column of texts and no other; join texts into one column, or choose another encoder"
+        )
+    lens = table.choice("lens", TEXT_LENSES, default=TEXT_LENSES[0])
+    for key, known in (("weights", TEXT_WEIGHTS_SHA256), ("constants", TEXT_CONSTANTS_SHA256)):
+        if table.text(key, default=known) != known:
+            table.fail(key, "is not the file that this version uses; leave the field out, or update the older node")
+    return TextEncoder("text", bias, lens)
+
+
+_ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
+    "tabular": _build_tabular,
+    "text": _build_text,
+}
 
 
 def _bounds(table: _Table) -> tuple[float, float]:

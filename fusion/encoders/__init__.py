@@ -55,4 +55,10 @@ def _tabular(task: Task) -> Encoder:
     return TabularRows.of(task)
 
 
-_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular}
+def _text(task: Task) -> Encoder:
+    from fusion.encoders.text import TextRows
+
+    return TextRows.of(task)
+
+
+_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "text": _text}

@@ -4,9 +4,9 @@ Everything comes from public text: the sentences of `benchmarks.public_sentences
 and words of the model's own vocabulary. Vectors v are those of `fusion.encoders.minilm`, of length 1.
 
 * mean (384,): the mean of the sentences, for, against and neither counting alike.
-* topics (k, 384), damping (k,): the covariance of single words says in which directions any two words differ most,
-  whatever is said of them. Along its first k axes, W = (C / c + RIDGE I)^(-1/2) RIDGE^(1/2) shrinks vectors, c being
-  the mean eigenvalue of C; the axes beyond hardly change and are left as they are ("all but the top": J. Mu, P.
+* topics (k, 384), damping (k,): the covariance C of single words says in which directions any two words differ most,
+  whatever is said of them. W = (C / c + RIDGE I)^(-1/2), c being the mean eigenvalue of C, shrinks vectors along its
+  first k axes; the others, which W would scale nearly alike, are left as they are ("all but the top": J. Mu, P.
   Viswanath, 2018, https://arxiv.org/abs/1702.01417).
 * opinion (384,): the direction along which sentences for and against differ, by a discriminant analysis with a ridge,
   in the damped space; the mean of that of the written sentences and that of the templates.
@@ -30,7 +30,7 @@ from fusion.encoders.text import CONSTANTS_FILE
 Floats = NDArray[np.float64]
 
 WORDS = 3_000
-TOPICS = 64
+TOPICS = 128
 RIDGE = 3.0  # in mean eigenvalues of the words' covariance
 OPINION_RIDGE = 10.0  # in mean eigenvalues of the sentences' covariance
 
@@ -72,8 +72,8 @@ def _unit_vectors(model: Minilm, texts: list[str]) -> Floats:
 
 def _topics(words: Floats) -> tuple[Floats, Floats]:
     values, vectors = np.linalg.eigh(np.cov(words.T))
-    damping = np.sqrt(RIDGE / (values / values.mean() + RIDGE))
-    return vectors.T[::-1][:TOPICS], damping[::-1][:TOPICS]
+    scales = 1.0 / np.sqrt(values[::-1] / values.mean() + RIDGE)
+    return vectors.T[::-1][:TOPICS], scales[:TOPICS] / scales[TOPICS:].mean()
 
 
 def _direction(vectors: Floats, opinion: NDArray[np.int64]) -> Floats:

@@ -20,7 +20,7 @@ from fusion.errors import ModelError, TaskError
 from fusion.heads import Layer, Layers
 from fusion.summaries.moments import outputs
 from fusion.sums import Contribution
-from fusion.task import Task
+from fusion.task import Task, dimension
 
 FORMAT = 1
 MAX_LAYERS = 8
@@ -196,7 +196,7 @@ def _check_tensors(tensors: Tensors, task: Task) -> None:
     names = {f"layer{i}.{part}" for i in range(count) for part in ("weight", "bias")}
     if not 1 <= count <= MAX_LAYERS or set(tensors) != names:
         _damaged("its tensors are not a chain of layers")
-    width = encoder_for(task).dimension
+    width = dimension(task)
     for i in range(count):
         weight, bias = tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]
         if weight.dtype != np.float32 or bias.dtype != np.float32:

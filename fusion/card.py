@@ -90,7 +90,12 @@ def _task_lines(manifest: dict[str, Any]) -> list[str]:
         predicted = f"{label['column']}: " + ", ".join(one["name"] for one in label["classes"])
     else:
         predicted = f"{label['column']}, a number from {label['lower']:g} to {label['upper']:g}"
-    return [f"{task['name']} ({manifest['task_id'][:16]}…)", f"predicts {predicted}"]
+    lines = [f"{task['name']} ({manifest['task_id'][:16]}…)", f"predicts {predicted}"]
+    if task["encoder"]["kind"] == "onnx":
+        lines.append(f"runs on the output of the backbone with SHA-256 {task['encoder']['sha256']}")
+    if task["encoder"]["kind"] == "text":
+        lines.append(f"runs on sentence vectors of all-MiniLM-L6-v2, weights SHA-256 {task['encoder']['weights']}")
+    return lines
 
 
 def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> str:

@@ -63,4 +63,10 @@ def _text(task: Task) -> Encoder:
     return TextRows.of(task)
 
 
-_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "text": _text}
+def _onnx(task: Task) -> Encoder:
+    from fusion.encoders.backbone import BackboneRows
+
+    return BackboneRows.of(task)
+
+
+_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "text": _text, "onnx": _onnx}

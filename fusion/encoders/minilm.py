@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import DataError
+from fusion.errors import BackboneError
 from fusion.task import TEXT_WEIGHTS_SHA256
 
 WIDTH = 384
@@ -53,7 +53,7 @@ class Minilm:
 
     @classmethod
     def load(cls) -> Minilm:
-        """From the installed package; DataError says what to install, or that its files are not the pinned ones."""
+        """From the installed package; BackboneError says what to install, or that its files are not the pinned ones."""
         from safetensors.numpy import load
 
         folder = _folder()
@@ -128,7 +128,9 @@ def gelu(x: Singles) -> Singles:
 def _folder() -> Path:
     found = importlib.util.find_spec(_PACKAGE)  # finds a package without running it
     if found is None or not found.submodule_search_locations:
-        raise DataError(f"the text encoder needs the weights of all-MiniLM-L6-v2, which are not installed; {_INSTALL}")
+        raise BackboneError(
+            f"the text encoder needs the weights of all-MiniLM-L6-v2, which are not installed; {_INSTALL}"
+        )
     return Path(found.submodule_search_locations[0]) / "model"
 
 
@@ -136,9 +138,9 @@ def _pinned(path: Path, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError:
-        raise DataError(f"{path} cannot be read; install the package again: {_INSTALL}") from None
+        raise BackboneError(f"{path} cannot be read; install the package again: {_INSTALL}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(
+        raise BackboneError(
             f"{path} is not the file that the text encoder is fixed to; install the package again: {_INSTALL}"
         )
     return data
@@ -148,7 +150,7 @@ def _tokenizer(content: bytes) -> tuple[Callable[[str], list[int]], tuple[str, .
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise DataError(
+        raise BackboneError(
             f'the text encoder needs the library "tokenizers", which is not installed; {_INSTALL}'
         ) from None
     tokenizer: Any = Tokenizer.from_buffer(content)

@@ -8,7 +8,7 @@ The mean of public sentences is taken out because all sentence vectors share it:
 privacy grants to a row and say nothing. Topics are the directions in which single words differ most; damping them
 leaves more of the norm to what is said of a topic. The lens "opinion" doubles the direction in which public sentences
 for and against something differ, for tasks about opinions: public knowledge of what to look for, which the noise of a
-small release would hide. All constants lie in one file of 100 kB, made from public text by `benchmarks.text_constants`
+small release would hide. All constants lie in one file of 200 kB, made from public text by `benchmarks.text_constants`
 and fixed by its hash in the task; none depends on anybody's data.
 
 A missing text has the coordinate before the bias for itself: x = [0 ; sqrt(1 - beta^2) ; beta].
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.encoders.minilm import Minilm, Singles, one_thread
-from fusion.errors import DataError
+from fusion.errors import BackboneError
 from fusion.task import TEXT_CONSTANTS_SHA256, TEXT_WIDTH, Task, TextEncoder
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Lens:
 
     @classmethod
     def of(cls, settings: TextEncoder) -> Lens:
-        """The constants of the task, from the file of this installation; DataError if that is not the pinned one."""
+        """The constants of the task, from this installation; BackboneError if they are not the pinned ones."""
         from safetensors.numpy import load
 
         try:
@@ -59,7 +59,7 @@ class Lens:
         except OSError:
             data = b""
         if hashlib.sha256(data).hexdigest() != TEXT_CONSTANTS_SHA256:
-            raise DataError(f"{CONSTANTS_FILE} is not the file that this version needs; install the software again")
+            raise BackboneError(f"{CONSTANTS_FILE} is not the file that this version needs; install the software again")
         tensors = {name: values.astype(np.float64) for name, values in load(data).items()}
         steps = [(tensors["topics"], tensors["damping"] - 1.0)]
         if settings.lens == "opinion":
@@ -85,11 +85,9 @@ class TextRows:
     lens: Lens
     model: Minilm
 
-    rows_at_once = 64  # a row takes milliseconds: people should see it move
-
     @classmethod
     def of(cls, task: Task) -> TextRows:
-        """The encoder of `task`; DataError where the model is not installed."""
+        """The encoder of `task`; BackboneError where the model is not installed."""
         settings = task.encoder
         assert isinstance(settings, TextEncoder)  # noqa: S101 - the registry calls it for this kind alone
         return cls(task.columns[0].name, settings.bias, Lens.of(settings), Minilm.load())

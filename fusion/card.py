@@ -93,6 +93,8 @@ def _task_lines(manifest: dict[str, Any]) -> list[str]:
     lines = [f"{task['name']} ({manifest['task_id'][:16]}…)", f"predicts {predicted}"]
     if task["encoder"]["kind"] == "onnx":
         lines.append(f"runs on the output of the backbone with SHA-256 {task['encoder']['sha256']}")
+    if task["encoder"]["kind"] == "text":
+        lines.append(f"runs on sentence vectors of all-MiniLM-L6-v2, weights SHA-256 {task['encoder']['weights']}")
     return lines
 
 

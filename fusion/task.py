@@ -37,6 +37,10 @@ DEFAULT_DELTA = 1e-6
 MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
+TEXT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # all-MiniLM-L6-v2
+TEXT_CONSTANTS_SHA256 = "8bea244ed940ad2985168a37daa461f4e696dd31f23cc0b40494e5ce0cffdf64"  # text_constants.safetensors
+TEXT_WIDTH = 384  # of a sentence vector
+TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
 SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments")
 UNIT_RECORD = "record"
@@ -184,6 +188,30 @@ class TabularEncoder:
 
 
 @dataclass(frozen=True)
+class TextEncoder:
+    """How one column of texts becomes vectors, see `fusion.encoders.text`.
+
+    `weights` and `constants` are the sha256 of the sentence model and of the public constants. `lens` is "plain", or
+    "opinion" for tasks about what people think of something.
+    """
+
+    kind: str = "text"
+    bias: float = DEFAULT_BIAS
+    lens: str = "plain"
+    weights: str = TEXT_WEIGHTS_SHA256
+    constants: str = TEXT_CONSTANTS_SHA256
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """The sentence vector, the coordinate of a missing text, the bias."""
+        return TEXT_WIDTH + 2
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        files = {"weights": self.weights, "constants": self.constants}
+        return {"kind": self.kind, "bias": self.bias, "lens": self.lens, **files}
+
+
+@dataclass(frozen=True)
 class PictureInput:
     """How a picture becomes a backbone's input: enlarged to `height` x `width` (bilinear), each channel scaled to
     (pixel / 255 - mean) / std, and laid out channels first ("NCHW") or last ("NHWC"). A grey picture is repeated in
@@ -250,7 +278,7 @@ class OnnxEncoder:
         return content
 
 
-EncoderSettings = TabularEncoder | OnnxEncoder
+EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder
 
 
 @dataclass(frozen=True)

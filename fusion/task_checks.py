@@ -46,6 +46,9 @@ from fusion.task import (
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
     SUMMARY_KINDS,
+    TEXT_CONSTANTS_SHA256,
+    TEXT_LENSES,
+    TEXT_WEIGHTS_SHA256,
     UNIT_RECORD,
     CategoryColumn,
     ClassMomentsSettings,
@@ -64,6 +67,7 @@ from fusion.task import (
     TabularEncoder,
     Task,
     TextColumn,
+    TextEncoder,
     columns_width,
     dimension,
     spellings_of,
@@ -446,6 +450,18 @@ def _build_lift(table: _Table, columns: tuple[Column, ...]) -> Lift:
     return Lift(features, gamma, seed)
 
 
+def _build_text(table: _Table, bias: float, columns: tuple[Column, ...]) -> TextEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], TextColumn):
+        table.fail(
+            "kind", "takes one column of texts and no other; join texts into one column, or choose another encoder"
+        )
+    lens = table.choice("lens", TEXT_LENSES, default=TEXT_LENSES[0])
+    for key, known in (("weights", TEXT_WEIGHTS_SHA256), ("constants", TEXT_CONSTANTS_SHA256)):
+        if table.text(key, default=known) != known:
+            table.fail(key, "is not the file that this version uses; leave the field out, or update the older node")
+    return TextEncoder("text", bias, lens)
+
+
 def _build_onnx(table: _Table, bias: float, columns: tuple[Column, ...]) -> OnnxEncoder:
     sha256 = table.text("sha256")
     if not _SHA256.fullmatch(sha256):
@@ -482,6 +498,7 @@ def _build_picture(table: _Table, columns: tuple[Column, ...]) -> PictureInput:
 
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
     "tabular": _build_tabular,
+    "text": _build_text,
     "onnx": _build_onnx,
 }
 

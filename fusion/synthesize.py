@@ -184,7 +184,7 @@ class Sampler:
             return np.ones(0)
         chosen, mean = _ways(shares[:, :-1])
         most = np.average(chosen * mean * (1.0 - mean), axis=0, weights=self.population.shares[labels])
-        ratio = np.clip(column.between / np.maximum(most, np.finfo(float).tiny), *CONCENTRATION_RATIOS)
+        ratio = np.clip(column.between / np.maximum(most, 1e-12), *CONCENTRATION_RATIOS)
         return np.asarray(ratio / (1.0 - ratio))
 
     def _numbers(self, column: Column, mean: Floats, shares: Floats) -> Floats:

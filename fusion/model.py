@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -99,15 +100,12 @@ def _summary_entry(contribution: Contribution) -> dict[str, Any]:
 
 
 def _quality_entry(quality: Quality) -> dict[str, Any]:
-    accuracy = quality.accuracy is not None and quality.accuracy_std is not None
-    return {
-        "relative_error": rounded(quality.relative_error),
-        "relative_error_std": rounded(quality.relative_error_std),
-        "accuracy": rounded(quality.accuracy or 0.0) if accuracy else None,
-        "accuracy_std": rounded(quality.accuracy_std or 0.0) if accuracy else None,
+    numbers = {name: None if value is None else rounded(value) for name, value in asdict(quality).items()}
+    return numbers | {
         "groups": quality.groups,
         "meaning": (
             f"estimated from the noisy sums alone, for the rows of partners left out of the fit, in {quality.groups} "
-            "groups; accuracy supposes scores that are Gaussian within each class; ± is the effect of privacy noise"
+            "groups; accuracies suppose scores that are Gaussian within each class; ± is what privacy noise and the "
+            "number of rows leave open"
         ),
     }

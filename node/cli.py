@@ -177,7 +177,9 @@ def task_show(context: typer.Context, task: TaskName, json: Json = False) -> Non
 def publish(
     context: typer.Context,
     task: TaskName,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="CSV, Parquet or Arrow files.")],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Tables, NumPy or IDX files, folders of pictures.")
+    ],
     epsilon: Annotated[float, typer.Option("--epsilon", metavar="E", help="Privacy to spend on this release.")],
     dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="Whose budget it draws on.")] = "default",
     budget: Annotated[

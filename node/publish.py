@@ -203,8 +203,10 @@ def row_lines(report: RowReport) -> list[str]:
         lines.append(f"  {report.rows_beyond:,} rows dropped: their person has more rows than the task takes")
     if report.labels_outside:
         lines.append(f"  {report.labels_outside:,} rows dropped: their label is none of the task's classes")
+    if report.pictures_unusable:
+        lines.append(f"  {report.pictures_unusable:,} rows dropped: their picture is missing or cannot be decoded")
     oddities = (
-        ("out of bounds, clipped", report.clipped),
+        ("out of bounds or too long, clipped", report.clipped),
         ("missing", report.missing),
         ("unknown category, taken as missing", report.unknown),
         ("unreadable number, taken as missing", report.unreadable),

@@ -52,14 +52,15 @@ def holdings(home: Home, task: Task, query: Query) -> Holdings:
     """Decrypt and check what is held of the task, after the query's selection of origins."""
     from fusion.errors import SummaryError
     from fusion.fuse import Contribution
-    from fusion.release import Summary
+    from fusion.summary import Decoder
 
     usable, left_out = [], []
+    decoder = Decoder(task)
     for held in home.store.held(kind=Kind.SUMMARY, task_id=task.id):
         record = held.record
         try:
             _select(query, held)
-            summary = Summary.from_bytes(home.epochs.open(held), task)
+            summary = decoder.read(home.epochs.open(held))
         except (NotReadable, SummaryError) as reason:
             left_out.append(LeftOut(record.id, record.header.origin, str(reason)))
             continue

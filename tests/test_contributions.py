@@ -15,7 +15,7 @@ from fusion.contributions import Contributions, PartnerContribution, contributio
 from fusion.dataset import Batch
 from fusion.encoders import encoder_for
 from fusion.errors import NothingToFuse
-from fusion.fuse import Contribution, Sums, fuse, total
+from fusion.fuse import Contribution, fuse, total
 from fusion.heads import Cleaned
 from fusion.selection import base_rates, default_candidate, fit_on_rest
 from fusion.statistics import statistics_of
@@ -164,17 +164,6 @@ def test_an_implausible_summary_is_left_out_and_named() -> None:
     found = contributions(WARD, [*EXACT[1:], wrong])
     assert [one.origin for one, _ in found.quarantined] == [wrong.origin]
     assert wrong.origin not in {one.origin for one in found.partners}
-
-
-def test_a_late_summary_joins_in_one_addition() -> None:
-    summaries = [noisy(WARD, rows, 1.0, f"p{n}") for n, rows in enumerate(BATCHES)]
-    joined = total(summaries[:3]).plus(Sums.of(summaries[3].summary))
-    whole = fuse(WARD, summaries).sums
-    assert joined.variances == whole.variances
-    for name, block in whole.whole.items():
-        np.testing.assert_array_equal(
-            joined.whole[name] + joined.fraction[name] / 2**32, block + whole.fraction[name] / 2**32
-        )
 
 
 # --- for people -------------------------------------------------------------------------------------------------

@@ -59,7 +59,9 @@ class Dataset:
         for place in places:
             if place.is_file():
                 return place
-        raise DataMissing(f"{self.file} is not in {folders[0]}; get it from {self.where} and name its folder with --data")
+        raise DataMissing(
+            f"{self.file} is not in {folders[0]}; get it from {self.where} and name its folder with --data"
+        )
 
     def split(self, data: Path | None, out: Path) -> Partners:
         """Write `<partner>.csv` for each partner, and `test.csv`, into `out`."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.rehearsal import Coalition, RehearsalFailed, Site, free_ports, knows_a_task, wait_until
+from node.rehearsal import Coalition, Site, free_ports, knows_a_task, wait_until
 
 WORKERS = 4  # commands at a time
 GOSSIP_S = 120.0
@@ -38,7 +38,9 @@ def gossip(
 ) -> Told:
     """Publish every partner's rows at `epsilon` and write the model of the last node to `model`."""
     ports = free_ports(len(train))
-    coalition = Coalition({who: Site(who, scratch / who, f"127.0.0.1:{port}") for who, port in zip(train, ports, strict=True)})
+    coalition = Coalition(
+        {who: Site(who, scratch / who, f"127.0.0.1:{port}") for who, port in zip(train, ports, strict=True)}
+    )
     sites = list(coalition.sites.values())
     with coalition, ThreadPoolExecutor(WORKERS) as pool:
         _introduce(sites, pool)
@@ -76,6 +78,3 @@ def _introduce(sites: list[Site], pool: ThreadPoolExecutor) -> None:
                 sites[place].tidings("peer", "add", keys[site.name], "--name", site.name, *at)
 
     list(pool.map(meet, range(len(sites))))
-
-
-__all__ = ["RehearsalFailed", "Told", "gossip"]

@@ -1,8 +1,8 @@
 """The peer without privacy: all raw rows in one place, every column, and a model from the textbook.
 
 It owes nothing to the task's bounds and bins: numbers are centred and scaled by the training rows themselves, which
-nobody could do in private, and texts are one-hot. Two classes get a logistic regression (the objective of scikit-learn's
-`LogisticRegression(C=1)`, solved to its unique optimum), more classes and numbers a ridge regression.
+nobody could do in private, and texts are one-hot. Two classes get a logistic regression (the objective of
+scikit-learn's `LogisticRegression(C=1)`, solved to its unique optimum), more classes and numbers a ridge regression.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ L2 = 1.0
 
 
 def pooled_raw(trial: Trial, skip: Sequence[str]) -> Scores:
-    """Scores of the textbook model on the trial's test rows; `skip` names columns that identify rows or give away the label."""
+    """Scores of the textbook model on the trial's test rows; `skip` names columns that only say who a row is."""
     task = trial.task
     train = [row for files in trial.train.values() for path in files for row in _rows(path, task)]
     test = [row for path in trial.test for row in _rows(path, task)]
@@ -57,7 +57,7 @@ def logistic(x: Floats, label: NDArray[np.int64]) -> Floats:
         gradient = x.T @ (1.0 / (1.0 + np.exp(-z)) - label) + L2 * weights
         return float(np.logaddexp(0.0, z).sum() - label @ z + L2 * weights @ weights / 2.0), gradient
 
-    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2_000})
+    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return np.asarray(found.x)
 
 

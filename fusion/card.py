@@ -68,7 +68,7 @@ def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = key_pref
         ("contributors", [_summary_line(one, name_of) for one in manifest["summaries"]]),
         ("left out", [f"{one['origin']}: {one['reason']}" for one in content["left_out"]] or ["nothing"]),
         ("method", _method_lines(manifest["method"])),
-        ("quality", _quality_lines(manifest["quality"])),
+        ("quality", _quality_lines(manifest["quality"], manifest["method"]["summary"])),
         ("attested by", _attestation_lines(content["attestation"], manifest["software"])),
     ]
     return "\n".join(line for title, lines in sections for line in _section(title, lines))
@@ -110,7 +110,9 @@ def _method_lines(method: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
+    if quality is None and summary != "moments":
+        return [f"no estimate: summaries of kind {summary} cannot score this model on rows that were left out"]
     if quality is None:
         return ["no estimate: it takes at least two summaries, of which each can be left out"]
     lines = []

@@ -57,7 +57,7 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
     """
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
-        seed = _seed(fused)
+        seed = seed_of(fused)
         fitted = kind_of(task).fit(fused, head, seed)
     method = {"summary": task.summary, **fitted.method, "asked": head, "seed": seed.hex()}
     return Model(_manifest(fused, method, fitted.quality), to_tensors(fitted.layers), fused.quarantined)
@@ -68,7 +68,7 @@ def rebuild(task: Task, contributions: Iterable[Contribution], model: Model) -> 
     return build_model(task, contributions, model.manifest["method"]["asked"])
 
 
-def _seed(fused: Fused) -> bytes:
+def seed_of(fused: Fused) -> bytes:
     """32 bytes from the set of record ids."""
     hasher = hashlib.blake2b(digest_size=32, person=_SEED_PERSON)
     for one in fused.used:

@@ -188,6 +188,8 @@ def bayes(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
     if not cleaned.statistics.classes:
         mean = cleaned.target_mean - directions.T @ cleaned.mean
         return (Layer(directions, mean),)
+    if cleaned.statistics.classes == 2:  # one direction: only how sure to be along it is left to say
+        return (calibrated(cleaned, directions),)
     return (_from_indicators(cleaned, directions, estimate.explained),)
 
 

@@ -12,11 +12,14 @@ exp(-t^2/2), and for a symmetric E with diagonal deviation s, off-diagonal s/sqr
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from fusion.denoise import spectral_edge
 from fusion.statistics import Statistics
 from fusion.summaries.moments import MAX_ROWS
+
+Floats = NDArray[np.float64]
 
 DEVIATIONS = 6.0  # t above: exp(-18) = 1.5e-8 for each check
 ROUNDING = 1e-9  # relative slack for floating point, which matters only where there is no noise
@@ -32,18 +35,27 @@ def problem_of(statistics: Statistics) -> str | None:
 def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
     """Counts, class sums, and the column that G and M both hold: sum_c M_c = G[:, bias] / bias."""
     d, sigma = statistics.dimension, statistics.cross_sigma
-    count_noise = DEVIATIONS * statistics.count_sigma
-    if (statistics.counts < -count_noise - slack).any():
-        return "it counts fewer than no rows in a class"
-    if statistics.rows > MAX_ROWS + np.sqrt(statistics.classes) * count_noise:
-        return f"it counts more rows than the {MAX_ROWS} that a release may have"
-    norms = np.linalg.norm(statistics.cross, axis=0)
-    if (norms > statistics.counts + count_noise + sigma * (np.sqrt(d) + DEVIATIONS) + slack).any():
-        return "the feature sum of a class is longer than its number of rows allows"
+    reason = class_sums_problem(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
+    if reason is not None:
+        return reason
     gap = statistics.cross.sum(axis=1) - statistics.row_sum
     gap_sigma = np.hypot(np.sqrt(statistics.classes) * sigma, statistics.gram_sigma / statistics.bias)
     if np.linalg.norm(gap) > gap_sigma * (np.sqrt(d) + DEVIATIONS) + slack:
         return "its class sums and its second moments contradict each other"
+    return None
+
+
+def class_sums_problem(cross: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
+    """What is impossible about the counts (C,) and feature sums (d, C) of classes with noise of these deviations."""
+    d, classes = cross.shape
+    count_noise = DEVIATIONS * count_sigma
+    if (counts < -count_noise - slack).any():
+        return "it counts fewer than no rows in a class"
+    if counts.sum() > MAX_ROWS + np.sqrt(classes) * count_noise:
+        return f"it counts more rows than the {MAX_ROWS} that a release may have"
+    norms = np.linalg.norm(cross, axis=0)
+    if (norms > counts + count_noise + sigma * (np.sqrt(d) + DEVIATIONS) + slack).any():
+        return "the feature sum of a class is longer than its number of rows allows"
     return None
 
 

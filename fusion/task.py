@@ -37,9 +37,12 @@ MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments",)
+SUMMARY_KINDS = ("moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
+MAX_HIDDEN = 1_024  # units of a hidden layer
+MAX_TRAINING_STEPS = 1_000
+MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
 
@@ -161,6 +164,39 @@ EncoderSettings = TabularEncoder
 
 
 @dataclass(frozen=True)
+class ModelSettings:
+    """How the small head of summary kind `model` is shaped and trained, see `fusion.summaries.model`. All public.
+
+    `hidden` and `teacher_hidden` are the units of one hidden layer, or empty for a linear head; `teacher_hidden` None
+    means that the head itself is trained. More steps learn more and need more noise each: their noise grows with
+    sqrt(steps). `clip_norm` bounds a row's gradient (a linear head's is at most sqrt(2)). `mean_share` of mu^2 goes to
+    the class means. `expected_rows` is a guess, for advice alone. `initial` are the first weights, float32 in base64,
+    and `initial_model` is the digest of the model that they come from; without them weights are drawn from `seed`.
+    """
+
+    hidden: tuple[int, ...] = ()
+    teacher_hidden: tuple[int, ...] | None = None
+    steps: int = 40
+    clip_norm: float = 1.0
+    learning_rate: float = 5.0
+    mean_share: float = 0.1
+    expected_rows: int = 1_000
+    seed: int = 0
+    initial: str = ""
+    initial_model: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form: `teacher_hidden` and the first weights only where the task gives them."""
+        always = ("steps", "clip_norm", "learning_rate", "mean_share", "expected_rows", "seed")
+        content: dict[str, Any] = {name: getattr(self, name) for name in always} | {"hidden": list(self.hidden)}
+        if self.teacher_hidden is not None:
+            content["teacher_hidden"] = list(self.teacher_hidden)
+        if self.initial:
+            content |= {"initial": self.initial, "initial_model": self.initial_model}
+        return content
+
+
+@dataclass(frozen=True)
 class Task:
     """A validated task. Make one with `from_toml` or `from_canonical`, which hold the checks."""
 
@@ -172,6 +208,7 @@ class Task:
     csv: CsvFormat
     columns: tuple[Column, ...]
     encoder: EncoderSettings
+    model: ModelSettings | None = None  # of summary kind `model`
 
     @classmethod
     def from_toml(cls, text: str, source: str) -> Task:
@@ -204,6 +241,8 @@ class Task:
             "columns": [_column_content(column) for column in self.columns],
             "encoder": self.encoder.content(),
         }
+        if self.model is not None:
+            content["model"] = self.model.content()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
 

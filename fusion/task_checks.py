@@ -28,12 +28,15 @@ from fusion.task import (
     MAX_DIMENSION,
     MAX_EPSILON,
     MAX_FILE_COLUMNS,
+    MAX_HIDDEN,
     MAX_IMAGE_BYTES,
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
     MAX_PERSON_ROWS,
     MAX_TASK_BYTES,
+    MAX_TRAINING_ENTRIES,
+    MAX_TRAINING_STEPS,
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
     SUMMARY_KINDS,
@@ -45,6 +48,7 @@ from fusion.task import (
     ImageColumn,
     Label,
     LabelClass,
+    ModelSettings,
     NumberColumn,
     PersonUnit,
     Privacy,
@@ -206,14 +210,78 @@ def _build(raw: object, fail: Fail) -> Task:
     privacy = _build_privacy(top.table("privacy"), label, csv)
     columns = _build_columns(top, label, privacy, csv)
     encoder = _build_encoder(top.table("encoder"), columns)
+    model = _build_model(top, label) if summary == "model" else None
     top.done()
-    task = Task(name, kind, summary, label, privacy, csv, columns, encoder)
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, model)
     if dimension(task) > MAX_DIMENSION:
         top.fail(
             "columns",
             f"are encoded in {dimension(task)} dimensions, over the {MAX_DIMENSION} allowed; name fewer",
         )
+    if model is not None:
+        _check_training(top.table("model", required=False), task, model)
     return task
+
+
+def _build_model(top: _Table, label: Label) -> ModelSettings:
+    """The table `model`, which a task of summary kind `model` may leave out."""
+    if not label.classes:
+        top.fail("summary", '"model" learns classes; choose "moments" for a regression')
+    table, default = top.table("model", required=False), ModelSettings()
+    settings = ModelSettings(
+        hidden=_hidden(table, "hidden") if table.has("hidden") else (),
+        teacher_hidden=_hidden(table, "teacher_hidden") if table.has("teacher_hidden") else None,
+        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default.steps),
+        clip_norm=_positive(table, "clip_norm", default.clip_norm, 1e-3, 1e3),
+        learning_rate=_positive(table, "learning_rate", default.learning_rate, 1e-6, 1e6),
+        mean_share=_positive(table, "mean_share", default.mean_share, 0.01, 0.99),
+        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default.expected_rows),
+        seed=_whole_number(table, "seed", 0, 2**53, default.seed),
+        initial=_base64(table, "initial") if table.has("initial") else "",
+        initial_model=table.text("initial_model") if table.has("initial") else "",
+    )
+    if settings.initial and not re.fullmatch("[0-9a-f]{64}", settings.initial_model):
+        table.fail("initial_model", "must be the digest of the model that the weights come from, 64 hexadecimal digits")
+    table.done()
+    return settings
+
+
+def _hidden(table: _Table, key: str) -> tuple[int, ...]:
+    value = table.value(key)
+    if not isinstance(value, list) or len(value) > 1:
+        table.fail(key, "must be a list of at most one number, the units of the hidden layer: [] or [32]")
+    for units in value:
+        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= MAX_HIDDEN:
+            table.fail(key, f"must hold a whole number between 1 and {MAX_HIDDEN}")
+    return tuple(value)
+
+
+def _positive(table: _Table, key: str, default: float, least: float, most: float) -> float:
+    value = table.number(key, default=default)
+    if not least <= value <= most:
+        table.fail(key, f"must be between {least:g} and {most:g}")
+    return value
+
+
+def _base64(table: _Table, key: str) -> str:
+    value = table.value(key)
+    if not isinstance(value, str) or len(value) > MAX_TASK_BYTES or not re.fullmatch("[A-Za-z0-9+/]+=?=?", value):
+        table.fail(key, "must be weights as base64; name a model file by initial_file instead")
+    return value
+
+
+def _check_training(table: _Table, task: Task, model: ModelSettings) -> None:
+    """That the sizes fit each other, and that noise for all steps is within what is proved."""
+    from fusion.shapes import initial_weights, trained_shapes
+
+    entries = model.steps * sum(rows * columns for rows, columns in trained_shapes(task))
+    if entries > MAX_TRAINING_ENTRIES:
+        table.fail("steps", f"times weights are {entries:,}, over the {MAX_TRAINING_ENTRIES:,} allowed; lower either")
+    if model.initial:
+        try:
+            initial_weights(task)
+        except TaskError as error:
+            table.fail("initial", str(error))
 
 
 def _build_csv(table: _Table) -> CsvFormat:
@@ -340,7 +408,9 @@ def _build_image(table: _Table, name: str) -> ImageColumn:
     return image
 
 
-def _whole_number(table: _Table, key: str, least: int, most: int) -> int:
+def _whole_number(table: _Table, key: str, least: int, most: int, default: int | None = None) -> int:
+    if default is not None and not table.has(key):
+        return default
     value = table.value(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         table.fail(key, f"must be a whole number between {least} and {most}")

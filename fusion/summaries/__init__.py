@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,14 @@ class BlockLayout:
     name: str
     entries: int
     noise_divisor: float
+    sent: bool = True  # False: numbers that are noised on the way to others, and not sent themselves
+    step: int = 0  # of a block made from noisy numbers alone, without noise of its own: it is sent in these steps
+    limit: int = 0  # and no entry of it is larger, in units of 2^-32
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether its entries are a function of noisy numbers, so that they need no noise."""
+        return self.step > 0
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,26 @@ class SummaryKind(Protocol):
         """The model of the fused sums, with `head` or the best one; ModelError for a head that it cannot have."""
 
 
+@runtime_checkable
+class DerivingKind(SummaryKind, Protocol):
+    """A kind with blocks that are made from noisy numbers: its layout says which."""
+
+    def derived(
+        self, task: Task, measured: Measured, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None
+    ) -> Blocks:
+        """The derived blocks, in units of 2^-32.
+
+        `noised` holds the blocks that have noise of their own, in units of 2^-32; `sigmas` the noise of every block,
+        those that are not sent included: 0 everywhere makes an exact summary. `progress` hears rows gone through.
+        """
+
+
 def kind_of(task: Task) -> SummaryKind:
     """The summary kind that the task names."""
+    from fusion.summaries.model import MODEL
     from fusion.summaries.moments import MOMENTS
 
-    kinds: dict[str, SummaryKind] = {MOMENTS.name: MOMENTS}
+    kinds: dict[str, SummaryKind] = {MOMENTS.name: MOMENTS, MODEL.name: MODEL}
     if task.summary not in kinds:
         raise TaskError(f'summary kind "{task.summary}" is not known to this version; update the node')
     return kinds[task.summary]

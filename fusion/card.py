@@ -68,7 +68,7 @@ def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = key_pref
         ("contributors", [_summary_line(one, name_of) for one in manifest["summaries"]]),
         ("left out", [f"{one['origin']}: {one['reason']}" for one in content["left_out"]] or ["nothing"]),
         ("method", _method_lines(manifest["method"])),
-        ("quality", _quality_lines(manifest["quality"])),
+        ("quality", _quality_lines(manifest["quality"], manifest["method"]["summary"])),
         ("attested by", _attestation_lines(content["attestation"], manifest["software"])),
     ]
     return "\n".join(line for title, lines in sections for line in _section(title, lines))
@@ -101,16 +101,21 @@ def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> s
 
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head "
-        f"with lambda {method['lambda']:.3g} ({method['choice']})"
-    ]
+    if method["summary"] == "model":  # trained, not solved for: nothing is denoised, and there is no lambda
+        lines = [f"{method['summary']}, {method['head']} head ({method['choice']})"]
+    else:
+        lines = [
+            f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head "
+            f"with lambda {method['lambda']:.3g} ({method['choice']})"
+        ]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
     return lines
 
 
-def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
+    if quality is None and summary == "model":
+        return ["no estimate: summaries of this kind hold no second moments that a left-out partner could be scored on"]
     if quality is None:
         return ["no estimate: it takes at least two summaries, of which each can be left out"]
     lines = []

@@ -165,7 +165,7 @@ def _log_coverage(partner: Partner, features: Floats, sharpness: float) -> Float
 
 def _scatter(task: Task, means: Floats) -> Floats:
     """S of each column: the most that rows of length 1 can scatter about it."""
-    return np.maximum(1.0 - fixed_bias(task) ** 2 - (means * means).sum(axis=0), 1e-3)
+    return np.asarray(np.maximum(1.0 - fixed_bias(task) ** 2 - (means * means).sum(axis=0), 1e-3))
 
 
 def _mean_scatter(task: Task, partners: Sequence[Partner]) -> float:

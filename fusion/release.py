@@ -159,6 +159,10 @@ def _check_rows(task: Task, report: RowReport, part: Part | None) -> None:
         raise DataError(f"no row has a label that the task knows; check the label column and its classes{column}")
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+    if task.model is not None:
+        from fusion.summaries.model import check_rows
+
+        check_rows(task, report.rows_used)
 
 
 def _continued(progress: Progress | None, rows_before: int) -> Progress | None:

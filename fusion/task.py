@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 CANONICAL_VERSION = 1
@@ -211,11 +212,14 @@ class Task:
     model: ModelSettings | None = None  # of summary kind `model`
 
     @classmethod
-    def from_toml(cls, text: str, source: str) -> Task:
-        """The task in a TOML text; TaskError names `source`, the line and the field."""
+    def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:
+        """The task in a TOML text; TaskError names `source`, the line and the field.
+
+        Files that the text names (`model.initial_file`) are read from `folder` and become part of the task.
+        """
         from fusion.task_checks import task_from_toml
 
-        return task_from_toml(text, source)
+        return task_from_toml(text, source, folder)
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Task:

@@ -11,6 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fusion.errors import TaskError
@@ -65,7 +66,7 @@ Fail = Callable[[FieldPath, str], NoReturn]
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def task_from_toml(text: str, source: str) -> Task:
+def task_from_toml(text: str, source: str, folder: Path | None = None) -> Task:
     """See `Task.from_toml`."""
     if len(text) > MAX_TASK_BYTES:
         raise TaskError(f"{source}: a task file of over {MAX_TASK_BYTES} bytes is refused; shorten its lists")
@@ -79,7 +80,44 @@ def task_from_toml(text: str, source: str) -> Task:
     def fail(path: FieldPath, message: str) -> NoReturn:
         raise TaskError(f"{source} line {_line_of(text, path)}: {_field_name(raw, path)}{message}")
 
-    return _build(raw, fail)
+    earlier = _inline_initial(raw, folder, fail)
+    task = _build(raw, fail)
+    if earlier is not None and not _is_same_head(task, earlier):
+        fail(
+            ("model", "initial_file"),
+            "is a model of other columns, classes or another encoder; its weights mean others",
+        )
+    return task
+
+
+def _inline_initial(raw: dict[str, Any], folder: Path | None, fail: Fail) -> Task | None:
+    """Replaces `model.initial_file` by the weights in that file; returns the task that they were fused for."""
+    from fusion.errors import ModelError
+
+    table, path = raw.get("model"), ("model", "initial_file")
+    if not isinstance(table, dict) or "initial_file" not in table:
+        return None
+    from fusion.model_files import MAX_MODEL_BYTES, read_model
+    from fusion.shapes import inline_weights
+
+    name = table.pop("initial_file")
+    if not isinstance(name, str) or folder is None or "initial" in table:
+        fail(path, "must be the name of a model file beside the task file, and the only first weights")
+    try:
+        with (folder / name).open("rb") as file:
+            model, _card = read_model(file.read(MAX_MODEL_BYTES + 1))
+        table["initial"] = inline_weights(model)
+    except (OSError, ModelError, ValueError) as error:
+        fail(path, f"cannot be used: {error}")
+    table["initial_model"] = model.digest.hex()
+    return model.task
+
+
+def _is_same_head(task: Task, earlier: Task) -> bool:
+    ours, theirs = (
+        (one.columns, one.encoder, [(c.name, c.values) for c in one.label.classes]) for one in (task, earlier)
+    )
+    return ours == theirs
 
 
 def task_from_canonical(data: bytes) -> Task:

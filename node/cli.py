@@ -460,7 +460,10 @@ def query(
     node: Annotated[str | None, typer.Option("--node", metavar="NAME|KEY", help="Ask this peer.")] = None,
     only: Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")] = None,
     without: Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")] = None,
-    head: Annotated[str | None, typer.Option("--head", metavar="H", help="ridge, lda or synthetic.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="H", help="ridge, lda, synthetic; of kind model: distilled, averaged."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Get the fused model, from this node or from a peer."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-HEADS = ("ridge", "lda", "synthetic")
+HEADS = ("ridge", "lda", "synthetic", "distilled", "averaged")
 
 
 def ask(

@@ -40,7 +40,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.denoise import Spectrum, denoise, spectral_edge
-from fusion.errors import ModelError
 from fusion.evidence import centred, posterior
 from fusion.statistics import Statistics
 
@@ -225,13 +224,9 @@ HEADS = {
 }
 
 
-def head_named(name: str, classes: int) -> Head:
-    """The head of that name; ModelError where there is none, or none for the kind of task."""
-    known = [head.name for head in HEADS.values() if classes or head.regression]
-    if name not in known:
-        kind = "classification" if classes else "regression"
-        raise ModelError(f'there is no head "{name}" for {kind}; choose one of: {", ".join(known)}')
-    return HEADS[name]
+def heads_of(classes: int) -> tuple[str, ...]:
+    """Names of the heads for that many classes; for 0, of those for a regression."""
+    return tuple(head.name for head in HEADS.values() if classes or head.regression)
 
 
 def _from_indicators(cleaned: Cleaned, directions: Floats, explained: Floats) -> Layer:

@@ -348,10 +348,10 @@ def _text(data: Data, results: Results, pooled: dict[str, float], digests: dict[
     return (
         f"Accuracy in percent on adult.test ({len(data.test_label):,} rows) after training on {len(data.train):,} rows "
         f"of seven columns; delta {data.task.privacy.delta:g}. Ours: mean ± standard deviation over {sizes.draws} "
-        f"draws of the noise; private peers over {sizes.peer_draws} (seeds 0 to {sizes.peer_draws - 1}); the others are one "
-        "run of seed 0. A node's epsilon is for everything it sends in a run: DP-FedAvg has one noise multiplier for "
-        "all its rounds (Opacus, RDP accountant). Nodes without rows take no part. Pooled rows, no privacy, "
-        f"scikit-learn: {', '.join(f'{name} {100 * score:.1f}' for name, score in pooled.items())}.\n\n"
+        f"draws of the noise; private peers over {sizes.peer_draws} (seeds from 0); the others are one run of seed 0. A "
+        "node's epsilon is for everything it sends in a run: DP-FedAvg has one noise multiplier for all its rounds "
+        "(Opacus, RDP accountant). Nodes without rows take no part. Pooled rows, no privacy, scikit-learn: "
+        f"{', '.join(f'{name} {100 * score:.1f}' for name, score in pooled.items())}.\n\n"
         + "".join(_partition_table(at_one, nodes, sizes) for nodes in sizes.nodes)
         + _epsilon_table(results, sizes)
         + _cost_table(base, sizes)
@@ -391,8 +391,8 @@ def _cost_table(base: dict[str, Result], sizes: Sizes) -> str:
     ]
     return (
         f"Cost, {BASE_PARTITION}, {sizes.base_nodes} nodes, epsilon {BASE_EPSILON:g}. Kilobytes: for ours, a summary "
-        "of every node, as it was released; for the peers, float32 weights without any framing. Seconds: CPU of all nodes "
-        "together in one process; for ours, measuring, exact noise, fusing and choosing.\n\n"
+        "of every node, as it was released; for the peers, float32 weights without any framing. Seconds: CPU of all "
+        "nodes together in one process; for ours, measuring, exact noise, fusing and choosing.\n\n"
         "| method | accuracy | kB moved | CPU seconds |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
     )
 

@@ -22,12 +22,15 @@ from privacy_checks import (
     Row,
     batch_of,
     check_every_corner,
+    check_noise_gives_claimed_privacy,
     check_others_stay_bit_identical,
     check_person_moves_sums_by_at_most_delta,
     check_prolific_person,
     check_row_moves_sums_by_at_most_delta,
     check_shares_add_up_to_at_most_one,
     check_stated_sensitivity_is_proved,
+    proved_delta_squared,
+    squared_norm,
     sums_of,
     sums_of_file,
 )
@@ -76,6 +79,12 @@ def test_the_stated_sensitivity_is_the_proved_one(name: str) -> None:
     check_stated_sensitivity_is_proved(TASKS[name])
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_noise_of_every_kind_gives_the_privacy_that_is_claimed_and_no_more(name: str) -> None:
+    for epsilon in (0.5, 1.0, 3.0):
+        check_noise_gives_claimed_privacy(TASKS[name], epsilon)
+
+
 # --- unit: one person -----------------------------------------------------------------------------------------
 
 
@@ -99,12 +108,7 @@ def test_a_person_of_hostile_rows_adds_no_more_than_delta(name: str, rows: list[
     """As no file could give them; k is what the reader says, the number of rows."""
     task = TASKS[name]
     blocks = sums_of(task, rows, [len(rows)] * len(rows))
-    squares = sum(
-        weight * int(entry) ** 2
-        for block, weight in (("gram_diagonal", 1), ("gram_upper", 2), ("cross", 1), ("target_square", 1))
-        for entry in blocks.get(block, np.zeros(0, dtype=np.int64))
-    )
-    assert squares <= {"classification": 2, "regression": 3}[task.kind] * UNIT**2
+    assert squared_norm(task, blocks, sums_of(task, [])) <= proved_delta_squared(task)
 
 
 @pytest.mark.parametrize("name", PERSON_TASKS)

@@ -118,8 +118,8 @@ class TabularRows:
     bias: float  # beta, the last coordinate of every x
 
     @classmethod
-    def of(cls, task: Task) -> TabularRows:
-        """The encoding of the columns of `task`."""
+    def of(cls, task: Task, bias: float | None = None) -> TabularRows:
+        """The encoding of the columns of `task`, with its bias or another."""
         blocks: list[Block] = []
         offset = 0
         for column in tabular_columns(task):
@@ -127,7 +127,7 @@ class TabularRows:
             offset += column_width(column)
         # Between the norm of a row of centered numbers, about sqrt(columns / 3), and that of a row of categories.
         clip_norm = math.sqrt(len(task.columns) / 2)
-        return cls(tuple(blocks), clip_norm, task.encoder.bias)
+        return cls(tuple(blocks), clip_norm, task.encoder.bias if bias is None else bias)
 
     @property
     def dimension(self) -> int:

@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,26 +108,21 @@ class MomentsKind:
         encoder = encoder_for(task)
         products = Products(encoder.dimension, outputs(task))
         squares = 0
-        rows = 0
-        for batch in batches:
-            rows += len(batch)
-            if rows > MAX_ROWS:
-                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+        rows = RowCount(progress)
+        for batch in rows.counted(batches):
             targets = quantize_targets(task, batch)
             shares = rows_sharing(task, batch)
-            for part in _parts(len(batch), BLOCK_ROWS):
+            for part in parts_of(len(batch)):
                 x, k, w = encoder.encode(batch.slice(part)), shares[part], targets[part]
-                for piece in _parts(len(x), CACHED_ROWS):
+                for piece in parts_of(len(x), CACHED_ROWS):
                     products.add(quantize(x[piece], k[piece]), w[piece])
                 squares += int((w * w).sum())  # a whole number below 2^44
-            if progress is not None:
-                progress(rows)
         gram, cross = products.sums()
         upper = gram[_upper_triangle(encoder.dimension)]
         blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
         if not task.label.classes:
             blocks[SQUARES] = np.array([squares], dtype=np.int64)
-        return Measured(blocks, rows)
+        return Measured(blocks, rows.done)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """See `fusion.plausibility`."""
@@ -195,6 +191,24 @@ def outputs(task: Task) -> int:
     return len(task.label.classes) or 1
 
 
+@dataclass
+class RowCount:
+    """Passes batches on, counts their rows and tells `progress`; every kind of summary takes its rows through one."""
+
+    progress: Progress | None
+    done: int = 0
+
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; DataError above MAX_ROWS rows, before anything could overflow."""
+        for batch in batches:
+            self.done += len(batch)
+            if self.done > MAX_ROWS:
+                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+            yield batch
+            if self.progress is not None:
+                self.progress(self.done)
+
+
 def rows_sharing(task: Task, batch: Batch) -> Ints:
     """(n,) k of each row: how many kept rows its person has; 1 where the unit is the row."""
     if task.privacy.person is None:
@@ -247,6 +261,7 @@ def _upper_triangle(d: int) -> NDArray[np.bool_]:
     return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
 
 
-def _parts(rows: int, most: int) -> Iterator[slice]:
+def parts_of(rows: int, most: int = BLOCK_ROWS) -> Iterator[slice]:
+    """Slices of at most `most` rows."""
     for start in range(0, rows, most):
         yield slice(start, min(start + most, rows))

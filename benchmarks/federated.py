@@ -113,12 +113,13 @@ def train_private(model: nn.Module, node: Rows, sgd: PrivateSgd, rounds: int, ge
 
     rate = sampling_rate(len(node), sgd.batch)
     steps = sgd.epochs * math.ceil(1 / rate)
-    module = GradSampleModule(model)
+    module = GradSampleModule(model, loss_reduction="sum")  # a row's gradient is its own, whatever the sample's size
     optimizer = DPOptimizer(
         torch.optim.SGD(module.parameters(), lr=sgd.learning_rate),
         noise_multiplier=noise_multiplier(sgd.epsilon, sgd.delta, rate, rounds * steps),
         max_grad_norm=sgd.clip_norm,
         expected_batch_size=max(1.0, rate * len(node)),
+        loss_reduction="mean",  # of the sum of clipped gradients and noise
         generator=generator,
     )
     with warnings.catch_warnings():

@@ -348,8 +348,8 @@ def _text(data: Data, results: Results, pooled: dict[str, float], digests: dict[
     return (
         f"Accuracy in percent on adult.test ({len(data.test_label):,} rows) after training on {len(data.train):,} rows "
         f"of seven columns; delta {data.task.privacy.delta:g}. Ours: mean ± standard deviation over {sizes.draws} "
-        f"draws of the noise; private peers over {sizes.peer_draws} (seeds from 0); the others are one run of seed 0. A "
-        "node's epsilon is for everything it sends in a run: DP-FedAvg has one noise multiplier for all its rounds "
+        f"draws of the noise; private peers over {sizes.peer_draws} (seeds from 0); the others are one run of seed 0. "
+        "A node's epsilon is for everything it sends in a run: DP-FedAvg has one noise multiplier for all its rounds "
         "(Opacus, RDP accountant). Nodes without rows take no part. Pooled rows, no privacy, scikit-learn: "
         f"{', '.join(f'{name} {100 * score:.1f}' for name, score in pooled.items())}.\n\n"
         + "".join(_partition_table(at_one, nodes, sizes) for nodes in sizes.nodes)

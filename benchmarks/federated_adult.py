@@ -2,9 +2,9 @@
 
 Settings: IID, Dirichlet 0.1 and 0.01, one class each; 10, 50 and 100 nodes; epsilon 0.5, 1, 3 and 8 at every node. All
 methods get the same rows of the same seven columns (benchmarks/tasks/adult.toml): the peers as one-hot categories and
-numbers scaled by the same public bounds, for a logistic regression by SGD. Their settings are fixed beforehand and no
-test row was looked at to choose one: SGD 0.1 in batches of 32, as for images in the literature; private nodes clip to
-norm 1, learn at rate 0.5 and sample 128 to 256 rows a step.
+numbers scaled by the same public bounds, for a logistic regression by SGD. Their rates did best on the last fifth of
+adult.data held out (IID and Dirichlet 0.1, 10 nodes, 10 rounds), no test row was looked at: 1 of 0.1, 0.3 and 1 in
+batches of 32; for private nodes 4 of 0.1, 0.5, 2, 4 and 8, clipped to norm 1, with 128 to 256 rows a step.
 
 The partition makes no difference to ours: without noise all of them give the same tensors, byte for byte, which is
 shown (A7).
@@ -44,8 +44,8 @@ from node.tasks import read_file
 
 HEADING = "## Adult over many nodes, beside peers that train\n\n"
 BASE_PARTITION, BASE_NODES, BASE_EPSILON = "Dirichlet 0.1", 50, 1.0
-SGD, ONE_SHOT = Sgd(), Sgd(epochs=5)
-PRIVATE = {"learning_rate": 0.5, "clip_norm": 1.0, "batch": 128}
+SGD, ONE_SHOT = Sgd(learning_rate=1.0), Sgd(learning_rate=1.0, epochs=5)
+PRIVATE = {"learning_rate": 4.0, "clip_norm": 1.0, "batch": 128}
 OURS = "ours"
 DP_FEDAVG = "DP-FedAvg"
 

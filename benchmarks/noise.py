@@ -41,8 +41,8 @@ def _section(entries: int) -> str:
         f"## Exact noise for {entries:,} sums\n\n"
         "| deviation, in units | CPU time | an entry |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         f"OpenDP's exact discrete Gaussian, seconds of one core, median of {RUNS}; target for a million under "
-        f"{TARGET_S:.0f} s. Rounded floating-point noise takes {rounded_s:.2f} s and is not private to the last bit: we "
-        "never use it.\n"
+        f"{TARGET_S:.0f} s. Rounded floating-point noise takes {rounded_s:.2f} s and is not private to the last bit: "
+        "we never use it.\n"
     )
 
 

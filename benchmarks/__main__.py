@@ -32,6 +32,7 @@ MODULES = (
     "adult",
     "federated_adult",
     "fashion_peers",
+    "traffic",
 )
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "

@@ -167,7 +167,7 @@ def _write_rows(path: Path, dimension: int, seed: int) -> None:
 
 def _know(site: Site, other: Site, *, dial: bool = True) -> None:
     """What `tidings peer add` does, without a process for each of ninety pairs."""
-    add_peer(site.open(), other.open().me.text, other.name, other.address if dial else None)
+    add_peer(site.open(), other.open().me.text, other.name, other.address if dial else None, query_only=False)
 
 
 def _publish(site: Site) -> None:

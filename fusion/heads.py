@@ -268,7 +268,7 @@ def calibrated(cleaned: Cleaned, directions: Floats) -> Layer:
     """The scores V^T x of `directions` V (d, C) as logits, by the formula at the top of the module."""
     score_means = directions.T @ cleaned.means
     between = (score_means * cleaned.counts) @ score_means.T
-    values, vectors = np.linalg.eigh(directions.T @ cleaned.total.matrix @ directions - between)
+    values, vectors = np.linalg.eigh(cleaned.total.form(directions) - between)
     scatter = (vectors * np.maximum(values, 0.0)) @ vectors.T
     scatter += cleaned.hidden_variance * (directions.T @ directions)
     mixing = np.linalg.lstsq(scatter, cleaned.rows * score_means, rcond=1e-10)[0]
@@ -282,7 +282,7 @@ def _regression(cleaned: Cleaned, multiplier: float) -> Layer:
     target_mean = cleaned.target_mean
     covariance = statistics.cross[:, 0] - rows * target_mean * mean
     weight = cleaned.total.solve(covariance[:, None], cleaned.ridge(multiplier))[:, 0]
-    scatter = float(weight @ cleaned.total.matrix @ weight) - rows * float(mean @ weight) ** 2
+    scatter = float(cleaned.total.form(weight[:, None])[0, 0]) - rows * float(mean @ weight) ** 2
     variance = max(scatter, 0.0) + cleaned.hidden_variance * float(weight @ weight)
     slope = float(weight @ covariance) / variance if variance > 0.0 else 0.0
     return Layer(slope * weight[:, None], np.array([target_mean - slope * float(mean @ weight)]))

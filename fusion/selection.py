@@ -171,7 +171,7 @@ def _on_label_scale(logits: Floats, rest: Cleaned) -> Floats:
     """(d, C): the least-squares map from logits and a constant to the label, composed with the logits."""
     statistics = rest.statistics
     basis = np.column_stack([logits, _constant(statistics)])
-    products = basis.T @ rest.total.matrix @ basis
+    products = rest.total.form(basis)
     products[:-1, :-1] += rest.hidden_variance * (logits.T @ logits)
     return np.asarray(basis @ np.linalg.lstsq(products, basis.T @ statistics.cross, rcond=1e-10)[0])
 

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adult, cost, fashion_backbone, heart, noise, sealing
+from benchmarks import adult, cost, fashion_backbone, heart, noise, sealing, synthesize
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "noise": noise,
     "heart": heart,
     "adult": adult,
+    "synthesize": synthesize,
     "fashion-backbone": fashion_backbone,
 }
 INTRODUCTION = (

@@ -174,7 +174,7 @@ def _batches(
 def batch_rows(task: Task) -> int:
     """The most rows of one batch: BATCH_ROWS (fewer for a backbone), no more pictures than BATCH_PICTURE_BYTES hold."""
     pixels = sum(column.pixels for column in task.columns if isinstance(column, ImageColumn))
-    most = BACKBONE_ROWS if task.encoder.kind == "onnx" else BATCH_ROWS
+    most = BACKBONE_ROWS if task.encoder.kind in ("onnx", "text") else BATCH_ROWS
     return min(most, max(1, BATCH_PICTURE_BYTES // max(1, pixels)))
 
 

@@ -170,6 +170,12 @@ def _inputs_of(model: Model) -> Callable[[Batch], dict[str, NDArray[Any]]]:
 
         backbone = BackboneRows.of(model.task)
         return lambda batch: {INPUT: backbone.outputs(batch)}
+    if model.task.encoder.kind == "text":
+        from fusion.encoders.text import TextRows
+        from fusion.encoders.text_graph import INPUT as SENTENCE
+
+        rows = TextRows.of(model.task)
+        return lambda batch: {SENTENCE: rows.vectors(batch)}
     return lambda batch: onnx_inputs(batch, model.task)
 
 

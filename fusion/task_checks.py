@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from fusion.errors import TaskError
 from fusion.task import (
     CANONICAL_VERSION,
+    COVARIANCES,
     DEFAULT_BIAS,
     DEFAULT_DELTA,
     DEFAULT_FEATURES,
@@ -25,6 +26,8 @@ from fusion.task import (
     MAX_BINS,
     MAX_BOUND,
     MAX_CATEGORIES,
+    MAX_CLASS_DIMENSION,
+    MAX_CLASS_WIDTH,
     MAX_CLASSES,
     MAX_COLUMNS,
     MAX_DELTA,
@@ -43,8 +46,12 @@ from fusion.task import (
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
     SUMMARY_KINDS,
+    TEXT_CONSTANTS_SHA256,
+    TEXT_LENSES,
+    TEXT_WEIGHTS_SHA256,
     UNIT_RECORD,
     CategoryColumn,
+    ClassMomentsSettings,
     Column,
     CsvFormat,
     EncoderSettings,
@@ -60,6 +67,7 @@ from fusion.task import (
     TabularEncoder,
     Task,
     TextColumn,
+    TextEncoder,
     columns_width,
     dimension,
     spellings_of,
@@ -242,14 +250,38 @@ def _build(raw: object, fail: Fail) -> Task:
     privacy = _build_privacy(top.table("privacy"), label, csv)
     columns = _build_columns(top, label, privacy, csv)
     encoder = _build_encoder(top.table("encoder"), columns)
+    class_moments = _build_class_moments(top, label) if summary == "class-moments" else None
     top.done()
-    task = Task(name, kind, summary, label, privacy, csv, columns, encoder)
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments)
+    if class_moments is not None:
+        _check_class_moments(top, task)
     if dimension(task) > MAX_DIMENSION:
         top.fail(
             "columns",
             f"are encoded in {dimension(task)} dimensions, over the {MAX_DIMENSION} allowed; name fewer",
         )
     return task
+
+
+def _build_class_moments(top: _Table, label: Label) -> ClassMomentsSettings:
+    if not label.classes:
+        top.fail("summary", '"class-moments" are moments of classes; choose "moments" for a regression')
+    table = top.table("class-moments", required=False)
+    settings = ClassMomentsSettings(table.choice("covariance", COVARIANCES, default="full"))
+    table.done()
+    return settings
+
+
+def _check_class_moments(top: _Table, task: Task) -> None:
+    d, classes = dimension(task), len(task.label.classes)
+    if d > MAX_CLASS_DIMENSION:
+        top.fail(
+            "summary",
+            f'"class-moments" takes rows of at most {MAX_CLASS_DIMENSION} dimensions, and these have {d}; choose '
+            '"moments", or name fewer columns, bins or categories',
+        )
+    if d * classes > MAX_CLASS_WIDTH:
+        top.fail("summary", f'"class-moments" takes at most {MAX_CLASS_WIDTH // d} classes of {d} dimensions')
 
 
 def _build_csv(table: _Table) -> CsvFormat:
@@ -377,7 +409,7 @@ def _build_image(table: _Table, name: str) -> ImageColumn:
     return image
 
 
-def _whole_number(table: _Table, key: str, least: int, most: int, *, default: int | None = None) -> int:
+def _whole_number(table: _Table, key: str, least: int, most: int, default: int | None = None) -> int:
     if default is not None and not table.has(key):
         return default
     value = table.value(key)
@@ -418,6 +450,18 @@ def _build_lift(table: _Table, columns: tuple[Column, ...]) -> Lift:
     return Lift(features, gamma, seed)
 
 
+def _build_text(table: _Table, bias: float, columns: tuple[Column, ...]) -> TextEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], TextColumn):
+        table.fail(
+            "kind", "takes one column of texts and no other; join texts into one column, or choose another encoder"
+        )
+    lens = table.choice("lens", TEXT_LENSES, default=TEXT_LENSES[0])
+    for key, known in (("weights", TEXT_WEIGHTS_SHA256), ("constants", TEXT_CONSTANTS_SHA256)):
+        if table.text(key, default=known) != known:
+            table.fail(key, "is not the file that this version uses; leave the field out, or update the older node")
+    return TextEncoder("text", bias, lens)
+
+
 def _build_onnx(table: _Table, bias: float, columns: tuple[Column, ...]) -> OnnxEncoder:
     sha256 = table.text("sha256")
     if not _SHA256.fullmatch(sha256):
@@ -454,6 +498,7 @@ def _build_picture(table: _Table, columns: tuple[Column, ...]) -> PictureInput:
 
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
     "tabular": _build_tabular,
+    "text": _build_text,
     "onnx": _build_onnx,
 }
 

@@ -622,6 +622,23 @@ def test_a_wrong_backbone_leaves_no_task_behind(tidings: Callable[..., tuple[int
     assert not (tmp_path / "home" / "backbones").exists()
 
 
+def test_pictures_go_the_whole_way_too(
+    tidings: Callable[..., tuple[int, str, str]], tmp_path: Path, folder: Path
+) -> None:
+    put(folder, CONVOLUTIONS)
+    text = PICTURES_TOML % (hashlib.sha256(CONVOLUTIONS).hexdigest(), len(CONVOLUTIONS), 32, "NCHW")
+    (tmp_path / "shapes.toml").write_text(text, encoding="utf-8")
+    for name, seed in (("train", 9), ("test", 10)):
+        rows = pictures(1500, seed)
+        np.savez(tmp_path / f"{name}.npz", picture=rows.images["picture"][..., 0], shape=np.asarray(rows.label))
+    assert tidings("task", "add", tmp_path / "shapes.toml")[0] == 0
+    assert tidings("publish", "shapes", tmp_path / "train.npz", "--epsilon", 5)[0] == 0
+    assert tidings("query", "shapes", "-o", tmp_path / "m.onnx")[0] == 0
+    code, shown, _ = tidings("evaluate", tmp_path / "m.onnx", tmp_path / "test.npz", "--json")
+    assert code == 0
+    assert json.loads(shown)["accuracy"] > 0.95
+
+
 def test_pictures_are_learned_in_process(folder: Path) -> None:
     from partners import noisy
 

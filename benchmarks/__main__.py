@@ -33,6 +33,7 @@ MODULES = (
     "federated_adult",
     "fashion_peers",
     "synthesize",
+    "fashion_backbone",
     "traffic",
 )
 INTRODUCTION = (

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fusion import backbones
+from fusion.audit import audit
 from fusion.dataset import Batch
 from fusion.encoders import encoder_for
 from fusion.encoders.backbone import BackboneRows, enlarge, enlarging, open_backbone
@@ -635,3 +636,10 @@ def test_pictures_are_learned_in_process(folder: Path) -> None:
     test = pictures(300, 8)
     right = softmax(forward(model.layers, model.encoder.encode(test))).argmax(axis=1) == test.label
     assert right.mean() > 0.95
+
+
+def test_a_task_of_pictures_is_audited_with_made_up_pictures(folder: Path) -> None:
+    put(folder, CONVOLUTIONS)
+    measured = audit(pictures_task(CONVOLUTIONS), 10.0, 100)
+    assert measured.entries == 33 * 34 // 2 + 33
+    assert 0.999 < measured.canary_share <= 1.0

@@ -42,7 +42,7 @@ TEXT_CONSTANTS_SHA256 = "8bea244ed940ad2985168a37daa461f4e696dd31f23cc0b40494e5c
 TEXT_WIDTH = 384  # of a sentence vector
 TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -50,6 +50,9 @@ MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1
 DEFAULT_FEATURES = 256
 DEFAULT_GAMMA = 1.0
 MAX_SEED = 2**32 - 1
+MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
+MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
+COVARIANCES = ("full", "diagonal")
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
 
@@ -279,6 +282,13 @@ EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder
 
 
 @dataclass(frozen=True)
+class ClassMomentsSettings:
+    """What summary kind `class-moments` sums of each class: a `full` covariance, or variances alone (`diagonal`)."""
+
+    covariance: str = "full"
+
+
+@dataclass(frozen=True)
 class Task:
     """A validated task. Make one with `from_toml` or `from_canonical`, which hold the checks."""
 
@@ -290,6 +300,7 @@ class Task:
     csv: CsvFormat
     columns: tuple[Column, ...]
     encoder: EncoderSettings
+    class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
 
     @classmethod
     def from_toml(cls, text: str, source: str) -> Task:
@@ -322,6 +333,8 @@ class Task:
             "columns": [_column_content(column) for column in self.columns],
             "encoder": self.encoder.content(),
         }
+        if self.class_moments is not None:
+            content["class-moments"] = vars(self.class_moments)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
 

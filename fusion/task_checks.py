@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from fusion.errors import TaskError
 from fusion.task import (
     CANONICAL_VERSION,
+    COVARIANCES,
     DEFAULT_BIAS,
     DEFAULT_DELTA,
     DEFAULT_FEATURES,
@@ -25,6 +26,8 @@ from fusion.task import (
     MAX_BINS,
     MAX_BOUND,
     MAX_CATEGORIES,
+    MAX_CLASS_DIMENSION,
+    MAX_CLASS_WIDTH,
     MAX_CLASSES,
     MAX_COLUMNS,
     MAX_DELTA,
@@ -48,6 +51,7 @@ from fusion.task import (
     TEXT_WEIGHTS_SHA256,
     UNIT_RECORD,
     CategoryColumn,
+    ClassMomentsSettings,
     Column,
     CsvFormat,
     EncoderSettings,
@@ -246,14 +250,38 @@ def _build(raw: object, fail: Fail) -> Task:
     privacy = _build_privacy(top.table("privacy"), label, csv)
     columns = _build_columns(top, label, privacy, csv)
     encoder = _build_encoder(top.table("encoder"), columns)
+    class_moments = _build_class_moments(top, label) if summary == "class-moments" else None
     top.done()
-    task = Task(name, kind, summary, label, privacy, csv, columns, encoder)
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments)
+    if class_moments is not None:
+        _check_class_moments(top, task)
     if dimension(task) > MAX_DIMENSION:
         top.fail(
             "columns",
             f"are encoded in {dimension(task)} dimensions, over the {MAX_DIMENSION} allowed; name fewer",
         )
     return task
+
+
+def _build_class_moments(top: _Table, label: Label) -> ClassMomentsSettings:
+    if not label.classes:
+        top.fail("summary", '"class-moments" are moments of classes; choose "moments" for a regression')
+    table = top.table("class-moments", required=False)
+    settings = ClassMomentsSettings(table.choice("covariance", COVARIANCES, default="full"))
+    table.done()
+    return settings
+
+
+def _check_class_moments(top: _Table, task: Task) -> None:
+    d, classes = dimension(task), len(task.label.classes)
+    if d > MAX_CLASS_DIMENSION:
+        top.fail(
+            "summary",
+            f'"class-moments" takes rows of at most {MAX_CLASS_DIMENSION} dimensions, and these have {d}; choose '
+            '"moments", or name fewer columns, bins or categories',
+        )
+    if d * classes > MAX_CLASS_WIDTH:
+        top.fail("summary", f'"class-moments" takes at most {MAX_CLASS_WIDTH // d} classes of {d} dimensions')
 
 
 def _build_csv(table: _Table) -> CsvFormat:
@@ -381,7 +409,7 @@ def _build_image(table: _Table, name: str) -> ImageColumn:
     return image
 
 
-def _whole_number(table: _Table, key: str, least: int, most: int, *, default: int | None = None) -> int:
+def _whole_number(table: _Table, key: str, least: int, most: int, default: int | None = None) -> int:
     if default is not None and not table.has(key):
         return default
     value = table.value(key)

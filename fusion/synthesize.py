@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +40,7 @@ from fusion.errors import ModelError
 from fusion.fuse import Contribution, fuse
 from fusion.model import seed_of
 from fusion.population import Population, population_of
-
-if TYPE_CHECKING:
-    from fusion.task import Task
+from fusion.task import TabularEncoder, Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -222,10 +219,7 @@ def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | No
     Without a seed one is derived from the record ids. ModelError for a task whose features cannot be turned back into
     columns, or whose summaries hold no moments; NothingToFuse when no summary is usable.
     """
-    from fusion.encoders import encoder_for
-
-    encoder = encoder_for(task)
-    if not isinstance(encoder, TabularRows):
+    if not isinstance(task.encoder, TabularEncoder) or task.encoder.lift is not None:
         raise ModelError(
             f"rows cannot be made for this task: its {_encoder_name(task)} encoder turns them into features from "
             "which no cell can be read back; only a plain tabular one can be decoded"
@@ -233,7 +227,7 @@ def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | No
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
         rng = np.random.default_rng(int.from_bytes(seed_of(fused)) if seed is None else seed)
-        sampler = Sampler(task, encoder, population_of(fused), rng, len(fused.used))
+        sampler = Sampler(task, TabularRows.of(task), population_of(fused), rng, len(fused.used))
         sampler.prepare()
     return sampler
 

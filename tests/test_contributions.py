@@ -148,6 +148,16 @@ def test_with_few_partners_it_says_what_can_be_said() -> None:
         assert partner.alone.value > 0.2
 
 
+def test_summaries_of_class_moments_are_compared_like_moments() -> None:
+    classes = dataclasses.replace(WARD, summary="class-moments")
+    ours = contributions(classes, [exact(classes, rows, f"partner {n}") for n, rows in enumerate(BATCHES)])
+    for one in contributions(WARD, EXACT).partners:
+        same = next(other for other in ours.partners if other.origin == one.origin)
+        assert one.adds is not None
+        assert same.adds is not None
+        assert same.adds.value == pytest.approx(one.adds.value, abs=1e-6)
+
+
 def test_a_kind_without_second_moments_is_refused_in_a_sentence() -> None:
     means = dataclasses.replace(WARD, summary="mean-embedding")
     with pytest.raises(ModelError, match="hold no second moments"):

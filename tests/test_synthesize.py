@@ -158,6 +158,13 @@ def test_rows_come_in_chunks_and_not_too_many_are_promised() -> None:
         sampler_of(STAY, [])
 
 
+def test_summaries_of_class_moments_give_rows_too() -> None:
+    task = dataclasses.replace(WARD, summary="class-moments")
+    made = sample(task, exact(task, ward_rows(3_000, 4), "classes"), rows=3_000)
+    ages = [np.nanmean(made.numbers["age"][of_class(made, label)]) for label in range(3)]
+    assert ages == pytest.approx([25, 50, 75], abs=3)
+
+
 def test_a_task_that_cannot_be_decoded_is_refused_in_a_sentence() -> None:
     lifted = Task.from_toml(CLASSES_TOML + "[encoder.lift]\nfeatures = 32\n", "ward.toml")
     with pytest.raises(ModelError, match=r"its tabular \(lifted\) encoder turns them into features from which no cell"):

@@ -14,11 +14,17 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adult, cost, diabetes, heart, noise, regression, sealing, taiwan, wisdm
+from benchmarks import adult, cost, diabetes, heart, noise, regression, sealing, synthesize, taiwan, wisdm
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-BENCHMARKS = {"cost": cost, "sealing": sealing, "noise": noise, "heart": heart, "adult": adult} | {
+BENCHMARKS = {
+    "cost": cost,
+    "sealing": sealing,
+    "noise": noise,
+    "heart": heart,
+    "adult": adult,
+    "synthesize": synthesize,
     "wisdm": wisdm,
     "diabetes": diabetes,
     "regression": regression,

@@ -104,4 +104,5 @@ def _cells(scores: list[Scores], names: Mapping[str, str]) -> str:
 def _cell(values: list[float]) -> str:
     if not values:
         return "–"
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    digits = 3 if abs(fmean(values)) < 100 else 0
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")

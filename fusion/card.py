@@ -68,7 +68,7 @@ def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = key_pref
         ("contributors", [_summary_line(one, name_of) for one in manifest["summaries"]]),
         ("left out", [f"{one['origin']}: {one['reason']}" for one in content["left_out"]] or ["nothing"]),
         ("method", _method_lines(manifest["method"])),
-        ("quality", _quality_lines(manifest["quality"])),
+        ("quality", _quality_lines(manifest["quality"], manifest["method"]["summary"])),
         ("attested by", _attestation_lines(content["attestation"], manifest["software"])),
     ]
     return "\n".join(line for title, lines in sections for line in _section(title, lines))
@@ -101,22 +101,27 @@ def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> s
 
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
+    shrinkage = "" if method["lambda"] is None else f" with lambda {method['lambda']:.3g}"
     lines = [
-        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head "
-        f"with lambda {method['lambda']:.3g} ({method['choice']})"
+        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage} ({method['choice']})"
     ]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
     return lines
 
 
-def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
+    if quality is None and summary != "moments":
+        return [f"no estimate: summaries of kind {summary} cannot score this model on rows that were left out"]
     if quality is None:
         return ["no estimate: it takes at least two summaries, of which each can be left out"]
     lines = []
     if quality["accuracy"] is not None:
         accuracy = f"{quality['accuracy']:.2f} ± {quality['accuracy_std']:.2f}"
-        lines.append(f"accuracy about {accuracy} on the rows of a partner that took no part")
+        balanced = f"{quality['balanced_accuracy']:.2f} ± {quality['balanced_accuracy_std']:.2f}"
+        lines.append(
+            f"accuracy about {accuracy} on the rows of a partner that took no part; balanced over classes {balanced}"
+        )
     lines.append(
         f"squared error {quality['relative_error']:.2f} ± {quality['relative_error_std']:.2f} of that of always "
         "predicting base rates"

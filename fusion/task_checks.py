@@ -18,6 +18,8 @@ from fusion.task import (
     CANONICAL_VERSION,
     DEFAULT_BIAS,
     DEFAULT_DELTA,
+    DEFAULT_FEATURES,
+    DEFAULT_GAMMA,
     KINDS,
     MAX_BINS,
     MAX_BOUND,
@@ -26,13 +28,16 @@ from fusion.task import (
     MAX_COLUMNS,
     MAX_DELTA,
     MAX_DIMENSION,
+    MAX_DIRECTIONS,
     MAX_EPSILON,
     MAX_FILE_COLUMNS,
+    MAX_GAMMA,
     MAX_IMAGE_BYTES,
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
     MAX_PERSON_ROWS,
+    MAX_SEED,
     MAX_TASK_BYTES,
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
@@ -45,12 +50,14 @@ from fusion.task import (
     ImageColumn,
     Label,
     LabelClass,
+    Lift,
     NumberColumn,
     PersonUnit,
     Privacy,
     TabularEncoder,
     Task,
     TextColumn,
+    columns_width,
     dimension,
     spellings_of,
 )
@@ -227,8 +234,9 @@ def _build_csv(table: _Table) -> CsvFormat:
         table.fail("names", "are for files without a header line; set header = false or remove them")
     if not header:
         names = table.texts("names", MAX_FILE_COLUMNS)
+    quote = table.boolean("quote", default=True)
     table.done()
-    return CsvFormat(header, missing, delimiter, names)
+    return CsvFormat(header, missing, delimiter, names, quote)
 
 
 def _build_label(table: _Table, kind: str, csv: CsvFormat) -> Label:
@@ -340,7 +348,9 @@ def _build_image(table: _Table, name: str) -> ImageColumn:
     return image
 
 
-def _whole_number(table: _Table, key: str, least: int, most: int) -> int:
+def _whole_number(table: _Table, key: str, least: int, most: int, *, default: int | None = None) -> int:
+    if default is not None and not table.has(key):
+        return default
     value = table.value(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         table.fail(key, f"must be a whole number between {least} and {most}")
@@ -361,7 +371,22 @@ def _build_tabular(table: _Table, bias: float, columns: tuple[Column, ...]) -> T
     for column in columns:
         if not isinstance(column, NumberColumn | CategoryColumn):
             table.fail("kind", f'does not take pictures or texts, and "{column.name}" is one; choose another encoder')
-    return TabularEncoder("tabular", bias)
+    lift = _build_lift(table.table("lift"), columns) if table.has("lift") else None
+    return TabularEncoder("tabular", bias, lift)
+
+
+def _build_lift(table: _Table, columns: tuple[Column, ...]) -> Lift:
+    features = _whole_number(table, "features", 2, MAX_DIMENSION - 1, default=DEFAULT_FEATURES)
+    if features % 2:
+        table.fail("features", "must be even: half of them are cosines, half are sines")
+    if features // 2 * columns_width(columns) > MAX_DIRECTIONS:
+        table.fail("features", f"are too many for columns of {columns_width(columns)} coordinates; ask for fewer")
+    gamma = table.number("gamma", default=DEFAULT_GAMMA)
+    if not 0 < gamma <= MAX_GAMMA:
+        table.fail("gamma", f"must be over 0 and at most {MAX_GAMMA:g}")
+    seed = _whole_number(table, "seed", 0, MAX_SEED, default=1)
+    table.done()
+    return Lift(features, gamma, seed)
 
 
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {"tabular": _build_tabular}

@@ -95,8 +95,15 @@ def _tabular(builder: Builder, model: Model) -> tuple[Inputs, str]:
     return inputs, lifted(builder, encoder, row)
 
 
+def _image(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.image import ImageRows
+    from fusion.encoders.image_graph import features
+
+    return features(builder, ImageRows.of(model.task))
+
+
 # Per kind of encoder: the inputs of the graph, and the name of x [N, d] in it.
-_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {"tabular": _tabular}
+_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {"tabular": _tabular, "image": _image}
 
 
 def _layer(builder: Builder, model: Model, i: int, x: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import DataError
 from fusion.noise import discrete_gaussian
-from fusion.summaries import Blocks, Measured, Progress, kind_of
+from fusion.summaries import Measured, Progress, kind_of
 from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, plan, step_of
 from fusion.task import Task
 
@@ -101,7 +101,9 @@ def measure(task: Task, batches: Iterable[Batch], progress: Progress | None = No
 
 def exact_summary(task: Task, batches: Iterable[Batch]) -> Summary:
     """The sums without noise, for tests and for comparisons on one machine; `to_bytes` refuses it."""
-    blocks = measure(task, batches).blocks
+    measured = measure(task, batches)
+    nothing = {block.name: 0 for block in kind_of(task).layout(task)}
+    blocks = measured.with_second(measured.blocks, nothing)
     claim = Claim(math.inf, 0.0, "none", kind_of(task).sensitivity(task), ADJACENCY, task.privacy.unit, 0)
     return Summary(task.id, task.summary, claim, blocks, dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0))
 
@@ -115,12 +117,14 @@ def noisy_summary(task: Task, measured: Measured, epsilon: float) -> Summary:
 
 
 def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
-    blocks: Blocks = {}
-    steps: dict[str, int] = {}
-    for block in planned.layout:
-        sigma = planned.sigmas[block.name]
-        steps[block.name] = step_of(sigma)
-        blocks[block.name] = noised_block(measured.blocks[block.name], sigma)
+    sigmas = planned.sigmas
+    steps = {block.name: step_of(sigmas[block.name]) for block in planned.layout}
+    blocks = {name: noised_block(values, sigmas[name]) for name, values in measured.blocks.items()}
+    if measured.then is not None:
+        published = {name: values * steps[name] for name, values in blocks.items()}
+        second = measured.then(published, sigmas)
+        blocks |= {name: noised_block(values, sigmas[name]) for name, values in second.items()}
+    blocks = {block.name: blocks[block.name] for block in planned.layout}
     claim = claim_of(planned, ledger_position)
     return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
 

@@ -57,4 +57,10 @@ def _tabular(task: Task) -> Encoder:
     return TabularRows.of(task) if lift is None else LiftedRows.of(task, lift)
 
 
-_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular}
+def _image(task: Task) -> Encoder:
+    from fusion.encoders.image import ImageRows
+
+    return ImageRows.of(task)
+
+
+_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "image": _image}

@@ -27,14 +27,13 @@ import hashlib
 import io
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import TaskError
 from fusion.task import ImageColumn, ImageEncoder, Task
 
 if TYPE_CHECKING:
@@ -49,20 +48,39 @@ MAPS, FREQUENCIES = 81, GRID * GRID
 DIRECTIONS = 8
 
 CONSTANTS_FILE = "image_constants.npz"
-CONSTANTS_SHA256 = ""
+CONSTANTS_SHA256 = "beb69eb97687f2cf292b21e1c3166142587b61ca0b5425d4bfa22f1a7de5df6f"
 
-WAVE_BITS = 11  # moduli of waves on pixels are kept in units of 2^-12 of the largest one possible: 0 … 4095
+LUMA = (77, 150, 29)
+AREA_UNITS = 4_096
+SMALLEST_NORM = 1e-9  # far below that of any picture: the directions are scaled to give norms near 1
+WHITE = 4_080  # maps count in units of 1/4080 of a white pixel
 CHUNK = 128  # rows encoded at once: keeps what lies between two steps in the cache
 
 
 @dataclass(frozen=True)
-class Constants:
-    """What the encoding is made of; whole numbers in float32 or float64, in the shapes that products take."""
+class Window:
+    """The squares of `size` pixels a side that waves look at, every `stride`-th, `border` zeros around the picture."""
 
-    fine: NDArray[np.float32]  # (49, 16): 7 x 7 taps of psi_0, 8 real parts and 8 imaginary ones, in units of 2^-12
+    size: int
+    border: int
+    stride: int
+
+
+FINE, COARSE = Window(7, 3, 1), Window(12, 5, 2)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the encoding is made of: whole numbers (but `scale`), in the types and shapes that products take."""
+
+    fine: NDArray[np.float32]  # (49, 16): 7 x 7 taps of psi_0, 8 real parts, 8 imaginary ones, in units of 2^-12
     coarse: NDArray[np.float32]  # (144, 16): 12 x 12 taps of psi_1, in units of 2^-16
+    low_pixels: Floats  # (784, 49): Gaussian averages, from pixels to the grid, in units of 2^-16
+    low_halving: Floats  # (784, 196): from pixels to half their number a side
+    low_half: Floats  # (196, 49): from there to the grid
+    cosines: Floats  # (49, 49): from the grid to its frequencies (DCT-II), in units of 2^-10
     mean: Floats  # (49, 81): of the maps at each frequency
-    directions: NDArray[np.int8]  # (F, 81)
+    directions: Floats  # (F, 81), within +-127
     frequency: NDArray[np.uint8]  # (F,): the frequency that each direction takes its 81 numbers from
     scale: Floats  # (F,)
 
@@ -73,13 +91,17 @@ class Constants:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Constants:
-        """The constants in an .npz file, checked for the bounds that keep sums exact."""
+        """The constants in an .npz file, checked; ValueError where sums would not be exact."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             constants = cls(
                 fine=arrays["fine"].astype(np.float32),
                 coarse=arrays["coarse"].astype(np.float32),
+                low_pixels=both_ways(arrays["low_pixels"]),
+                low_halving=both_ways(arrays["low_halving"]),
+                low_half=both_ways(arrays["low_half"]),
+                cosines=both_ways(arrays["cosines"]),
                 mean=arrays["mean"].astype(np.float64),
-                directions=arrays["directions"],
+                directions=arrays["directions"].astype(np.float64),
                 frequency=arrays["frequency"],
                 scale=arrays["scale"].astype(np.float64),
             )
@@ -87,14 +109,27 @@ class Constants:
         return constants
 
     def check(self) -> None:
-        """Every partial sum of a product must be a whole number that its type holds."""
-        fits = (
-            np.abs(self.fine).sum(axis=0).max() * LARGEST_MODULUS < 2**24
-            and np.abs(self.coarse).sum(axis=0).max() * 255 < 2**24
-            and MAPS * 127 * (np.abs(self.mean).max() + LARGEST_FREQUENCY) < 2**53
+        """Every partial sum of a product must be a whole number that its type holds: 2^24 in float32, 2^53 in float64.
+
+        A wave multiplies by at most the sum of the absolute values of its complex taps, an average by about 1.
+        """
+        fine, coarse = _gain(self.fine) * 2.0**-12, _gain(self.coarse) * 2.0**-16
+        average = max(low.sum(axis=0).max() for low in (self.low_pixels, self.low_halving, self.low_half)) * 2.0**-16
+        halved = WHITE * fine * average + 1.0  # the largest entries of what the second waves see, and of maps
+        largest = average * max(WHITE, halved, halved * fine + 1.0, WHITE * coarse + 1.0)
+        frequency = np.abs(self.cosines).sum(axis=0).max() * math.sqrt(largest * 2.0**16)
+        exact = (
+            np.abs(self.fine).sum(axis=0).max() * max(255.0, halved) < 2**24
+            and np.abs(self.coarse).sum(axis=0).max() * 255.0 < 2**24
+            and MAPS * 127 * (frequency + np.abs(self.mean).max()) < 2**53
         )
-        if not fits:
+        if not exact:
             raise ValueError("the constants of the image encoder are too large for exact sums")
+
+
+def _gain(taps: NDArray[np.float32]) -> float:
+    """The most that a wave of these taps multiplies by: the largest sum of moduli of its complex taps."""
+    return float(np.hypot(taps[:, :DIRECTIONS], taps[:, DIRECTIONS:]).sum(axis=0).max())
 
 
 @cache
@@ -106,91 +141,130 @@ def constants() -> Constants:
     return Constants.from_bytes(data)
 
 
-# --- matrices that formulas give -----------------------------------------------------------------------------
+def both_ways(matrix: NDArray[np.integer]) -> Floats:
+    """(source^2, target^2): a (target, source) matrix along the rows and the columns of a flattened square."""
+    whole = matrix.astype(np.float64)
+    return np.asarray(np.kron(whole, whole).T, dtype=np.float64)
 
 
-def gaussian_sampling(source: int, target: int, deviation: float) -> Ints:
-    """(target, source): Gaussian averages around evenly spaced centers; each row adds up to about 2^8.
-
-    A center so near the border that its average reaches over it sees zeros there.
-    """
-    spacing = source / target
-    centers = (np.arange(target) + 0.5) * spacing - 0.5
-    distance = np.arange(source)[None, :] - centers[:, None]
-    inside = np.exp(-(distance**2) / (2.0 * deviation**2))
-    reach = np.arange(-4 * source, 5 * source)[None, :] - centers[:, None]
-    whole = np.exp(-(reach**2) / (2.0 * deviation**2)).sum(axis=1, keepdims=True)
-    return np.asarray(np.rint(256.0 * inside / whole), dtype=np.int64)
+# --- pictures to 28 x 28 bytes --------------------------------------------------------------------------------
 
 
-def area_sampling(source: int) -> Ints:
-    """(28, source): averages of the pixels under each of 28 equal stretches, in units of 2^-12; 28: the identity."""
+def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, h, w) from (n, h, w, 1) or (n, h, w, 3): the luma of ITU-R BT.601 in units of 1/256, to the nearest."""
+    if images.shape[3] == 1:
+        return np.asarray(images[:, :, :, 0])
+    weighted = images.astype(np.int64) * np.array(LUMA)
+    return ((weighted[..., 0] + weighted[..., 1] + weighted[..., 2] + 128) >> 8).astype(np.uint8)
+
+
+def area_sampling(source: int) -> Floats:
+    """(28, source): what each pixel covers of 28 equal stretches, in units of 2^-12, rounded down; 28: the identity."""
     edges = np.arange(SIDE + 1) * source
     pixel = np.arange(source) * SIDE
-    left = np.maximum(edges[:-1, None], pixel[None, :])
-    right = np.minimum(edges[1:, None], pixel[None, :] + SIDE)
-    overlap = np.maximum(right - left, 0)  # in units of 1/28 of a pixel, exactly
-    return np.asarray(overlap * 4_096 // source)
+    begin = np.maximum(edges[:-1, None], pixel[None, :])
+    end = np.minimum(edges[1:, None], pixel[None, :] + SIDE)
+    return np.asarray(np.maximum(end - begin, 0) * AREA_UNITS // source, dtype=np.float64)
 
 
-def _both_ways(matrix: Ints) -> Floats:
-    """(source^2, target^2): the matrix along rows and columns of a flattened square."""
-    return np.kron(matrix, matrix).T.astype(np.float64)
+def resized(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, 28, 28) from (n, h, w): the mean of the area that each pixel covers."""
+    _n, height, width = pictures.shape
+    if (height, width) == (SIDE, SIDE):
+        return pictures
+    sums = area_sampling(height) @ pictures.astype(np.float64) @ area_sampling(width).T
+    return np.rint(sums / AREA_UNITS**2).astype(np.uint8)
 
 
-LOW_PIXELS = _both_ways(gaussian_sampling(SIDE, GRID, 1.6))  # for S0
-LOW_HALVING = _both_ways(gaussian_sampling(SIDE, HALF, 0.8))  # psi_0 moduli, before the second wave
-LOW_HALF = _both_ways(gaussian_sampling(HALF, GRID, 0.96))  # for S1 and S2
+# --- scattering -----------------------------------------------------------------------------------------------
 
 
-def _cosines() -> Floats:
-    """(49, 49): the two-dimensional cosine transform of the grid (DCT-II), in units of 2^-10; columns: frequencies."""
-    k = np.arange(GRID)
-    rows = np.cos(np.pi * (k[None, :] + 0.5) * k[:, None] / GRID)
-    rows /= np.sqrt((rows**2).sum(axis=1, keepdims=True))
-    return _both_ways(np.rint(32.0 * rows).astype(np.int64))
+def scattering(pictures: NDArray[np.uint8], by: Constants) -> Floats:
+    """(n, 49, 81) whole numbers from (n, 28, 28): the 81 maps, rooted, at the 49 frequencies."""
+    n = len(pictures)
+    first = np.rint(_across(_moduli(pictures, by.fine, FINE, 2.0**-8), by.low_halving) * 2.0**-16)  # (n, 8, 196)
+    first_coarse = _moduli(pictures, by.coarse, COARSE, 2.0**-12)  # (n, 196, 8)
+    second = _moduli(first.reshape(-1, HALF, HALF), by.fine, FINE, 2.0**-12)  # (8 n, 196, 8)
+    pixels = pictures.reshape(n, 1, SIDE * SIDE) * (WHITE / 255.0)
+    maps = [
+        pixels @ by.low_pixels,
+        first @ by.low_half,
+        _across(first_coarse, by.low_half),
+        _across(second, by.low_half).reshape(n, DIRECTIONS**2, FREQUENCIES),
+    ]
+    return (np.rint(np.sqrt(np.concatenate(maps, axis=1))) @ by.cosines).transpose(0, 2, 1)
 
 
-COSINES = _cosines()
-LARGEST_MODULUS = 4_096  # of a wave, in units of 1/4080 of white
-LARGEST_FREQUENCY = float(np.abs(COSINES).sum(axis=0).max()) * math.isqrt(LARGEST_MODULUS * 2**17)
-
-
-# --- scattering ----------------------------------------------------------------------------------------------
-
-
-def scattering(pixels: NDArray[np.uint8], taps: Constants) -> Floats:
-    """(n, 49, 81) whole numbers from (n, 28, 28) bytes: the 81 maps, rooted, at the 49 frequencies."""
-    n = len(pixels)
-    flat = pixels.reshape(n, SIDE * SIDE).astype(np.float64)
-    first = _moduli(pixels, taps.fine, 7, 3, 1, 2.0**-8)  # (n, 784, 8)
-    halved = np.rint(_across(first, LOW_HALVING) * 2.0**-16)  # (n, 8, 196)
-    second = _moduli(halved.reshape(-1, HALF, HALF), taps.fine, 7, 3, 1, 2.0**-12)  # (8 n, 196, 8)
-    first_coarse = _moduli(pixels, taps.coarse, 12, 5, 2, 2.0**-12)  # (n, 196, 8)
-    maps = np.concatenate(
-        [
-            (16.0 * flat @ LOW_PIXELS)[:, None, :],
-            halved @ LOW_HALF,
-            _across(first_coarse, LOW_HALF),
-            _across(second, LOW_HALF).reshape(n, DIRECTIONS * DIRECTIONS, FREQUENCIES),
-        ],
-        axis=1,
-    )
-    return (np.rint(np.sqrt(maps)) @ COSINES).transpose(0, 2, 1)
-
-
-def _moduli(
-    maps: NDArray[np.generic], taps: NDArray[np.float32], size: int, border: int, stride: int, unit: float
-) -> Floats:
-    """(n, positions, 8): the moduli of 8 waves at every `stride`-th position of (n, side, side), zeros around it."""
-    padded = np.pad(maps.astype(np.float32), ((0, 0), (border, border), (border, border)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-    responses = (windows.reshape(-1, size * size) @ taps).astype(np.float64)
+def _moduli(maps: NDArray[Any], taps: NDArray[np.float32], window: Window, unit: float) -> Floats:
+    """(n, positions, 8): moduli of 8 waves on (n, side, side) with zeros around, whole multiples of 1/4080 of white."""
+    padded = np.pad(maps.astype(np.float32), ((0, 0), (window.border,) * 2, (window.border,) * 2))
+    views = np.lib.stride_tricks.sliding_window_view(padded, (window.size, window.size), axis=(1, 2))
+    views = views[:, :: window.stride, :: window.stride]
+    responses = (views.reshape(-1, window.size**2) @ taps).astype(np.float64)
     real, imaginary = responses[:, :DIRECTIONS], responses[:, DIRECTIONS:]
-    moduli = np.rint(np.sqrt(real * real + imaginary * imaginary) * unit)
-    return moduli.reshape(len(maps), -1, DIRECTIONS)
+    return np.rint(np.sqrt(real * real + imaginary * imaginary) * unit).reshape(len(maps), -1, DIRECTIONS)
 
 
 def _across(maps: Floats, low: Floats) -> Floats:
-    """(n, maps, target) averages of (n, source, maps)."""
+    """(n, maps, target): averages of (n, source, maps)."""
     return np.ascontiguousarray(maps.transpose(0, 2, 1)) @ low
+
+
+# --- the encoder ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """The encoding of the one picture that a row of the task holds."""
+
+    column: ImageColumn
+    features: int
+    bias: float
+    constants: Constants
+
+    @classmethod
+    def of(cls, task: Task) -> ImageRows:
+        """The encoding that `task` asks for."""
+        settings, column = task.encoder, task.columns[0]
+        assert isinstance(settings, ImageEncoder)  # noqa: S101 - the registry calls it for this kind alone
+        assert isinstance(column, ImageColumn)  # noqa: S101 - so the task's checks say
+        return cls(column, settings.features, settings.bias, constants())
+
+    @property
+    def dimension(self) -> int:
+        """d: the coordinates of x, bias included."""
+        return self.features + 1
+
+    @property
+    def feature_scale(self) -> float:
+        """sqrt(1 - beta^2)."""
+        return math.sqrt(1.0 - self.bias * self.bias)
+
+    @cached_property
+    def projections(self) -> tuple[tuple[int, Ints, Floats], ...]:
+        """Per frequency that is used: itself, the places of its k features in x, and their directions (k, 81)."""
+        used = self.constants.frequency[: self.features]
+        places = [(int(frequency), np.flatnonzero(used == frequency)) for frequency in np.unique(used)]
+        return tuple((frequency, place, self.constants.directions[place]) for frequency, place in places)
+
+    def encode(self, batch: Batch) -> Floats:
+        """(n, d): one x per row, of norm 1 up to rounding."""
+        images = batch.images[self.column.name]
+        x = np.empty((len(images), self.dimension))
+        for start in range(0, len(images), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            x[chunk, :-1] = self._unit_rows(resized(grey(images[chunk])))
+        x[:, :-1] *= self.feature_scale
+        x[:, -1] = self.bias
+        return x
+
+    def _unit_rows(self, pictures: NDArray[np.uint8]) -> Floats:
+        maps = scattering(pictures, self.constants)
+        z = np.empty((self.features, len(pictures)))
+        for frequency, places, directions in self.projections:
+            centered = maps[:, frequency] - self.constants.mean[frequency]
+            z[places] = (directions @ centered.T) * self.constants.scale[places, None]
+        squares = np.zeros(len(pictures))
+        for feature in z:  # one after the other: the order of a sum must not depend on the batch
+            squares += feature * feature
+        return (z / np.maximum(np.sqrt(squares), SMALLEST_NORM)).T

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNIT = 2**32  # every block counts in units of 2^-32
 Blocks = dict[str, NDArray[np.int64]]
 Progress = Callable[[int], None]
+Then = Callable[[Blocks, dict[str, int]], Blocks]
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,19 @@ class BlockLayout:
 
 @dataclass(frozen=True)
 class Measured:
-    """Exact sums of private rows, before noise: must never leave the process."""
+    """Exact sums of private rows, before noise: must never leave the process.
+
+    `then`, if any, makes the blocks that come second: exact sums too, of what the first ones, their noise included, say
+    should be summed. It takes those in units of 2^-32 and the deviation of the noise of every block.
+    """
 
     blocks: Blocks
     rows: int
+    then: Then | None = None
+
+    def with_second(self, published: Blocks, sigmas: dict[str, int]) -> Blocks:
+        """All exact sums, given what was published of the first ones, in units of 2^-32."""
+        return self.blocks | (self.then(published, sigmas) if self.then else {})
 
 
 class SummaryKind(Protocol):
@@ -88,4 +98,5 @@ def kind_of(task: Task) -> SummaryKind:
 _KINDS = {
     "moments": ("moments", "MOMENTS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
+    "residual-moments": ("residual_moments", "RESIDUAL_MOMENTS"),
 }

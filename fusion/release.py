@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.encoders import encoder_for
 from fusion.errors import DataError
 from fusion.noise import discrete_gaussian
 from fusion.summaries import Measured, Progress, kind_of
@@ -70,6 +71,7 @@ def release(
     from fusion.dataset import inspect, person_pass, read_batches
 
     planned = plan(task, epsilon)
+    encoder_for(task)  # a backbone that is missing or broken must be found before the budget is charged
     if part is not None:
         part.check(task)
     persons = person_pass(task)

@@ -27,6 +27,7 @@ from fusion.errors import BudgetError, DataError
 from fusion.ledger import Ledger
 from fusion.parts import Part
 from fusion.summaries import UNIT, Blocks, kind_of, moments
+from fusion.summaries.class_moments import CLASS_CROSS, CLASS_DIAGONAL, CLASS_UPPER
 from fusion.summaries.mean_embedding import CLASS_SUMS
 from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER
 from fusion.summary import plan
@@ -80,6 +81,9 @@ PROVED: dict[str, dict[str, Groups]] = {
     "moments": {
         "classification": ((1, {DIAGONAL: 1, UPPER: 2}), (1, {CROSS: 1})),
         "regression": ((1, {DIAGONAL: 1, UPPER: 2}), (1, {CROSS: 1}), (1, {SQUARES: 1})),
+    },
+    "class-moments": {
+        "classification": ((1, {CLASS_DIAGONAL: 1, CLASS_UPPER: 2}), (1, {CLASS_CROSS: 1})),
     },
     "mean-embedding": {
         "classification": ((1, {CLASS_SUMS: 1}),),

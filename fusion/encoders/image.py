@@ -155,7 +155,8 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if images.shape[3] == 1:
         return np.asarray(images[:, :, :, 0])
     weighted = images.astype(np.int64) * np.array(LUMA)
-    return ((weighted[..., 0] + weighted[..., 1] + weighted[..., 2] + 128) >> 8).astype(np.uint8)
+    luma: NDArray[np.uint8] = ((weighted.sum(axis=3) + 128) >> 8).astype(np.uint8)
+    return luma
 
 
 def area_sampling(source: int) -> Floats:

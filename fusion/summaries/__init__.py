@@ -97,6 +97,7 @@ def kind_of(task: Task) -> SummaryKind:
 # Name of the kind -> its module here, and the object in it; loaded when a task of that kind is at hand.
 _KINDS = {
     "moments": ("moments", "MOMENTS"),
+    "class-moments": ("class_moments", "CLASS_MOMENTS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
     "residual-moments": ("residual_moments", "RESIDUAL_MOMENTS"),
 }

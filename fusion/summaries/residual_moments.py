@@ -57,8 +57,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 CROSS, DIAGONAL, UPPER, LENGTHS = "cross", "residual_diagonal", "residual_upper", "residual_lengths"
-CROSS_WEIGHT = 0.65  # b: 30 % of mu^2 for class sums; 20 to 40 % are as good
-LENGTHS_WEIGHT = 0.1  # l: costs R half a percent of its precision
+CROSS_WEIGHT = 0.625  # b: 28 % of mu^2 for class sums; 15 to 50 % are as good or nearly
+LENGTHS_WEIGHT = 0.125  # l: 1 % of mu^2
 RADIUS = 0.6  # rho; 0.45 to 0.75 are as good on pictures, where residuals are 0.5 to 1 long
 MAX_KEPT_BYTES = 2**32
 

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adult, cost, heart, noise, sealing, synthesize
+from benchmarks import adult, cost, fashion_mnist, heart, noise, sealing, synthesize
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
@@ -25,6 +25,7 @@ BENCHMARKS = {
     "heart": heart,
     "adult": adult,
     "synthesize": synthesize,
+    "fashion-mnist": fashion_mnist,
 }
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "

@@ -38,6 +38,7 @@ MODULES = (
     "diabetes",
     "regression",
     "taiwan",
+    "fashion_mnist",
     "traffic",
 )
 INTRODUCTION = (

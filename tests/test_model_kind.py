@@ -34,7 +34,7 @@ from fusion.release import measure, noisy_summary, release
 from fusion.shapes import head_shapes, initial_weights, inline_weights, trained_shapes
 from fusion.summaries import UNIT
 from fusion.summaries import model as model_kind
-from fusion.summaries.model import CLASS_SUMS, WEIGHT_STEP, Encoded, advice
+from fusion.summaries.model import CLASS_SUMS, WEIGHT_STEP, Training, advice
 from fusion.summaries.moments import CROSS
 from fusion.summary import Summary, plan
 from fusion.task import MAX_TASK_BYTES, Task
@@ -78,8 +78,8 @@ def test_persons_share_one_rows_worth_of_the_class_sums_and_of_every_step(tmp_pa
         path = tmp_path / "rows.csv"
         path.write_text("plain,binned,color,y,who\n" + "".join(",".join(line) + "\n" for line in lines))
         measured = measure(task, release_batches([path], task))
-        assert isinstance(measured, Encoded)
-        step = training.gradient_sum(weights, measured.kept, 0.5, offsets)
+        assert isinstance(measured.then, Training)
+        step = training.gradient_sum(weights, measured.then.kept, 0.5, offsets)
         return [*measured.blocks[CLASS_SUMS].tolist(), *step.tolist()]
 
     together, others, alone = added([*PEOPLE, *PROLIFIC]), added(PEOPLE), added(PROLIFIC)
@@ -514,6 +514,6 @@ def test_a_kill_while_training_burns_the_budget_and_keeps_nothing_but_ready_byte
 
 def test_rows_are_what_training_keeps() -> None:
     measured = measure(LINEAR, [ward_rows(100, 1), ward_rows(50, 2)])
-    assert isinstance(measured, Encoded)
-    assert isinstance(measured.kept, Rows)
-    assert len(measured.kept) == measured.rows == 150
+    assert isinstance(measured.then, Training)
+    assert isinstance(measured.then.kept, Rows)
+    assert len(measured.then.kept) == measured.rows == 150

@@ -63,10 +63,26 @@ POOR_RATIO = 0.1  # of noise to the longest mean gradient over a whole run; abov
 
 
 @dataclass(frozen=True)
-class Encoded(Measured):
-    """The exact class sums, and the rows to train on."""
+class Training:
+    """What follows the noisy class sums: a head, trained on the rows."""
 
+    task: Task
     kept: Rows
+
+    def __call__(self, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None) -> Blocks:
+        """The trained weights, in units of 2^-32; see `fusion.summaries.Measured`."""
+        task, rows = self.task, len(self.kept)
+        sums = noised[CLASS_SUMS].reshape(-1, len(task.label.classes)) / UNIT
+        recipe = recipe_of(task, class_counts(task, sums), sigmas[CLASS_SUMS] / UNIT)
+        told = None if progress is None else (lambda steps: progress(steps * rows))
+        weights = train(self.kept, initial_weights(task), recipe, sigmas[GRADIENTS], told)
+        if settings_of(task).teacher_hidden is not None:
+            from fusion.distillation import student_of
+
+            weights = student_of(task, weights, sums, sigmas[CLASS_SUMS] / UNIT)
+        return {
+            f"weights{layer}": np.rint(one * UNIT).astype(np.int64).reshape(-1) for layer, one in enumerate(weights)
+        }
 
 
 class ModelKind:
@@ -91,8 +107,8 @@ class ModelKind:
         """1 / sqrt(mean_share)."""
         return math.sqrt(1.0 + settings_of(task).steps * _gradient_weight(task) ** 2)
 
-    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Encoded:
-        """Exact class sums of all rows, and the encoded rows; DataError above MAX_ROWS rows or MAX_KEPT_BYTES."""
+    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
+        """Exact class sums, and the rows to train on; DataError above MAX_ROWS rows or MAX_KEPT_BYTES."""
         encoder = encoder_for(task)
         sums = np.zeros((encoder.dimension, len(task.label.classes)), dtype=np.int64)
         features, labels, sharing = [], [], []
@@ -115,25 +131,7 @@ class ModelKind:
             np.concatenate([empty, *labels]),
             np.concatenate([empty, *sharing]),
         )
-        return Encoded({CLASS_SUMS: sums.reshape(-1)}, rows, kept)
-
-    def derived(
-        self, task: Task, measured: Measured, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None
-    ) -> Blocks:
-        """The trained weights, in units of 2^-32."""
-        assert isinstance(measured, Encoded)  # noqa: S101 - what `measure` of this kind returns
-        rows = len(measured.kept)
-        sums = noised[CLASS_SUMS].reshape(-1, len(task.label.classes)) / UNIT
-        recipe = recipe_of(task, class_counts(task, sums), sigmas[CLASS_SUMS] / UNIT)
-        told = None if progress is None else (lambda steps: progress(steps * rows))
-        weights = train(measured.kept, initial_weights(task), recipe, sigmas[GRADIENTS], told)
-        if settings_of(task).teacher_hidden is not None:
-            from fusion.distillation import student_of
-
-            weights = student_of(task, weights, sums, sigmas[CLASS_SUMS] / UNIT)
-        return {
-            f"weights{layer}": np.rint(one * UNIT).astype(np.int64).reshape(-1) for layer, one in enumerate(weights)
-        }
+        return Measured({CLASS_SUMS: sums.reshape(-1)}, rows, Training(task, kept))
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """What class sums of no honest release look like; of weights only their range can be checked, on arrival."""

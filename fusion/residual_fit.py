@@ -25,7 +25,6 @@ from scipy.spatial.distance import squareform
 
 from fusion.class_means import ClassSums
 from fusion.denoise import Spectrum, denoise, spectral_edge
-from fusion.errors import ModelError
 from fusion.fitting import Fitted, rounded
 from fusion.heads import RIDGE_FLOOR, Layer, tempered
 from fusion.statistics import fixed_point_bias, granularity
@@ -85,10 +84,8 @@ def residuals_of(task: Task, sums: Sums) -> Residuals:
     )
 
 
-def fit_residuals(fused: Fused, head: str | None) -> Fitted:
-    """The model of the sums; ModelError for another head than `lda`."""
-    if head not in (None, HEAD):
-        raise ModelError(f'there is no head "{head}" for residual moments; choose {HEAD}')
+def fit_residuals(fused: Fused) -> Fitted:
+    """The model of the sums."""
     residuals = residuals_of(fused.task, fused.sums)
     ridge = RIDGE * residuals.edge + RIDGE_FLOOR
     seen = residuals.classes.seen

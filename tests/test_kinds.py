@@ -35,9 +35,10 @@ def task_of(kind: str, text: str, options: str | None = None) -> Task:
     return Task.from_toml(f'summary = "{kind}"\n{text}{own}', f"{kind}.toml")
 
 
-CLASSES = {kind: task_of(kind, CLASSES_TOML) for kind in SUMMARY_KINDS}
+SUMMED = [kind for kind in SUMMARY_KINDS if kind != "model"]  # whose weights do not add up: test_model_kind.py
+CLASSES = {kind: task_of(kind, CLASSES_TOML) for kind in SUMMED}
 OF_CLASSES = ("class-moments", "residual-moments")
-NUMBERS = {kind: task_of(kind, NUMBER_TOML) for kind in SUMMARY_KINDS if kind not in OF_CLASSES}
+NUMBERS = {kind: task_of(kind, NUMBER_TOML) for kind in SUMMED if kind not in OF_CLASSES}
 VARIANCES = task_of("class-moments", CLASSES_TOML, '[class-moments]\ncovariance = "diagonal"\n')
 TASKS = (
     {f"{kind}, classes": task for kind, task in CLASSES.items()}

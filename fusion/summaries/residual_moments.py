@@ -110,7 +110,7 @@ class ResidualMomentsKind:
         def then(noised: Blocks, sigmas: dict[str, int]) -> Blocks:
             return residual_sums(kept, centers(task, noised[CROSS], sigmas[CROSS]))
 
-        return Measured({CROSS: cross.reshape(-1)}, rows.done, then)
+        return Measured({CROSS: cross.reshape(-1)}, rows.done, then=then)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """See `fusion.plausibility`."""
@@ -123,11 +123,17 @@ class ResidualMomentsKind:
         """ModelError: residuals are not the moments of rows."""
         raise ModelError("summaries of kind residual-moments hold no moments of rows, which this needs; use moments")
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """One alone."""
+        from fusion.residual_fit import HEAD
+
+        return (HEAD,)
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.residual_fit`; what a release needs does not load it."""
         from fusion.residual_fit import fit_residuals
 
-        return fit_residuals(fused, head)
+        return fit_residuals(fused)
 
 
 RESIDUAL_MOMENTS = ResidualMomentsKind()

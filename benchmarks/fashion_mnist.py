@@ -76,8 +76,8 @@ def _section(task: Task, folder: Path, scratch: Path) -> str:
         f"`{TASK_FILE.relative_to(SOURCE.parent.parent)}`: {task.encoder.kind} encoder, {task.summary}.\n\n"
         "| epsilon at each node | accuracy | worst draw | exact mechanism | target |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(rows)
-        + f"\n\nLargest summary at epsilon 1: {nodes.largest / 1e3:.0f} kB. Encoding 60,000 training pictures, with their "
-        f"class sums, and 10,000 test pictures: {encoded_s:.0f} s of CPU.\n"
+        + f"\n\nLargest summary at epsilon 1: {nodes.largest / 1e3:.0f} kB. Encoding 60,000 training pictures, with "
+        f"their class sums, and 10,000 test pictures: {encoded_s:.0f} s of CPU.\n"
     )
 
 

@@ -35,6 +35,10 @@ MODULES = (
     "fashion_peers",
     "synthesize",
     "fashion_backbone",
+    "wisdm",
+    "diabetes",
+    "regression",
+    "taiwan",
     "traffic",
 )
 INTRODUCTION = (

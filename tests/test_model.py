@@ -392,6 +392,7 @@ def test_both_formats_predict_and_score_alike_from_raw_files(tmp_path: Path) -> 
     assert first[0] in WARD.class_names
     assert [float(cell) for cell in first[1:]] == pytest.approx(values[0][0].tolist(), abs=1e-6)
     scores = [evaluate(file, [data]) for file in FILES.values()]
+    assert scores[0].pop("per_class") == scores[1].pop("per_class")
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert scores[0]["n"] == 200
     assert scores[0]["accuracy"] > 0.75
@@ -453,6 +454,10 @@ def test_class_scores_are_those_of_their_definitions() -> None:
     assert scores["balanced_accuracy"] == 0.75
     assert scores["auc"] == 0.75
     assert scores["log_loss"] == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.8, 0.3])))
+    assert scores["per_class"] == [
+        {"n": 2, "recall": 1.0, "precision": pytest.approx(2 / 3)},
+        {"n": 2, "recall": 0.5, "precision": 1.0},
+    ]
     skewed = class_scores(probability, np.array([0, 0, 0, 1]))
     assert skewed["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
     assert class_scores(probability, np.zeros(4, dtype=np.int64))["auc"] is None

@@ -31,6 +31,7 @@ MODULES = (
     "heart",
     "adult",
     "federated_adult",
+    "fashion_mnist",
     "fashion_peers",
     "synthesize",
     "fashion_backbone",

@@ -615,8 +615,8 @@ def _build_image_encoder(table: _Table, bias: float, columns: tuple[Column, ...]
 
 
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
-    "image": _build_image_encoder,
     "tabular": _build_tabular,
+    "image": _build_image_encoder,
     "text": _build_text,
     "onnx": _build_onnx,
 }

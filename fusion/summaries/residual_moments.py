@@ -110,7 +110,7 @@ class ResidualMomentsKind:
         def then(noised: Blocks, sigmas: dict[str, int], progress: Progress | None) -> Blocks:
             return residual_sums(kept, centers(task, noised[CROSS], sigmas[CROSS]))
 
-        return Measured({CROSS: cross.reshape(-1)}, rows.done, then)
+        return Measured({CROSS: cross.reshape(-1)}, rows.done, then=then)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """See `fusion.plausibility`."""

@@ -29,10 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.denoise import Spectrum, denoise, spectral_edge
-from fusion.errors import ModelError
 from fusion.fitting import Fitted, fit_moments
 from fusion.fuse import Fused
-from fusion.heads import CAUTION, HEADS, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, TAIL, Layer, Layers
+from fusion.heads import CAUTION, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, TAIL, Layer, Layers
 from fusion.plausibility import problem_of, problem_of_variances
 from fusion.statistics import Statistics, fixed_point_bias, granularity
 from fusion.summaries.class_moments import CLASS_CROSS, CLASS_DIAGONAL, CLASS_UPPER, is_full
@@ -82,17 +81,14 @@ def problem_of_classes(task: Task, sums: Sums) -> str | None:
 
 
 def fit_class_moments(fused: Fused, head: str | None, seed: bytes) -> Fitted:
-    """Quadratic discriminants, or a head of moments (`lda`, `ridge`, ...) on the pooled sums; ModelError for others.
+    """Quadratic discriminants, or a head of moments (`lda`, `ridge`, ...) on the pooled sums.
 
     Without a head that is asked for: the best of moments where there are covariances, because a quadratic model cannot
     be scored on left-out sums (that takes fourth moments), and on tables it was mostly worse.
     """
     full = is_full(fused.task)
-    if full and head != QDA and (head is None or head in HEADS):
+    if full and head != QDA:
         return fit_moments(fused, head, seed)
-    if head not in (None, QDA):
-        known = [QDA, *HEADS] if full else [QDA]
-        raise ModelError(f'there is no head "{head}" for class-moments; choose one of: {", ".join(known)}')
     gaussians = ClassGaussians.of(fused.task, fused.sums)
     denoised = full and fused.sums.sigma(CLASS_DIAGONAL) > 0.0
     method = {

@@ -49,7 +49,7 @@ def test_without_noise_it_is_what_the_rows_of_the_others_say(task: Task, batches
 
     def weights(*members: int) -> np.ndarray:
         rest = Cleaned.of(statistics_of(task, total([summaries[n] for n in members])))
-        return fit_on_rest(default_candidate(rest.statistics.classes, None), rest, bytes(32)).weights
+        return fit_on_rest(default_candidate(None), rest, bytes(32)).weights
 
     everybody = base_rates(Cleaned.of(fuse(task, summaries).statistics))
     for k in range(4):

@@ -34,6 +34,10 @@ MODULES = (
     "fashion_peers",
     "synthesize",
     "fashion_backbone",
+    "wisdm",
+    "diabetes",
+    "regression",
+    "taiwan",
     "traffic",
 )
 INTRODUCTION = (

@@ -94,6 +94,8 @@ def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
     """The head (`head`, or else the best) and its lambda."""
     statistics = fused.statistics
     default = default_candidate(head)
+    if not HEADS[default.head].linear:
+        return Selection(default, "as asked for: what is not linear cannot be scored on sums", None)
     splits = _splits(fused)
     subject = "lambda" if head else "head and lambda"
     if not splits:

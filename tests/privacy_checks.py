@@ -92,8 +92,6 @@ PROVED: dict[str, dict[str, Groups]] = {
 }
 OPTIONS: dict[str, str] = {}  # a kind's own table in the task
 PROVED_ELSEWHERE = ("model",)  # its gradients depend on earlier noise: test_model_kind.py, test_training.py
-    "model",
-)  # whose gradients depend on the noise before them: test_model_kind.py and test_training.py
 
 
 def _tasks() -> dict[str, Task]:

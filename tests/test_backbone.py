@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fusion import backbones
+from fusion.audit import audit
 from fusion.dataset import Batch
 from fusion.encoders import encoder_for
 from fusion.encoders.backbone import BackboneRows, enlarge, enlarging, open_backbone, unit_rows
@@ -660,3 +661,10 @@ def test_pictures_are_learned_in_process_and_the_graph_agrees_with_the_layers(fo
     nothing = forward(model.layers, unit_rows(np.zeros((1, 32), np.float32), 0.4))
     blank = session.run(None, {"features": np.zeros((1, 32), np.float32)})[1]
     np.testing.assert_allclose(blank, softmax(nothing), atol=1e-6)
+
+
+def test_a_task_of_pictures_is_audited_with_made_up_pictures(folder: Path) -> None:
+    put(folder, CONVOLUTIONS)
+    measured = audit(pictures_task(CONVOLUTIONS), 10.0, 100)
+    assert measured.entries == 33 * 34 // 2 + 33
+    assert 0.999 < measured.canary_share <= 1.0

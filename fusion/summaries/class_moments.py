@@ -110,11 +110,11 @@ class ClassMomentsKind:
         return pooled_statistics(task, sums)
 
     def heads(self, task: Task) -> tuple[str, ...]:
-        """Quadratic discriminants and, where there are covariances, the heads of moments."""
-        from fusion.class_gaussians import QDA
+        """Quadratic discriminants, a network and, where there are covariances, the other heads of moments."""
+        from fusion.class_gaussians import OWN, QDA
         from fusion.heads import heads_of
 
-        return (QDA, *heads_of(len(task.label.classes))) if is_full(task) else (QDA,)
+        return (QDA, *heads_of(len(task.label.classes))) if is_full(task) else OWN
 
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.class_gaussians`; what a release needs does not load it."""

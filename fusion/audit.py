@@ -127,6 +127,11 @@ def audit(
     about 17 microseconds for each entry that the canary touches, in each release.
     """
     planned = plan(task, task.privacy.max_epsilon if epsilon is None else epsilon)
+    if any(not block.sent for block in planned.layout):
+        raise BudgetError(
+            f'an audit adds up rows, and a release of kind "{planned.kind}" trains on them; audit a task of kind '
+            '"moments" of the same columns, the noise is the same'
+        )
     unasked = runs is None
     runs = enough_runs(planned.mu) if runs is None else runs
     if not 100 <= runs <= MAX_RUNS:

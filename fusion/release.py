@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fusion.encoders import encoder_for
 from fusion.errors import DataError
 from fusion.noise import discrete_gaussian
-from fusion.summaries import Blocks, Measured, Progress, kind_of
-from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, plan, step_of
+from fusion.summaries import Blocks, DerivingKind, Measured, Progress, kind_of
+from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, limits_of, plan, step_for, step_of
 from fusion.task import Task
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def release(
     )
     batches = read_batches(paths, task, persons=persons, part=part)
     measured = measure(task, batches, _continued(progress, report.rows_read))
-    summary = _noised(planned, measured, reserved.position)
+    summary = _noised(task, planned, measured, reserved.position, _continued(progress, 2 * report.rows_read))
     payload = summary.to_bytes()
     ledger.ready(reserved.release_id, payload)
     return Release(reserved.release_id, payload, report, summary.claim)
@@ -103,9 +103,14 @@ def measure(task: Task, batches: Iterable[Batch], progress: Progress | None = No
 
 def exact_summary(task: Task, batches: Iterable[Batch]) -> Summary:
     """The sums without noise, for tests and for comparisons on one machine; `to_bytes` refuses it."""
-    blocks = measure(task, batches).blocks
-    claim = Claim(math.inf, 0.0, "none", kind_of(task).sensitivity(task), ADJACENCY, task.privacy.unit, 0)
-    return Summary(task.id, task.summary, claim, blocks, dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0))
+    kind, measured = kind_of(task), measure(task, batches)
+    layout = kind.layout(task)
+    blocks = dict(measured.blocks)
+    if isinstance(kind, DerivingKind):
+        blocks |= kind.derived(task, measured, blocks, {block.name: 0 for block in layout})
+    claim = Claim(math.inf, 0.0, "none", kind.sensitivity(task), ADJACENCY, task.privacy.unit, 0)
+    steps, sigmas = dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0)
+    return Summary(task.id, task.summary, claim, blocks, steps, sigmas, limits_of(layout))
 
 
 def noisy_summary(task: Task, measured: Measured, epsilon: float) -> Summary:
@@ -113,18 +118,28 @@ def noisy_summary(task: Task, measured: Measured, epsilon: float) -> Summary:
 
     No ledger is charged: neither it nor a model made from it may reach anyone who must not see the data.
     """
-    return _noised(plan(task, epsilon), measured, ledger_position=0)
+    return _noised(task, plan(task, epsilon), measured, ledger_position=0)
 
 
-def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
-    blocks: Blocks = {}
-    steps: dict[str, int] = {}
-    for block in planned.layout:
-        sigma = planned.sigmas[block.name]
-        steps[block.name] = step_of(sigma)
-        blocks[block.name] = noised_block(measured.blocks[block.name], sigma)
+def _noised(
+    task: Task, planned: Plan, measured: Measured, ledger_position: int, progress: Progress | None = None
+) -> Summary:
+    """Noise on every sum; then, for a kind that has such blocks, what it makes of the noisy sums."""
+    steps = {block.name: step_for(block, planned.sigmas[block.name]) for block in planned.sent}
+    sigmas = {block.name: planned.sigmas[block.name] for block in planned.sent}
+    blocks: Blocks = {
+        block.name: noised_block(measured.blocks[block.name], sigmas[block.name])
+        for block in planned.sent
+        if not block.is_derived
+    }
+    kind = kind_of(task)
+    if isinstance(kind, DerivingKind):
+        noised = {name: values * steps[name] for name, values in blocks.items()}
+        made = kind.derived(task, measured, noised, planned.sigmas, progress)
+        blocks |= {name: _in_steps(values, steps[name]) for name, values in made.items()}
+    blocks = {block.name: blocks[block.name] for block in planned.sent}
     claim = claim_of(planned, ledger_position)
-    return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
+    return Summary(planned.task_id, planned.kind, claim, blocks, steps, sigmas, limits_of(planned.layout))
 
 
 def noised_block(values: NDArray[np.int64], sigma: int) -> NDArray[np.int64]:
@@ -146,6 +161,10 @@ def _check_rows(task: Task, report: RowReport, part: Part | None) -> None:
         raise DataError(f"no row has a label that the task knows; check the label column and its classes{column}")
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+    if task.model is not None:
+        from fusion.summaries.model import check_rows
+
+        check_rows(task, report.rows_used)
 
 
 def _continued(progress: Progress | None, rows_before: int) -> Progress | None:

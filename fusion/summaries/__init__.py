@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,14 @@ class BlockLayout:
     name: str
     entries: int
     noise_divisor: float
+    sent: bool = True  # False: numbers that are noised on the way to others, and not sent themselves
+    step: int = 0  # of a block made from noisy numbers alone, without noise of its own: it is sent in these steps
+    limit: int = 0  # and no entry of it is larger, in units of 2^-32
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether its entries are a function of noisy numbers, so that they need no noise."""
+        return self.step > 0
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,25 @@ class SummaryKind(Protocol):
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """The moments of all rows; ModelError for a kind that does not hold them."""
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """The heads that a model of the task can be asked for, by name."""
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
-        """The model of the fused sums, with `head` or the best one; ModelError for a head that it cannot have."""
+        """The model of the fused sums, with `head` (one of `heads`) or the best one."""
+
+
+@runtime_checkable
+class DerivingKind(SummaryKind, Protocol):
+    """A kind with blocks that are made from noisy numbers: its layout says which."""
+
+    def derived(
+        self, task: Task, measured: Measured, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None
+    ) -> Blocks:
+        """The derived blocks, in units of 2^-32.
+
+        `noised` holds the blocks that have noise of their own, in units of 2^-32; `sigmas` the noise of every block,
+        those that are not sent included: 0 everywhere makes an exact summary. `progress` hears rows gone through.
+        """
 
 
 def kind_of(task: Task) -> SummaryKind:
@@ -89,4 +114,5 @@ _KINDS = {
     "moments": ("moments", "MOMENTS"),
     "class-moments": ("class_moments", "CLASS_MOMENTS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
+    "model": ("model", "MODEL"),
 }

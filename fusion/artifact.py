@@ -150,7 +150,7 @@ METHOD_FIELDS = {
     "denoiser": str,
     "head": str,
     "multiplier": Number,
-    "lambda": Number,
+    "lambda": Optional,
     "choice": str,
     "asked": (str, type(None)),
     "seed": str,
@@ -161,6 +161,8 @@ QUALITY_FIELDS = {
     "relative_error_std": Number,
     "accuracy": Optional,
     "accuracy_std": Optional,
+    "balanced_accuracy": Optional,
+    "balanced_accuracy_std": Optional,
     "groups": int,
     "meaning": str,
 }

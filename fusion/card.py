@@ -101,27 +101,27 @@ def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> s
 
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
-    if method["summary"] == "model":  # trained, not solved for: nothing is denoised, and there is no lambda
-        lines = [f"{method['summary']}, {method['head']} head ({method['choice']})"]
-    else:
-        lines = [
-            f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head "
-            f"with lambda {method['lambda']:.3g} ({method['choice']})"
-        ]
+    shrinkage = "" if method["lambda"] is None else f" with lambda {method['lambda']:.3g}"
+    lines = [
+        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage} ({method['choice']})"
+    ]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
     return lines
 
 
 def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
-    if quality is None and summary == "model":
-        return ["no estimate: summaries of this kind hold no second moments that a left-out partner could be scored on"]
+    if quality is None and summary != "moments":
+        return [f"no estimate: summaries of kind {summary} cannot score this model on rows that were left out"]
     if quality is None:
         return ["no estimate: it takes at least two summaries, of which each can be left out"]
     lines = []
     if quality["accuracy"] is not None:
         accuracy = f"{quality['accuracy']:.2f} ± {quality['accuracy_std']:.2f}"
-        lines.append(f"accuracy about {accuracy} on the rows of a partner that took no part")
+        balanced = f"{quality['balanced_accuracy']:.2f} ± {quality['balanced_accuracy_std']:.2f}"
+        lines.append(
+            f"accuracy about {accuracy} on the rows of a partner that took no part; balanced over classes {balanced}"
+        )
     lines.append(
         f"squared error {quality['relative_error']:.2f} ± {quality['relative_error_std']:.2f} of that of always "
         "predicting base rates"

@@ -1,14 +1,15 @@
-"""Files -> validated batches of rows, streamed: larger than memory is normal.
+"""Record batches of any source -> validated batches of rows, streamed: larger than memory is normal.
 
-CSV (.csv, .data, .txt), Parquet (.parquet) and Arrow IPC (.arrow, .feather, .ipc) are read with pyarrow in
-record batches; several files follow one another. Only the columns that the task names are read. Cells are
-read alike from every format:
+`fusion.sources` reads the files: CSV, JSON lines, Parquet, Arrow, NumPy archives, IDX and folders of pictures, several
+following one another. Only the columns that the task names are read. Cells are read alike from every format:
 
 * missing: an empty or null cell, NaN, or an entry of `csv.missing`;
 * a number that cannot be read as a finite number is missing, and counted as unreadable;
 * a number outside the bounds is clipped, and counted; a category outside the list is missing, and counted;
+* a text is trimmed; one of over MAX_TEXT_CHARS characters is cut there, and counted as clipped;
 * a row whose label is missing or outside the classes is dropped, and counted; a label number is clipped
   likewise;
+* a row whose picture is missing or cannot be decoded is dropped, and counted (a picture of another size is an error);
 * with a part (`fusion.parts`), the rows of other parts are left out before all else, and counted;
 * where the task protects persons, a row without an id is dropped, and so are rows of a person beyond the bound;
   both are counted (see fusion.persons). Predicting and scoring need no ids and drop no such row.
@@ -19,33 +20,37 @@ row or column, and never quote a cell.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from fusion.errors import DataError
 from fusion.parts import Part
 from fusion.persons import PersonPass, person_pass
+from fusion.sources import Wanted, open_sources
+from fusion.sources.pictures import Pixels, pixels_of
 from fusion.summaries import Progress
-from fusion.task import CategoryColumn, CsvFormat, NumberColumn, Task, label_spellings, spellings
+from fusion.task import (
+    CategoryColumn,
+    ImageColumn,
+    NumberColumn,
+    Task,
+    TextColumn,
+    label_spellings,
+    spellings,
+)
 
-__all__ = ["Batch", "RowReport", "inspect", "person_pass", "read_batches", "release_batches", "spellings"]
+__all__ = ["Batch", "RowReport", "batch_rows", "inspect", "person_pass", "read_batches", "release_batches", "spellings"]
 
 BATCH_ROWS = 16_384
-CSV_BLOCK_BYTES = 2**20  # memory per block read; also the longest row of a CSV file
-CSV_SUFFIXES = (".csv", ".data", ".txt")
-PARQUET_SUFFIXES = (".parquet",)
-ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
+BATCH_PICTURE_BYTES = 2**26  # fewer rows where pictures are large
+MAX_TEXT_CHARS = 10_000  # of one text; sentence encoders read less than that
 
 _READABLE_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
@@ -62,7 +67,7 @@ class Batch:
     label: Ints | Floats | None
     rows: int
     person_rows: Ints | None = None  # how many rows are kept of the person of each row; None if not asked for
-    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # (n, height, width, channels)
+    images: dict[str, Pixels] = field(default_factory=dict)  # (n, height, width, channels)
     texts: dict[str, NDArray[np.object_]] = field(default_factory=dict)  # (n,) of str, empty where missing
 
     def __len__(self) -> int:
@@ -90,6 +95,7 @@ class RowReport:
     rows_used: int = 0
     rows_outside_part: int = 0
     labels_outside: int = 0
+    pictures_unusable: int = 0  # rows whose picture is missing or cannot be decoded
     persons: int = 0  # 0 where the unit is the row
     persons_missing: int = 0  # rows without an id
     rows_beyond: int = 0  # rows of a person over the bound of the task
@@ -151,135 +157,23 @@ def _batches(
     persons: PersonPass | None,
     part: Part | None,
 ) -> Iterator[Batch]:
-    if not paths:
-        raise DataError("no data file is named; name at least one")
     reader = _RowReader(task, need_label, report, persons, part)
-    for path in paths:
+    size = batch_rows(task)
+    for path, record_batches in open_sources([Path(path) for path in paths], Wanted(task, tuple(reader.columns), size)):
         rows_before = report.rows_read
-        for record_batch in _record_batches(Path(path), task, reader.columns):
-            for start in range(0, record_batch.num_rows, BATCH_ROWS):
-                batch = reader.read(record_batch.slice(start, BATCH_ROWS), path)
+        for record_batch in record_batches:
+            for start in range(0, record_batch.num_rows, size):
+                batch = reader.read(record_batch.slice(start, size), path)
                 if len(batch):
                     yield batch
         if report.rows_read == rows_before:
             raise DataError(f"{path} holds no rows; name a file with data")
 
 
-# --- files -> record batches --------------------------------------------------------------------------------
-
-
-def _record_batches(path: Path, task: Task, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise DataError(f"{path} is not there or is not a file; check the path")
-    if suffix in CSV_SUFFIXES:
-        yield from _csv_batches(path, task.csv, columns)
-    elif suffix in PARQUET_SUFFIXES:
-        yield from _parquet_batches(path, columns)
-    elif suffix in ARROW_SUFFIXES:
-        yield from _arrow_batches(path, columns)
-    else:
-        known = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES + ARROW_SUFFIXES)
-        raise DataError(f"{path} has an unknown kind of name; data files end in one of {known}")
-
-
-def _csv_batches(path: Path, layout: CsvFormat, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    names = _csv_header(path, layout.delimiter) if layout.header else list(layout.names)
-    _check_columns(path, names, columns)
-    broken_rows: list[str] = []
-
-    def refuse(row: Any) -> str:
-        broken_rows.append(
-            f"{path} row {row.number} has {row.actual_columns} fields where {row.expected_columns} "
-            "are expected; fix or remove that row"
-        )
-        return "error"
-
-    try:
-        reader = pa.csv.open_csv(
-            path,
-            read_options=pa.csv.ReadOptions(
-                use_threads=False,  # only then are rows numbered
-                block_size=CSV_BLOCK_BYTES,
-                column_names=_distinct(names, columns),
-                skip_rows=1 if layout.header else 0,
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=layout.delimiter, newlines_in_values=True, invalid_row_handler=refuse
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=list(columns), column_types=dict.fromkeys(columns, pa.string())
-            ),
-        )
-        yield from reader
-    except pa.ArrowException as error:
-        raise DataError(broken_rows[0] if broken_rows else _csv_message(path, str(error))) from None
-    except OSError:
-        raise DataError(f"{path} cannot be read; check its permissions") from None
-
-
-def _csv_header(path: Path, delimiter: str) -> list[str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline(CSV_BLOCK_BYTES)
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a UTF-8 text; save it as UTF-8") from None
-    except OSError:
-        raise DataError(f"{path} cannot be read; check its permissions") from None
-    if not line.strip():
-        what = "has no header line" if line else "is empty"
-        raise DataError(f"{path} {what}; the task expects a line of column names and rows below it (csv.header)")
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
-
-
-def _distinct(names: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Names for pyarrow: columns that are not read get names of their own, as they may repeat or be empty."""
-    return [name if name in set(columns) else f"column {index}" for index, name in enumerate(names)]
-
-
-def _csv_message(path: Path, detail: str) -> str:
-    if "UTF8" in detail:
-        return f"{path} is not a UTF-8 text; save it as UTF-8"
-    if "straddling" in detail:
-        return f"{path} has a row of over {CSV_BLOCK_BYTES} bytes; look for an unclosed quotation mark"
-    if "Empty CSV" in detail:
-        return f"{path} holds no rows; name a file with data"
-    return f"{path} cannot be read as CSV; check its delimiter and quotation marks"
-
-
-def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        with pa.parquet.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns)
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False)
-    except (pa.ArrowException, OSError):
-        raise DataError(f"{path} is not a Parquet file that can be read; write it again") from None
-
-
-def _arrow_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        with pa.memory_map(str(path)) as source:
-            try:
-                file = pa.ipc.open_file(source)
-                batches: Iterator[pa.RecordBatch] = (file.get_batch(i) for i in range(file.num_record_batches))
-            except pa.ArrowInvalid:  # the streaming form of the same format
-                source.seek(0)
-                file = pa.ipc.open_stream(source)
-                batches = iter(file)
-            _check_columns(path, file.schema.names, columns)
-            for batch in batches:
-                yield batch.select(list(columns))
-    except (pa.ArrowException, OSError):
-        raise DataError(f"{path} is not an Arrow file that can be read; write it again") from None
-
-
-def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> None:
-    counts = Counter(names)
-    for column in columns:
-        if counts[column] == 0:
-            raise DataError(f'{path} has no column "{column}", which the task names or the part goes by; add it')
-        if counts[column] > 1:
-            raise DataError(f'{path} has {counts[column]} columns named "{column}"; keep one')
+def batch_rows(task: Task) -> int:
+    """The most rows of one batch: BATCH_ROWS, and no more pictures than BATCH_PICTURE_BYTES hold."""
+    pixels = sum(column.pixels for column in task.columns if isinstance(column, ImageColumn))
+    return min(BATCH_ROWS, max(1, BATCH_PICTURE_BYTES // max(1, pixels)))
 
 
 # --- record batches -> batches ------------------------------------------------------------------------------
@@ -308,33 +202,54 @@ class _RowReader:
         self._label_table = label_spellings(task.label)
 
     def read(self, rows: pa.RecordBatch, path: Path) -> Batch:
-        report = self._report
-        report.rows_read += rows.num_rows
+        self._report.rows_read += rows.num_rows
         if self._part is not None:
             texts, _absent = self._texts(_plain(rows.column(self._part.column), self._part.column, path))
             in_part = self._part.keeps(texts)
-            report.rows_outside_part += int(rows.num_rows - in_part.sum())
+            self._report.rows_outside_part += int(rows.num_rows - in_part.sum())
             rows = rows.filter(pa.array(in_part))
         label: Ints | Floats | None = None
         if self._need_label:
             label, keep = self._label(_plain(rows.column(self._task.label.column), self._task.label.column, path))
-            report.labels_outside += int(rows.num_rows - keep.sum())
+            self._report.labels_outside += int(rows.num_rows - keep.sum())
             rows, label = rows.filter(pa.array(keep)), label[keep]
+        images: dict[str, Pixels] = {}
+        for column in self._task.columns:
+            if isinstance(column, ImageColumn):
+                images[column.name], keep = pixels_of(rows.column(column.name), column, path)
+                self._report.pictures_unusable += int((~keep).sum())
+                rows, label, images = _kept(keep, rows, label, images)
         person_rows: Ints | None = None
         if self._persons is not None and self._task.privacy.person is not None:
             ids = _plain(rows.column(self._task.privacy.person.column), self._task.privacy.person.column, path)
             keep, person_rows = self._person(ids, self._persons, path)
-            rows, label = rows.filter(pa.array(keep)), None if label is None else label[keep]
-        report.rows_used += rows.num_rows
+            rows, label, images = _kept(keep, rows, label, images)
+        self._report.rows_used += rows.num_rows
+        return self._cells(rows, path, label, person_rows, images)
+
+    def _cells(
+        self,
+        rows: pa.RecordBatch,
+        path: Path,
+        label: Ints | Floats | None,
+        person_rows: Ints | None,
+        images: dict[str, Pixels],
+    ) -> Batch:
+        """The batch of the rows that are used."""
         numbers: dict[str, Floats] = {}
         categories: dict[str, Ints] = {}
+        texts: dict[str, NDArray[np.object_]] = {}
         for column in self._task.columns:
+            if isinstance(column, ImageColumn):
+                continue
             cells = _plain(rows.column(column.name), column.name, path)
             if isinstance(column, NumberColumn):
                 numbers[column.name] = self._number(cells, column.name, column.lower, column.upper)
             elif isinstance(column, CategoryColumn):
                 categories[column.name] = self._category(cells, column.name)
-        return Batch(numbers, categories, label, rows.num_rows, person_rows)
+            elif isinstance(column, TextColumn):
+                texts[column.name] = self._text(cells, column.name)
+        return Batch(numbers, categories, label, rows.num_rows, person_rows, images, texts)
 
     def _person(self, cells: pa.Array, persons: PersonPass, path: Path) -> tuple[NDArray[np.bool_], Ints]:
         """Which of the rows are kept, and for these how many of the person's are."""
@@ -381,6 +296,13 @@ class _RowReader:
         self._report.unknown[name] += int(((index < 0) & ~absent).sum())
         return index
 
+    def _text(self, cells: pa.Array, name: str) -> NDArray[np.object_]:
+        texts, absent = self._texts(cells)
+        self._report.missing[name] += int(absent.sum())
+        self._report.clipped[name] += int(pc.sum(pc.greater(pc.utf8_length(texts), MAX_TEXT_CHARS)).as_py() or 0)
+        short = pc.utf8_slice_codeunits(pc.fill_null(texts, ""), 0, MAX_TEXT_CHARS)
+        return np.array([*short.to_pylist(), None], dtype=object)[:-1]  # None: NumPy must not guess a type of text
+
     def _numbers(self, cells: pa.Array) -> tuple[Floats, int, int]:
         """Finite values or NaN, and how many cells were missing and how many unreadable."""
         if pa.types.is_string(cells.type):
@@ -399,6 +321,16 @@ class _RowReader:
         texts = pc.utf8_trim_whitespace(cells.cast(pa.string()))
         texts = pc.if_else(pc.is_in(texts, value_set=self._missing), pa.scalar(None, pa.string()), texts)
         return texts, texts.is_null().to_numpy(zero_copy_only=False)
+
+
+def _kept(
+    keep: NDArray[np.bool_], rows: pa.RecordBatch, label: Ints | Floats | None, images: dict[str, Pixels]
+) -> tuple[pa.RecordBatch, Ints | Floats | None, dict[str, Pixels]]:
+    """The rows where `keep`, everywhere."""
+    if keep.all():
+        return rows, label, images
+    kept_images = {name: pixels[keep] for name, pixels in images.items()}
+    return rows.filter(pa.array(keep)), None if label is None else label[keep], kept_images
 
 
 def _plain(cells: pa.Array, name: str, path: Path) -> pa.Array:

@@ -56,16 +56,49 @@ def denoise(gram: NDArray[np.float64], sigma: float) -> Spectrum:
     return Spectrum(np.maximum(_isotonic(estimates), 0.0), vectors)
 
 
+def semicircle_variance(dimension: int, sigma: float) -> float:
+    """v = s^2 d/2: the variance of the semicircle law that the eigenvalues of the noise follow."""
+    return sigma**2 * dimension / 2.0
+
+
+def squared_spectrum(gram: NDArray[np.float64], spectrum: Spectrum, sigma: float) -> NDArray[np.float64]:
+    """(d,): estimates q_i^T G^2 q_i for the eigenvectors q_i of `gram` = G + E, whose denoised form is `spectrum`.
+
+    With g = h + i pi rho the Stieltjes transform of the noisy spectrum at l_i, the overlaps of noisy and true
+    eigenvectors (J. Bun et al., section III-A) sum to
+
+        q_i^T G^2 q_i = xi_i^2 + v (1 - v |g|^2),
+
+    where the second term, between 0 and v, is what G does across the noisy eigenvectors: sum_j!=i (q_i^T G q_j)^2.
+    It is v for an eigenvalue far from the others and 0 within a spectrum of nothing but noise.
+    """
+    if sigma == 0.0:
+        return spectrum.values**2
+    noisy_values = np.einsum("ij,ij->j", spectrum.vectors, gram @ spectrum.vectors)
+    variance = semicircle_variance(len(noisy_values), sigma)
+    hilbert, density = _stieltjes(noisy_values, variance)
+    return np.asarray(spectrum.values**2 + variance * np.clip(1.0 - variance * (hilbert**2 + density**2), 0.0, 1.0))
+
+
+def _stieltjes(noisy_values: NDArray[np.float64], variance: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(h, pi rho) at every l_i: Hilbert transform and density of the l_j, smoothed at the scale of their spacing."""
+    smoothing = np.sqrt(variance / len(noisy_values))
+    gaps = noisy_values[:, None] - noisy_values[None, :]
+    inverses = gaps * gaps
+    inverses += smoothing**2
+    np.reciprocal(inverses, out=inverses)
+    density = smoothing * inverses.mean(axis=1)
+    inverses *= gaps
+    return inverses.mean(axis=1), density
+
+
 def _rotation_invariant(noisy_values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     """xi_i = l_i - 2 v h(l_i), with v = s^2 d/2 the variance of the noise's semicircle.
 
     h is the Hilbert transform of the density of the l_j, smoothed at the scale eta = sqrt(v/d) of their spacing.
     """
-    dimension = len(noisy_values)
-    variance = sigma**2 * dimension / 2.0
-    smoothing = np.sqrt(variance / dimension)
-    gaps = noisy_values[:, None] - noisy_values[None, :]
-    hilbert = (gaps / (gaps**2 + smoothing**2)).mean(axis=1)
+    variance = semicircle_variance(len(noisy_values), sigma)
+    hilbert, _density = _stieltjes(noisy_values, variance)
     return np.asarray(noisy_values - 2.0 * variance * hilbert)
 
 

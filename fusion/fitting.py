@@ -37,11 +37,12 @@ def fit_moments(fused: Fused, head: str | None, seed: bytes) -> Fitted:
 
 
 def _method(cleaned: Cleaned, task: Task, selection: Selection) -> dict[str, Any]:
+    candidate = selection.candidate
     return {
         "denoiser": "no" if cleaned.statistics.noiseless else "rotation-invariant",
-        "head": selection.candidate.head,
-        "multiplier": selection.candidate.multiplier,
-        "lambda": rounded(cleaned.ridge(selection.candidate.multiplier)),
+        "head": candidate.head,
+        "multiplier": candidate.multiplier,
+        "lambda": rounded(cleaned.ridge(candidate.multiplier)) if HEADS[candidate.head].has_lambda else None,
         "choice": selection.reason,
         "unseen_classes": [name for name, seen in zip(task.class_names, cleaned.seen, strict=False) if not seen],
     }

@@ -14,10 +14,10 @@ from functools import cached_property
 from fusion.errors import NothingToFuse
 from fusion.statistics import Statistics
 from fusion.summaries import kind_of
-from fusion.sums import Contribution, Sums, total
+from fusion.sums import Contribution, RunningSums, Sums, total
 from fusion.task import Task
 
-__all__ = ["Contribution", "Fused", "Sums", "fuse", "total"]
+__all__ = ["Contribution", "Fused", "Fuser", "Sums", "fuse", "total"]
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,68 @@ class Fused:
         return kind_of(self.task).statistics(self.task, self.sums)
 
 
+class Fuser:
+    """Summaries of one task that come and go: each is checked once, and joins or leaves in one exact addition.
+
+    What it gives is what `fuse` gives for the summaries that are in it at that moment, to the last bit.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._task_id = task.id  # hashed once
+        self._kind = kind_of(task)
+        self._running = RunningSums()
+        self._used: dict[bytes, Contribution] = {}
+        self._quarantined: dict[bytes, tuple[Contribution, str]] = {}
+
+    def add(self, contribution: Contribution) -> str | None:
+        """Take in a summary; why it is quarantined, or None. A record that is in already changes nothing."""
+        record_id = contribution.record_id
+        if record_id in self._used:
+            return None
+        if record_id in self._quarantined:
+            return self._quarantined[record_id][1]
+        reason = self._take_in(contribution)
+        if reason is None:
+            self._used[record_id] = contribution
+        else:
+            self._quarantined[record_id] = (contribution, reason)
+        return reason
+
+    def withdraw(self, record_id: bytes) -> None:
+        """As if this summary had never been added; an id that is not in changes nothing."""
+        self._quarantined.pop(record_id, None)
+        gone = self._used.pop(record_id, None)
+        if gone is not None:
+            self._running.take_out(Sums.of(gone.summary))
+
+    def fused(self) -> Fused:
+        """The sum of the plausible summaries, in the order of their ids; NothingToFuse when there is none."""
+        quarantined = tuple(self._quarantined[record_id] for record_id in sorted(self._quarantined))
+        if not self._used and not quarantined:
+            raise NothingToFuse("there is no summary of this task here yet; publish one, or wait for a peer's")
+        if not self._used:
+            count, reason = len(quarantined), quarantined[0][1]
+            raise NothingToFuse(f"none of the {count} summaries of this task is plausible: {reason}")
+        used = tuple(self._used[record_id] for record_id in sorted(self._used))
+        return Fused(self._task, self._running.now(), used, quarantined)
+
+    def _take_in(self, contribution: Contribution) -> str | None:
+        if contribution.summary.task_id != self._task_id:
+            return "it belongs to another task"
+        sums = Sums.of(contribution.summary)
+        reason = self._kind.problem(self._task, sums)
+        if reason is None:
+            self._running.add(sums)
+        return reason
+
+
 def fuse(task: Task, contributions: Iterable[Contribution]) -> Fused:
     """The exact sum of all plausible summaries of `task`; the same record given twice counts once.
 
     The caller passes at most one live summary per origin and part of its data. NothingToFuse when none is usable.
     """
-    ordered = sorted({one.record_id: one for one in contributions}.values(), key=lambda one: one.record_id)
-    if not ordered:
-        raise NothingToFuse("there is no summary of this task here yet; publish one, or wait for a peer's")
-    task_id, kind = task.id, kind_of(task)  # hashed once
-    used: list[Contribution] = []
-    quarantined: list[tuple[Contribution, str]] = []
-    for one in ordered:
-        foreign = one.summary.task_id != task_id
-        reason = "it belongs to another task" if foreign else kind.problem(task, Sums.of(one.summary))
-        if reason is None:
-            used.append(one)
-        else:
-            quarantined.append((one, reason))
-    if not used:
-        raise NothingToFuse(f"none of the {len(ordered)} summaries of this task is plausible: {quarantined[0][1]}")
-    return Fused(task, total(used), tuple(used), tuple(quarantined))
+    fuser = Fuser(task)
+    for one in contributions:
+        fuser.add(one)
+    return fuser.fused()

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -56,7 +57,7 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
     """
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
-        seed = _seed(fused)
+        seed = seed_of(fused)
         fitted = kind_of(task).fit(fused, head, seed)
     method = {"summary": task.summary, **fitted.method, "asked": head, "seed": seed.hex()}
     return Model(_manifest(fused, method, fitted.quality), to_tensors(fitted.layers), fused.quarantined)
@@ -67,7 +68,7 @@ def rebuild(task: Task, contributions: Iterable[Contribution], model: Model) -> 
     return build_model(task, contributions, model.manifest["method"]["asked"])
 
 
-def _seed(fused: Fused) -> bytes:
+def seed_of(fused: Fused) -> bytes:
     """32 bytes from the set of record ids."""
     hasher = hashlib.blake2b(digest_size=32, person=_SEED_PERSON)
     for one in fused.used:
@@ -99,15 +100,12 @@ def _summary_entry(contribution: Contribution) -> dict[str, Any]:
 
 
 def _quality_entry(quality: Quality) -> dict[str, Any]:
-    accuracy = quality.accuracy is not None and quality.accuracy_std is not None
-    return {
-        "relative_error": rounded(quality.relative_error),
-        "relative_error_std": rounded(quality.relative_error_std),
-        "accuracy": rounded(quality.accuracy or 0.0) if accuracy else None,
-        "accuracy_std": rounded(quality.accuracy_std or 0.0) if accuracy else None,
+    numbers = {name: None if value is None else rounded(value) for name, value in asdict(quality).items()}
+    return numbers | {
         "groups": quality.groups,
         "meaning": (
             f"estimated from the noisy sums alone, for the rows of partners left out of the fit, in {quality.groups} "
-            "groups; accuracy supposes scores that are Gaussian within each class; ± is the effect of privacy noise"
+            "groups; accuracies suppose scores that are Gaussian within each class; ± is what privacy noise and the "
+            "number of rows leave open"
         ),
     }

@@ -84,7 +84,15 @@ Inputs = list[onnx.ValueInfoProto]
 def _tabular(builder: Builder, model: Model) -> tuple[Inputs, str]:
     from fusion.encoders.tabular_graph import features
 
-    return features(builder, TabularRows.of(model.task), model.task)
+    encoder = model.encoder
+    if isinstance(encoder, TabularRows):
+        return features(builder, encoder, model.task)
+    from fusion.encoders.lift import LiftedRows
+    from fusion.encoders.lift_graph import lifted
+
+    assert isinstance(encoder, LiftedRows)  # noqa: S101 - the two that columns of a table have
+    inputs, row = features(builder, encoder.rows, model.task)
+    return inputs, lifted(builder, encoder, row)
 
 
 # Per kind of encoder: the inputs of the graph, and the name of x [N, d] in it.

@@ -11,6 +11,9 @@ exp(-t^2/2), and for a symmetric E with diagonal deviation s, off-diagonal s/sqr
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
@@ -18,6 +21,9 @@ from scipy.linalg import lapack
 from fusion.denoise import spectral_edge
 from fusion.statistics import Statistics
 from fusion.summaries.moments import MAX_ROWS
+
+if TYPE_CHECKING:
+    from fusion.class_means import ClassSums
 
 Floats = NDArray[np.float64]
 
@@ -35,9 +41,9 @@ def problem_of(statistics: Statistics) -> str | None:
 def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
     """Counts, class sums, and the column that G and M both hold: sum_c M_c = G[:, bias] / bias."""
     d, sigma = statistics.dimension, statistics.cross_sigma
-    reason = class_sums_problem(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
-    if reason is not None:
-        return reason
+    problem = _implausible_class_sums(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
+    if problem is not None:
+        return problem
     gap = statistics.cross.sum(axis=1) - statistics.row_sum
     gap_sigma = np.hypot(np.sqrt(statistics.classes) * sigma, statistics.gram_sigma / statistics.bias)
     if np.linalg.norm(gap) > gap_sigma * (np.sqrt(d) + DEVIATIONS) + slack:
@@ -45,15 +51,21 @@ def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
     return None
 
 
-def class_sums_problem(cross: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
-    """What is impossible about the counts (C,) and feature sums (d, C) of classes with noise of these deviations."""
-    d, classes = cross.shape
+def problem_of_class_sums(sums: ClassSums) -> str | None:
+    """The first check that these class sums, of one summary, fail."""
+    slack = (ROUNDING + sums.granularity) * (1.0 + abs(float(sums.counts.sum())))
+    return _implausible_class_sums(sums.sums, sums.counts, sums.sigma, sums.count_sigma, slack)
+
+
+def _implausible_class_sums(sums: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
+    """(d, C) sums of rows and (C,) counts."""
+    d, classes = sums.shape
     count_noise = DEVIATIONS * count_sigma
     if (counts < -count_noise - slack).any():
         return "it counts fewer than no rows in a class"
     if counts.sum() > MAX_ROWS + np.sqrt(classes) * count_noise:
         return f"it counts more rows than the {MAX_ROWS} that a release may have"
-    norms = np.linalg.norm(cross, axis=0)
+    norms = np.linalg.norm(sums, axis=0)
     if (norms > counts + count_noise + sigma * (np.sqrt(d) + DEVIATIONS) + slack).any():
         return "the feature sum of a class is longer than its number of rows allows"
     return None
@@ -96,7 +108,13 @@ def _positive_definite(statistics: Statistics, shift: float) -> bool:
     """
     d = statistics.dimension
     shift += d * 2.0**-24 * abs(statistics.rows)
-    matrix = np.zeros((d, d), dtype=np.float32)
-    matrix[~np.tri(d, dtype=np.bool_)] = statistics.upper
+    matrix = np.empty((d, d), dtype=np.float32)  # LAPACK looks at one triangle
+    matrix[_above_diagonal(d)] = statistics.upper
     np.fill_diagonal(matrix, statistics.diagonal + shift)
     return bool(lapack.spotrf(matrix.T, lower=1, clean=0, overwrite_a=1)[1] == 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _above_diagonal(d: int) -> NDArray[np.bool_]:
+    """(d, d): where the upper triangle is; the summaries of a task all ask for the same."""
+    return ~np.tri(d, dtype=np.bool_)

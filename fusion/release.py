@@ -160,9 +160,9 @@ def _check_rows(task: Task, report: RowReport, part: Part | None) -> None:
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
     if task.model is not None:
-        from fusion.summaries.model import check_rows
+        from fusion.summaries.model import check_memory
 
-        check_rows(task, report.rows_used)
+        check_memory(task, report.rows_used)
 
 
 def _continued(progress: Progress | None, rows_before: int) -> Progress | None:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-DEFAULT_MULTIPLIER = 1.0  # good from 600 to 60,000 rows of tables
+DEFAULT_HEAD = "bayes"  # nothing to tune, see docs/adr/0008
+DEFAULT_MULTIPLIER = 1.0  # of lambda, for a head that was asked for; good from 600 to 60,000 rows of tables
 TOLERANCE = 2.0  # standard errors
 SURE_DEVIATIONS = 4.0  # a class is surely among the rest above this: 1 in 30,000 empty ones passes
 MAX_GROUPS = 10  # summaries are left out in at most this many groups
@@ -58,14 +59,17 @@ class Quality:
     """Estimates for the rows of partners left out of the fit, with the standard deviation that noise gives them.
 
     `relative_error`: squared error on the one-hot (or target) scale as a share of that of always predicting base
-    rates (the mean): 1 is useless, 0 perfect. `accuracy`: if scores are Gaussian within each class.
+    rates (the mean): 1 is useless, 0 perfect. `accuracy` and `balanced_accuracy` (the mean over classes of the share
+    that is recognized): if scores are Gaussian within each class; their deviation adds that of as many rows at random.
     """
 
     relative_error: float
     relative_error_std: float
-    accuracy: float | None
-    accuracy_std: float | None
     groups: int
+    accuracy: float | None = None
+    accuracy_std: float | None = None
+    balanced_accuracy: float | None = None
+    balanced_accuracy_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
 
 def default_candidate(classes: int, head: str | None) -> Candidate:
     """What is used unless there is evidence for something else; ModelError for a head that does not fit."""
-    return Candidate(head_named(head or ("lda" if classes else "ridge"), classes).name, DEFAULT_MULTIPLIER)
+    return Candidate(head_named(head or DEFAULT_HEAD, classes).name, DEFAULT_MULTIPLIER)
 
 
 def _challengers(default: Candidate, asked: str | None, classes: int) -> list[Candidate]:
@@ -229,8 +233,8 @@ def _quality(fitted: Sequence[Fit], splits: Sequence[Split]) -> Quality | None:
         _difference_variance(fit.weights, one, ratio, split.group)
         for fit, one, split in zip(fitted, base, splits, strict=True)
     )
-    accuracy, accuracy_std = _accuracy([fit.logits for fit in fitted], splits)
-    return Quality(ratio, float(np.sqrt(variance)) / base_error, accuracy, accuracy_std, len(splits))
+    scores = _recognized([fit.logits for fit in fitted], splits)
+    return Quality(ratio, float(np.sqrt(variance)) / base_error, len(splits), *scores)
 
 
 def _base_rates(rest: Cleaned) -> Floats:
@@ -240,21 +244,21 @@ def _base_rates(rest: Cleaned) -> Floats:
     return np.outer(_constant(statistics), rates)
 
 
-def _accuracy(logits: Sequence[Floats], splits: Sequence[Split]) -> tuple[float | None, float | None]:
-    """Accuracy on the left-out rows from the class means and pooled covariance of their logits.
+def _recognized(logits: Sequence[Floats], splits: Sequence[Split]) -> tuple[float, ...]:
+    """Accuracy, balanced accuracy and their deviations on the left-out rows; nothing where it cannot be told.
 
-    Both are sums over splits of V^T M_k and V^T G_k V. Their noise is known, so its effect is simulated: with V =
-    Q R, V^T E V has the law of R^T E' R for small E', because the law of E does not change under rotations.
+    From the class means and pooled covariance of their logits, which are sums over splits of V^T M_k and V^T G_k V. The
+    noise of these is known, so its effect is simulated: with V = Q R, V^T E V has the law of R^T E' R for small E',
+    because the law of E does not change under rotations.
     """
     classes = splits[0].group.classes
     if not 2 <= classes <= MAX_SIMULATED_CLASSES:
-        return None, None
+        return ()
     bases = [np.column_stack([v, _constant(split.group)]) for v, split in zip(logits, splits, strict=True)]
     sums = np.sum([b.T @ split.group.cross for b, split in zip(bases, splits, strict=True)], axis=0)
     products = np.sum([v.T @ split.group.gram @ v for v, split in zip(logits, splits, strict=True)], axis=0)
     rng = np.random.default_rng(0)
     points = rng.standard_normal((SIMULATED_POINTS, classes))
-    estimate = _gaussian_accuracy(sums, products, points)
     factors = [np.linalg.qr(basis)[1] for basis in bases]
     trials = []
     for _ in range(SIMULATED_NOISES):
@@ -264,19 +268,39 @@ def _accuracy(logits: Sequence[Floats], splits: Sequence[Split]) -> tuple[float 
             noisy_sums = noisy_sums + factor.T @ noise
             small = _symmetric_noise(len(factor), split.group.gram_sigma, rng)
             noisy_products = noisy_products + (factor.T @ small @ factor)[:classes, :classes]
-        trials.append(_gaussian_accuracy(noisy_sums, noisy_products, points))
-    return estimate, float(np.std(trials))
+        trials.append(_scores(_gaussian_recall(noisy_sums, noisy_products, points), sums[-1]))
+    recall = _gaussian_recall(sums, products, points)
+    accuracy, balanced = _scores(recall, sums[-1])
+    counts = np.maximum(sums[-1], 1.0)
+    chance = recall * (1.0 - recall) / counts  # variance of each class's share among as many rows at random
+    noise_std = np.std(trials, axis=0)
+    return (
+        accuracy,
+        float(np.hypot(noise_std[0], np.sqrt(np.sum(counts**2 * chance)) / counts.sum())),
+        balanced,
+        float(np.hypot(noise_std[1], np.sqrt(np.sum(chance[_present(sums[-1])])) / _present(sums[-1]).sum())),
+    )
 
 
-def _gaussian_accuracy(sums: Floats, products: Floats, points: Floats) -> float:
-    """Share of rows whose largest logit is that of their class; `sums` (C + 1, C) ends with the row of counts."""
+def _present(counts: Floats) -> NDArray[np.bool_]:
+    """The classes that balanced accuracy is a mean over; all where none has a row for sure."""
+    present = counts >= 1.0
+    return present if present.any() else np.ones(len(counts), dtype=np.bool_)
+
+
+def _scores(recall: Floats, counts: Floats) -> tuple[float, float]:
+    """Accuracy and balanced accuracy."""
+    return float(np.average(recall, weights=np.maximum(counts, 1.0))), float(recall[_present(counts)].mean())
+
+
+def _gaussian_recall(sums: Floats, products: Floats, points: Floats) -> Floats:
+    """(C,): share of each class whose largest logit is its own; `sums` (C + 1, C) ends with the row of counts."""
     counts = np.maximum(sums[-1], 1.0)
     means = sums[:-1] / counts
     within = (products - (means * counts) @ means.T) / counts.sum()
     values, vectors = np.linalg.eigh((within + within.T) / 2.0)
     spread = points @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
-    right = [(spread + means[:, c]).argmax(axis=1) == c for c in range(len(counts))]
-    return float(np.average([one.mean() for one in right], weights=counts))
+    return np.array([float(((spread + means[:, c]).argmax(axis=1) == c).mean()) for c in range(len(counts))])
 
 
 def _symmetric_noise(dimension: int, sigma: float, rng: np.random.Generator) -> Floats:

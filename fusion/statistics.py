@@ -79,8 +79,7 @@ class Statistics:
 
 def statistics_of(task: Task, sums: Sums) -> Statistics:
     """The moments in `sums`, as float64 in units of 1, each rounded once."""
-    cross = sums.values(CROSS).reshape(-1, outputs(task))
-    bias = int(task.encoder.bias * FIXED_POINT) / FIXED_POINT  # as it was summed: truncated to fixed point
+    cross, bias = sums.values(CROSS).reshape(-1, outputs(task)), fixed_point_bias(task)
     classes = len(task.label.classes)
     return Statistics(
         classes=classes,
@@ -94,6 +93,11 @@ def statistics_of(task: Task, sums: Sums) -> Statistics:
         target_sigma=0.0 if classes else sums.sigma(SQUARES),
         granularity=granularity(task),
     )
+
+
+def fixed_point_bias(task: Task) -> float:
+    """beta as it is summed: truncated to fixed point."""
+    return int(task.encoder.bias * FIXED_POINT) / FIXED_POINT
 
 
 def granularity(task: Task) -> float:

@@ -91,7 +91,7 @@ class Summary:
     @classmethod
     def from_bytes(cls, data: bytes, task: Task) -> Summary:
         """The summary in `data`, checked against `task`; SummaryError says what does not fit."""
-        return _decode(data, task)
+        return Decoder(task).read(data)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _zigzag(values: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def _unzigzag(codes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return ((codes >> np.uint64(1)) ^ (~(codes & np.uint64(1)) + np.uint64(1))).view(np.int64)
+    return (codes >> np.uint64(1)).view(np.int64) ^ -(codes & np.uint64(1)).view(np.int64)
 
 
 def _to_planes(codes: NDArray[np.uint64], count: int) -> bytes:
@@ -224,37 +224,64 @@ def _to_planes(codes: NDArray[np.uint64], count: int) -> bytes:
 
 
 def _from_planes(content: bytes, entries: int, count: int) -> NDArray[np.uint64]:
-    octets = np.zeros((entries, 8), dtype=np.uint8)
-    octets[:, :count] = np.frombuffer(content, dtype=np.uint8).reshape(count, entries).T
-    return octets.view("<u8").reshape(-1).astype(np.uint64)
+    planes = np.frombuffer(content, dtype=np.uint8).reshape(count, entries)
+    codes: NDArray[np.uint64] = planes[0].astype(np.uint64)
+    for place in range(1, count):
+        if planes[place].any():  # the high ones hold nothing but for sums of millions of rows
+            codes |= planes[place].astype(np.uint64) << np.uint64(8 * place)
+    return codes
 
 
 # --- bytes in -----------------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes, task: Task) -> Summary:
-    """Check in order: form, task, claim, noise, size; only then inflate."""
-    header, frame = _split(data)
-    if header["task"] != task.id.hex() or header["kind"] != task.summary:
-        raise SummaryError("this summary belongs to another task; ignore it")
-    claim = _read_claim(header["claim"])
-    planned = _replan(task, claim)
-    sizes = _check_blocks(header["blocks"], planned)
-    content = _inflate(frame, sum(sizes))
-    blocks: Blocks = {}
-    start = 0
-    for block, size, (_sigma, step) in zip(planned.sent, sizes, header["blocks"], strict=True):
-        planes = planes_of(step, limit_for(block))
-        values = _unzigzag(_from_planes(content[start : start + size], block.entries, planes))
-        limit = limit_for(block) // step
-        if values.size and (values.min() < -limit or values.max() > limit):
-            raise SummaryError("the summary holds a sum that no release can reach; ignore it")
-        blocks[block.name] = values
-        start += size
-    names = [block.name for block in planned.sent]
-    sigmas = {name: stated[0] for name, stated in zip(names, header["blocks"], strict=True)}
-    steps = {name: stated[1] for name, stated in zip(names, header["blocks"], strict=True)}
-    return Summary(planned.task_id, planned.kind, claim, blocks, steps, sigmas, limits_of(planned.layout))
+class Decoder:
+    """Reads the summaries of one task: what follows from task and epsilon alone is worked out once for all of them."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._task_id = task.id
+        self._plans: dict[float, Plan] = {}
+
+    def read(self, data: bytes) -> Summary:
+        """Check in order: form, task, claim, noise, size; only then inflate. SummaryError says what does not fit."""
+        header, frame = _split(data)
+        if header["task"] != self._task_id.hex() or header["kind"] != self._task.summary:
+            raise SummaryError("this summary belongs to another task; ignore it")
+        claim = _read_claim(header["claim"])
+        planned = self._replan(claim)
+        sizes = _check_blocks(header["blocks"], planned)
+        content = _inflate(frame, sum(sizes))
+        blocks: Blocks = {}
+        start = 0
+        for block, size, (_sigma, step) in zip(planned.sent, sizes, header["blocks"], strict=True):
+            blocks[block.name] = _read_block(content[start : start + size], block, step)
+            start += size
+        names = [block.name for block in planned.sent]
+        sigmas = {name: stated[0] for name, stated in zip(names, header["blocks"], strict=True)}
+        steps = {name: stated[1] for name, stated in zip(names, header["blocks"], strict=True)}
+        return Summary(planned.task_id, planned.kind, claim, blocks, steps, sigmas, limits_of(planned.layout))
+
+    def _replan(self, claim: Claim) -> Plan:
+        """The release that the claim describes; every field of the claim must be what that release states."""
+        planned = self._plans.get(claim.epsilon)
+        if planned is None:
+            try:
+                planned = plan(self._task, claim.epsilon)
+            except BudgetError:
+                raise SummaryError("the summary claims an epsilon that its task does not allow; ignore it") from None
+        if claim != claim_of(planned, claim.ledger_position):
+            raise SummaryError("the privacy claim of the summary is not that of its task and mechanism; ignore it")
+        self._plans = {claim.epsilon: planned}  # the latest: a peer cannot make this grow
+        return planned
+
+
+def _read_block(content: bytes, block: BlockLayout, step: int) -> NDArray[np.int64]:
+    values = _unzigzag(_from_planes(content, block.entries, planes_of(step, limit_for(block))))
+    limit = limit_for(block) // step
+    if values.size and (values.min() < -limit or values.max() > limit):
+        raise SummaryError("the summary holds a sum that no release can reach; ignore it")
+    return values
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -292,18 +319,6 @@ def _read_claim(raw: object) -> Claim:
     if not 1 <= claim.ledger_position <= MAX_POSITION:
         raise SummaryError("the summary claims a ledger position that cannot be; ignore it")
     return claim
-
-
-def _replan(task: Task, claim: Claim) -> Plan:
-    """The release that the claim describes; every field of the claim must be what that release states."""
-    try:
-        planned = plan(task, claim.epsilon)
-    except BudgetError:
-        raise SummaryError("the summary claims an epsilon that its task does not allow; ignore it") from None
-    expected = claim_of(planned, claim.ledger_position)
-    if claim != expected:
-        raise SummaryError("the privacy claim of the summary is not that of its task and mechanism; ignore it")
-    return planned
 
 
 def claim_of(planned: Plan, ledger_position: int) -> Claim:

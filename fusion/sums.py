@@ -5,7 +5,7 @@ Adding happens in whole units of 2^-32, so a summary joins in one addition, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,16 +62,54 @@ class Sums:
 
     def values(self, block: str) -> Floats:
         """One block as float64 in units of 1, each entry rounded once."""
-        return np.asarray(self.whole[block] + self.fraction[block] / UNIT)
+        values: Floats = np.multiply(self.fraction[block], 1.0 / UNIT, dtype=np.float64)
+        values += self.whole[block]
+        return values
 
     def sigma(self, block: str) -> float:
         """The standard deviation of the noise in every entry of a block, in units of 1."""
         return float(np.sqrt(self.variances[block] / 12)) / UNIT
 
 
-def total(contributions: Sequence[Contribution]) -> Sums:
+class RunningSums:
+    """A sum that summaries join and leave in place, each in one exact addition."""
+
+    def __init__(self) -> None:
+        self._sums: Sums | None = None
+
+    def add(self, sums: Sums) -> None:
+        """Take over or add `sums`, whose arrays then belong to this object."""
+        if self._sums is None:
+            self._sums = sums
+        else:
+            self._move(sums, 1)
+
+    def take_out(self, sums: Sums) -> None:
+        """Subtract `sums`, which must be one of the summands."""
+        self._move(sums, -1)
+
+    def now(self) -> Sums:
+        """The sum so far, in arrays of its own; there must be a summand."""
+        assert self._sums is not None  # noqa: S101 - callers know how many they added
+        return Sums(
+            {name: block.copy() for name, block in self._sums.whole.items()},
+            {name: block.copy() for name, block in self._sums.fraction.items()},
+            dict(self._sums.variances),
+        )
+
+    def _move(self, other: Sums, sign: int) -> None:
+        assert self._sums is not None  # noqa: S101
+        add = np.add if sign > 0 else np.subtract
+        for ours, theirs in ((self._sums.whole, other.whole), (self._sums.fraction, other.fraction)):
+            for name, block in ours.items():
+                add(block, theirs[name], out=block)
+        for name, variance in other.variances.items():
+            self._sums.variances[name] += sign * variance
+
+
+def total(contributions: Iterable[Contribution]) -> Sums:
     """The sum of one or more summaries."""
-    sums = Sums.of(contributions[0].summary)
-    for one in contributions[1:]:
-        sums = sums.plus(Sums.of(one.summary))
-    return sums
+    running = RunningSums()
+    for one in contributions:
+        running.add(Sums.of(one.summary))
+    return running.now()

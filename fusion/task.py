@@ -38,9 +38,14 @@ MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "model")
+SUMMARY_KINDS = ("moments", "mean-embedding", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
+MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
+MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1 then share nothing
+DEFAULT_FEATURES = 256
+DEFAULT_GAMMA = 1.0
+MAX_SEED = 2**32 - 1
 MAX_HIDDEN = 1_024  # units of a hidden layer
 MAX_TRAINING_STEPS = 1_000
 MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
@@ -96,6 +101,7 @@ class CsvFormat:
     missing: tuple[str, ...] = ()
     delimiter: str = ","
     names: tuple[str, ...] = ()
+    quote: bool = True  # False: quotation marks are ordinary characters
 
 
 @dataclass(frozen=True)
@@ -142,23 +148,39 @@ Column = NumberColumn | CategoryColumn | ImageColumn | TextColumn
 
 
 @dataclass(frozen=True)
+class Lift:
+    """Random Fourier features of a Gaussian kernel on encoded rows, see `fusion.encoders.lift`.
+
+    `features` is their (even) number: the kernel is met up to about 1/sqrt(features / 2). `gamma` is that of
+    exp(-gamma ||u - v||^2): a larger one sees finer differences and needs more rows. `seed` fixes the directions.
+    """
+
+    features: int = DEFAULT_FEATURES
+    gamma: float = DEFAULT_GAMMA
+    seed: int = 1
+
+
+@dataclass(frozen=True)
 class TabularEncoder:
     """How rows of numbers and categories become vectors, see `fusion.encoders.tabular`.
 
-    `bias` is beta in [0.05, 0.95]: a larger one recovers counts better, and leaves sqrt(1 - beta^2) of the
-    norm to the features. Between 0.2 and 0.5 it hardly matters.
+    With `lift` they are lifted once more, into random Fourier features. `bias` is beta in [0.05, 0.95]: a larger
+    one recovers counts better, and leaves sqrt(1 - beta^2) of the norm to the features. Between 0.2 and 0.5 it hardly
+    matters.
     """
 
     kind: str = "tabular"
     bias: float = DEFAULT_BIAS
+    lift: Lift | None = None
 
     def dimension(self, columns: Sequence[Column]) -> int:
         """Coordinates of an encoded row, bias included."""
-        return 1 + sum(column_width(one) for one in columns if isinstance(one, NumberColumn | CategoryColumn))
+        return 1 + (columns_width(columns) if self.lift is None else self.lift.features)
 
     def content(self) -> dict[str, Any]:
         """For the canonical form."""
-        return {"kind": self.kind, "bias": self.bias}
+        content: dict[str, Any] = {"kind": self.kind, "bias": self.bias}
+        return content if self.lift is None else content | {"lift": vars(self.lift)}
 
 
 EncoderSettings = TabularEncoder
@@ -301,6 +323,11 @@ def tabular_columns(task: Task) -> tuple[NumberColumn | CategoryColumn, ...]:
     return tuple(one for one in task.columns if isinstance(one, NumberColumn | CategoryColumn))
 
 
+def columns_width(columns: Sequence[Column]) -> int:
+    """Coordinates of all columns of numbers and categories."""
+    return sum(column_width(one) for one in columns if isinstance(one, NumberColumn | CategoryColumn))
+
+
 def column_width(column: NumberColumn | CategoryColumn) -> int:
     """Coordinates of one column: its simplex of k points takes k - 1, its missing indicator 1."""
     return len(column.values) if isinstance(column, CategoryColumn) else (column.bins or 2)
@@ -326,7 +353,7 @@ def _csv_content(csv: CsvFormat) -> dict[str, Any]:
     content: dict[str, Any] = {"header": csv.header, "missing": list(csv.missing), "delimiter": csv.delimiter}
     if not csv.header:
         content["names"] = list(csv.names)
-    return content
+    return content if csv.quote else content | {"quote": False}
 
 
 def _column_content(column: Column) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from fusion.task import (
     CANONICAL_VERSION,
     DEFAULT_BIAS,
     DEFAULT_DELTA,
+    DEFAULT_FEATURES,
+    DEFAULT_GAMMA,
     KINDS,
     MAX_BINS,
     MAX_BOUND,
@@ -27,14 +29,17 @@ from fusion.task import (
     MAX_COLUMNS,
     MAX_DELTA,
     MAX_DIMENSION,
+    MAX_DIRECTIONS,
     MAX_EPSILON,
     MAX_FILE_COLUMNS,
+    MAX_GAMMA,
     MAX_HIDDEN,
     MAX_IMAGE_BYTES,
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
     MAX_PERSON_ROWS,
+    MAX_SEED,
     MAX_TASK_BYTES,
     MAX_TRAINING_ENTRIES,
     MAX_TRAINING_STEPS,
@@ -49,6 +54,7 @@ from fusion.task import (
     ImageColumn,
     Label,
     LabelClass,
+    Lift,
     ModelSettings,
     NumberColumn,
     PersonUnit,
@@ -56,6 +62,7 @@ from fusion.task import (
     TabularEncoder,
     Task,
     TextColumn,
+    columns_width,
     dimension,
     spellings_of,
 )
@@ -269,12 +276,12 @@ def _build_model(top: _Table, label: Label) -> ModelSettings:
     settings = ModelSettings(
         hidden=_hidden(table, "hidden") if table.has("hidden") else (),
         teacher_hidden=_hidden(table, "teacher_hidden") if table.has("teacher_hidden") else None,
-        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default.steps),
+        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default=default.steps),
         clip_norm=_positive(table, "clip_norm", default.clip_norm, 1e-3, 1e3),
         learning_rate=_positive(table, "learning_rate", default.learning_rate, 1e-6, 1e6),
         mean_share=_positive(table, "mean_share", default.mean_share, 0.01, 0.99),
-        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default.expected_rows),
-        seed=_whole_number(table, "seed", 0, 2**53, default.seed),
+        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default=default.expected_rows),
+        seed=_whole_number(table, "seed", 0, MAX_SEED, default=default.seed),
         initial=_base64(table, "initial") if table.has("initial") else "",
         initial_model=table.text("initial_model") if table.has("initial") else "",
     )
@@ -333,8 +340,9 @@ def _build_csv(table: _Table) -> CsvFormat:
         table.fail("names", "are for files without a header line; set header = false or remove them")
     if not header:
         names = table.texts("names", MAX_FILE_COLUMNS)
+    quote = table.boolean("quote", default=True)
     table.done()
-    return CsvFormat(header, missing, delimiter, names)
+    return CsvFormat(header, missing, delimiter, names, quote)
 
 
 def _build_label(table: _Table, kind: str, csv: CsvFormat) -> Label:
@@ -446,7 +454,7 @@ def _build_image(table: _Table, name: str) -> ImageColumn:
     return image
 
 
-def _whole_number(table: _Table, key: str, least: int, most: int, default: int | None = None) -> int:
+def _whole_number(table: _Table, key: str, least: int, most: int, *, default: int | None = None) -> int:
     if default is not None and not table.has(key):
         return default
     value = table.value(key)
@@ -469,7 +477,22 @@ def _build_tabular(table: _Table, bias: float, columns: tuple[Column, ...]) -> T
     for column in columns:
         if not isinstance(column, NumberColumn | CategoryColumn):
             table.fail("kind", f'does not take pictures or texts, and "{column.name}" is one; choose another encoder')
-    return TabularEncoder("tabular", bias)
+    lift = _build_lift(table.table("lift"), columns) if table.has("lift") else None
+    return TabularEncoder("tabular", bias, lift)
+
+
+def _build_lift(table: _Table, columns: tuple[Column, ...]) -> Lift:
+    features = _whole_number(table, "features", 2, MAX_DIMENSION - 1, default=DEFAULT_FEATURES)
+    if features % 2:
+        table.fail("features", "must be even: half of them are cosines, half are sines")
+    if features // 2 * columns_width(columns) > MAX_DIRECTIONS:
+        table.fail("features", f"are too many for columns of {columns_width(columns)} coordinates; ask for fewer")
+    gamma = table.number("gamma", default=DEFAULT_GAMMA)
+    if not 0 < gamma <= MAX_GAMMA:
+        table.fail("gamma", f"must be over 0 and at most {MAX_GAMMA:g}")
+    seed = _whole_number(table, "seed", 0, MAX_SEED, default=1)
+    table.done()
+    return Lift(features, gamma, seed)
 
 
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {"tabular": _build_tabular}

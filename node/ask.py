@@ -2,15 +2,17 @@
 
 A model file from outside is read by `fusion.model.read_model`, which checks form, size and digest, before anything else
 touches it; then its card must be signed by the node that it names.
+
+Where nothing can be fused here, or the peer that was asked cannot be reached, a model that a member shared before
+(`node.shared`) takes the place of a fused one, and that is said.
 """
 
 from __future__ import annotations
 
 import asyncio
 import csv
-import os
+import string
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,19 +23,26 @@ from crypto.errors import Malformed
 from crypto.keys import PublicKey
 from node.client import Dialer
 from node.config import MODEL_LIMIT_BYTES
-from node.errors import PeerUnreachable, QueryRefused, UsageError
+from node.errors import CannotFuse, PeerUnreachable, QueryRefused, UsageError
+from node.files import written_whole
 from node.frames import Query
 from node.home import Home
 from node.query import answer, check_attestation, holdings
+from node.records import Kind
+from node.shared import FORMAT, listing, newest, open_shared
 from node.show import size, summaries
-from node.tasks import find
+from node.store import Peer
+from node.tasks import MIN_ID_PREFIX, find
 from node.wire import MODEL_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fusion.model import Model
+    from fusion.task import Task
 
-HEADS = ("ridge", "lda", "synthetic", "distilled", "averaged")
+
+HEADS = ("bayes", "lda", "ridge", "synthetic", "nearest-mean", "distilled", "averaged")
 
 
 def ask(
@@ -47,21 +56,55 @@ def ask(
     head: str | None,
     on_progress: Callable[[str], None],
 ) -> bytes:
-    """A model file for an accepted task, from this node's own holdings or from the peer `node`."""
+    """A model file for an accepted task, from this node's own holdings or from the peer `node`, or one that was shared
+    before where these have none to give."""
+    query = select(home, task_reference, only, without, head, _format_of(output))
+    peer = home.peers.peer_of(node) if node and home.peers.key_of(node) != home.me else None
+    # What was shared is as it is: nobody's summaries can be left out of it now.
+    as_shared = not (query.only or query.without or query.head)
+    try:
+        data = answer(home, query, on_progress) if peer is None else _answer_of(home, query, peer, on_progress)
+    except (CannotFuse, PeerUnreachable) as error:
+        found = newest(home, find(home, task_reference), peer.key if peer else None) if as_shared else None
+        if found is None:
+            raise
+        on_progress(f"{error}")
+        on_progress(f"Instead, this is {found.describe(home)}.")
+        return found.file(query.format)
+    if as_shared and peer is None:
+        _point_to_larger(home, query, data, on_progress)
+    return data
+
+
+def select(
+    home: Home, task_reference: str, only: str | None, without: str | None, head: str | None, file_format: str
+) -> Query:
+    """The query that a person typed; UsageError where it cannot be meant."""
     if head is not None and head not in HEADS:
         raise UsageError(f"There is no head {head!r}; choose one of {', '.join(HEADS)}, or leave --head out.")
-    query = Query(
+    return Query(
         find(home, task_reference).id,
         head or "",
         _keys(home, only),
         _keys(home, without),
-        _format_of(output),
+        file_format,
     )
-    peer_key = home.peers.key_of(node) if node else home.me
-    if peer_key == home.me:
-        return answer(home, query, on_progress)
-    assert node is not None  # noqa: S101 - told to the type checker: only a named node can be another
-    peer = home.peers.peer_of(node)
+
+
+def _point_to_larger(home: Home, query: Query, data: bytes, on_progress: Callable[[str], None]) -> None:
+    """Say so if a member shared a model of more summaries than are here: its partners may be strangers to this node."""
+    from fusion.model import read_model
+
+    shared = [one for one in listing(home, query.task_id) if not one["reason"]]
+    made_of = len(read_model(data)[1]["manifest"]["summaries"]) if shared else 0
+    for one in shared:
+        if one["summaries"] > made_of:
+            who = one["origin"]
+            on_progress(f"{who} shared a model of {summaries(one['summaries'])}; --node {who} asks for it")
+
+
+def _answer_of(home: Home, query: Query, peer: Peer, on_progress: Callable[[str], None]) -> bytes:
+    """What a peer answers over the network, checked."""
     if peer.address is None:
         raise PeerUnreachable(f"{peer.name} has no address here; give one with `tidings peer add KEY --address`.")
     dialer = Dialer.for_identity(home.keystore.identity)
@@ -69,7 +112,9 @@ def ask(
         data = asyncio.run(dialer.ask(peer.key, peer.address, query, on_progress))
     except PeerUnreachable as error:
         raise PeerUnreachable(f"Cannot ask {peer.name}: {error}.") from error
-    _check_answer(data, query, peer.key)
+    signed_by = _check_answer(home, data, query, peer.key)
+    if signed_by != peer.key:
+        on_progress(f"{peer.name} cannot fuse; this is a model that {home.peers.name_of(signed_by)} shared.")
     return data
 
 
@@ -90,7 +135,7 @@ class ModelInHand:
 def save(home: Home, data: bytes, output: Path) -> ModelInHand:
     """Check a model file and write it, whole or not at all."""
     received = _read(home, data)
-    with _written_whole(output, "wb") as file:
+    with written_whole(output, "wb") as file:
         file.write(data)
     return received
 
@@ -112,12 +157,13 @@ class Verdict:
         return f"{'Confirmed' if self.confirmed else 'Not confirmed'}: {self.reason}\ndigest {self.digest.hex()}"
 
 
-def verify_file(home: Home, path: Path) -> Verdict:
-    """Fuse again, from the summaries held here, exactly those that the file names, and compare digests."""
+def verify_model(home: Home, reference: str) -> Verdict:
+    """Fuse again, from the summaries held here, exactly those that a model names, and compare digests. `reference` is a
+    model file, or the beginning of the id of a shared model's record."""
     from fusion.errors import FusionError
     from fusion.model import read_model, rebuild
 
-    model, card = read_model(read_bounded(path))
+    model, card = read_model(_file_or_shared(home, reference))
     node = home.peers.name_of(check_attestation(card))
     task = find(home, card["manifest"]["task_id"])
     wanted = {bytes.fromhex(one["record"]) for one in card["manifest"]["summaries"]}
@@ -125,7 +171,8 @@ def verify_file(home: Home, path: Path) -> Verdict:
     usable = [one for one in held.usable if one.record_id in wanted]
     if len(usable) < len(wanted):
         lacking = len(wanted) - len(usable)
-        return Verdict(False, f"{lacking} of its {summaries(len(wanted))} cannot be read here", model.digest)
+        reason = f"{lacking} of its {summaries(len(wanted))} cannot be read here{_attesters(home, task, model)}"
+        return Verdict(False, reason, model.digest)
     try:
         again = rebuild(task, usable, model)
     except FusionError as error:
@@ -139,12 +186,28 @@ def verify_file(home: Home, path: Path) -> Verdict:
     )
 
 
+def _file_or_shared(home: Home, reference: str) -> bytes:
+    path = Path(reference)
+    if path.exists() or len(reference) < MIN_ID_PREFIX or set(reference.lower()) - set(string.hexdigits):
+        return read_bounded(path)
+    found = [held for held in home.store.find(reference) if held.record.header.kind is Kind.MODEL]
+    if len(found) != 1:
+        raise UsageError(f"{reference} is neither a model file nor the id of one shared model; see `tidings records`.")
+    return open_shared(home, found[0]).file(FORMAT)
+
+
+def _attesters(home: Home, task: Task, model: Model) -> str:
+    """Who shared a model of the same digest: the word of each, where nothing can be checked."""
+    names = [one["origin"] for one in listing(home, task.id) if one["digest"] == model.digest.hex()]
+    return f"; the very same model was shared by {', '.join(names)}" if names else ""
+
+
 def predict_file(model: Path, data: Sequence[Path], output: Path | None, progress: Callable[[int], None]) -> None:
     """Write one CSV row per data row: the class and the probability of each class, or the value."""
     from fusion.model import predict
 
     batches = predict(read_bounded(model), data)
-    with _written_whole(output, "w") if output else _stdout() as file:
+    with written_whole(output, "w") if output else _stdout() as file:
         writer = csv.writer(file)
         done = 0
         for batch in batches:
@@ -180,13 +243,15 @@ def _name_of_text(home: Home, origin: str) -> str:
         return origin
 
 
-def _check_answer(data: bytes, query: Query, asked: PublicKey) -> None:
-    """What a peer sent must be a model of the task that was asked for, signed by the peer that was asked."""
+def _check_answer(home: Home, data: bytes, query: Query, asked: PublicKey) -> PublicKey:
+    """Who signed what a peer sent: a model of the task, by the peer that was asked or, shared, by another member."""
     from fusion.model import read_model
 
     _, card = read_model(data)
-    if check_attestation(card) != asked or card["manifest"]["task_id"] != query.task_id.hex():
-        raise QueryRefused("The answer is a model of another task or of another node; it was not kept.")
+    signed_by = check_attestation(card)
+    if signed_by not in {asked, *home.epochs.members()} or card["manifest"]["task_id"] != query.task_id.hex():
+        raise QueryRefused("The answer is a model of another task or of a stranger; it was not kept.")
+    return signed_by
 
 
 def _keys(home: Home, names: str | None) -> tuple[bytes, ...]:
@@ -197,24 +262,6 @@ def _format_of(output: Path) -> str:
     if output.suffix.lstrip(".") not in MODEL_FORMATS:
         raise UsageError(f"{output} has no known ending; a model file is FILE.onnx or FILE.safetensors.")
     return output.suffix.lstrip(".")
-
-
-@contextmanager
-def _written_whole(path: Path, mode: str) -> Iterator[IO[Any]]:
-    """A file beside `path` that takes its place at the end: a crash or an error leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
 
 
 @contextmanager

@@ -7,14 +7,12 @@ never pay for tables or models.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from node import show
-
-if TYPE_CHECKING:
-    from node.home import Home
+from node import cli_models, show
+from node.cli_options import Json, TaskName, open_home
 
 app = typer.Typer(
     name="tidings",
@@ -30,9 +28,8 @@ budget_app = typer.Typer(help="The privacy budget.", rich_markup_mode=None)
 app.add_typer(peer_app, name="peer")
 app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
+app.add_typer(cli_models.app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the beginning of its id.")]
 DEFAULT_HOME = Path("~/.tidings")
 
 
@@ -47,12 +44,6 @@ def options(
 ) -> None:
     context.obj = home.expanduser()
     context.meta["debug"] = debug
-
-
-def _home(context: typer.Context) -> Home:
-    from node.home import Home
-
-    return Home.open(context.obj)
 
 
 # ------------------------------------------------------------------------------------------------ identity and peers
@@ -79,7 +70,7 @@ def init(
 @app.command("id")
 def identity(context: typer.Context) -> None:
     """Print this node's public key, alone."""
-    show.line(_home(context).me.text)
+    show.line(open_home(context).me.text)
 
 
 @peer_app.command("add")
@@ -96,7 +87,7 @@ def peer_add(
     """Trust a member: exchange records with it and let it read what this node publishes."""
     from node.membership import add_peer
 
-    peer = add_peer(_home(context), key, name, address, query_only=query_only)
+    peer = add_peer(open_home(context), key, name, address, query_only=query_only)
     if query_only:
         show.line(f"{peer.name} may ask this node for models.")
     else:
@@ -108,7 +99,7 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     """The peers of this node, and how the links to them are."""
     from node.status import peers
 
-    home = _home(context)
+    home = open_home(context)
     listed = peers(home, home.is_served())
     if json:
         show.as_json(listed)
@@ -128,7 +119,7 @@ def peer_remove(
     """Stop trusting a member: it cannot read what this node publishes from now on."""
     from node.membership import remove_peer
 
-    name = remove_peer(_home(context), peer)
+    name = remove_peer(open_home(context), peer)
     show.line(f"{name} is removed. What this node publishes from now on is sealed under a new key; ")
     show.line("what it could read before it may have kept.")
 
@@ -146,7 +137,7 @@ def task_add(
     """Accept a task: one from a file is proposed to the peers too."""
     from node.tasks import add
 
-    task, proposed = add(_home(context), reference)
+    task, proposed = add(open_home(context), reference)
     show.line(f"Accepted {task.name}: {task.id.hex()}")
     if proposed:
         show.line(f"It is proposed to your peers, who accept it with: tidings task add {task.name}")
@@ -157,7 +148,7 @@ def task_list(context: typer.Context, json: Json = False) -> None:
     """Tasks accepted here, and those that peers propose."""
     from node.tasks import listing
 
-    listed = listing(_home(context))
+    listed = listing(open_home(context))
     if json:
         show.as_json(listed)
         return
@@ -170,7 +161,7 @@ def task_show(context: typer.Context, task: TaskName, json: Json = False) -> Non
     """What a task says: columns, bounds, classes, privacy."""
     from node.tasks import describe, find_any
 
-    found = find_any(_home(context), task)
+    found = find_any(open_home(context), task)
     if json:
         import json as json_library
 
@@ -186,7 +177,9 @@ def task_show(context: typer.Context, task: TaskName, json: Json = False) -> Non
 def publish(
     context: typer.Context,
     task: TaskName,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="CSV, Parquet or Arrow files.")],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Tables, NumPy or IDX files, folders of pictures.")
+    ],
     epsilon: Annotated[float, typer.Option("--epsilon", metavar="E", help="Privacy to spend on this release.")],
     dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="Whose budget it draws on.")] = "default",
     budget: Annotated[
@@ -206,7 +199,7 @@ def publish(
     from node.tasks import find
 
     chosen = Part.parse(part) if part is not None else None
-    home = _home(context)
+    home = open_home(context)
     found = find(home, task)
     with show.progress("reading", "rows") as progress:
         if dry_run:
@@ -237,7 +230,7 @@ def budget(
         return
     from node import budget as budgets
 
-    home = _home(context)
+    home = open_home(context)
     accounts = budgets.statement(home, dataset)
     if plot is not None:
         budgets.plot(home, dataset, plot)
@@ -291,7 +284,7 @@ def budget_raise(
     from node.budget import raise_cap
     from node.errors import UsageError
 
-    home = _home(context)
+    home = open_home(context)
     if yes_i_mean is None:
         show.note(f"Everybody with a row in {dataset} gets less privacy than was promised, and this cannot be undone.")
         yes_i_mean = typer.prompt("Type the name of the dataset to go on", err=True)
@@ -306,7 +299,7 @@ def budget_accept_rollback(context: typer.Context, json: Json = False) -> None:
     """After a restore from an old copy: charge what peers know was spent since, and go on."""
     from node.budget import accept_rollback
 
-    accounts = accept_rollback(_home(context))
+    accounts = accept_rollback(open_home(context))
     if json:
         show.as_json(accounts)
         return
@@ -335,7 +328,7 @@ def audit(
     from fusion.audit import draw
     from node.tasks import find
 
-    found = find(_home(context), task)
+    found = find(open_home(context), task)
     with show.progress("auditing", "releases") as progress:
         measured = measure(found, epsilon, runs, progress=progress)
     show.as_json(measured.to_json()) if json else show.line(measured.describe())
@@ -350,11 +343,15 @@ def withdraw(
     context: typer.Context,
     record: Annotated[str, typer.Argument(metavar="RECORD", help="The beginning of a record's id.")],
 ) -> None:
-    """Take a summary of this node back: every node that hears of it fuses without it."""
+    """Take a summary or a shared model of this node back: every node that hears of it goes on without it."""
     from node.publish import withdraw as take_back
+    from node.records import Kind
 
-    taken = take_back(_home(context), record)
-    show.line(f"Record {taken.hex()[:12]} is withdrawn. Models made from it before stay where they are;")
+    taken = take_back(open_home(context), record)
+    if taken.header.kind is Kind.MODEL:
+        show.line(f"Record {taken.id.hex()[:12]} is withdrawn. Model files written from it stay where they are.")
+        return
+    show.line(f"Record {taken.id.hex()[:12]} is withdrawn. Models made from it before stay where they are;")
     show.line("the privacy it cost stays spent.")
 
 
@@ -379,7 +376,7 @@ def serve(
 
     address = check_address(listen) if listen else None
     rate = parse_rate(bandwidth) if bandwidth else None
-    serve_until_stopped(_home(context), address, rate, verbose=context.meta["debug"])
+    serve_until_stopped(open_home(context), address, rate, verbose=context.meta["debug"])
 
 
 @app.command()
@@ -387,7 +384,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     """Peers, links, what is held, and in a line each what is stuck and why."""
     from node.status import status as read_status
 
-    state = read_status(_home(context))
+    state = read_status(open_home(context))
     if json:
         show.as_json(state)
         return
@@ -412,6 +409,9 @@ def status(context: typer.Context, json: Json = False) -> None:
         show.line(f"{task['name']}: {show.summaries(task['summaries'])} ready to fuse")
         for stuck in task["stuck"]:
             show.line(f"  {stuck['origin']}: {stuck['reason']}")
+        for model in task["models"]:
+            what = f"made of {show.summaries(model['summaries'])}" if not model["reason"] else model["reason"]
+            show.line(f"  model shared by {model['origin']}, {model['created']} UTC: {what}")
     for account in state["budget"]:
         spent = f"epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
         show.line(f"budget of {account['dataset']}: {spent}")
@@ -429,7 +429,7 @@ def records(
     from node.status import records as read_records
     from node.tasks import find_any
 
-    home = _home(context)
+    home = open_home(context)
     listed = read_records(home, find_any(home, task).id if task else None)
     if json:
         show.as_json(listed)
@@ -449,87 +449,7 @@ def records(
     show.table(["id", "kind", "task", "origin", "size", "state", "why"], rows, empty="No records yet.")
 
 
-# ------------------------------------------------------------------------------------------------------------- models
-
-
-@app.command()
-def query(
-    context: typer.Context,
-    task: TaskName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors.")],
-    node: Annotated[str | None, typer.Option("--node", metavar="NAME|KEY", help="Ask this peer.")] = None,
-    only: Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")] = None,
-    without: Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")] = None,
-    head: Annotated[
-        str | None,
-        typer.Option("--head", metavar="H", help="ridge, lda, synthetic; of kind model: distilled, averaged."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Get the fused model, from this node or from a peer."""
-    from node.ask import ask, save
-
-    home = _home(context)
-    data = ask(home, task, output, node=node, only=only, without=without, head=head, on_progress=show.note)
-    received = save(home, data, output)
-    if json:
-        show.as_json(received.card)
-    else:
-        show.line(received.describe(output))
-
-
-@app.command()
-def verify(
-    context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
-    json: Json = False,
-) -> None:
-    """Fuse again from the summaries held here: is the file what its card claims?"""
-    from node.ask import verify_file
-
-    verdict = verify_file(_home(context), model)
-    if json:
-        show.as_json(verdict.to_json())
-    else:
-        show.line(verdict.describe())
-    if not verdict.confirmed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Rows with the task's columns.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT", help="A CSV file; else stdout.")
-    ] = None,
-) -> None:
-    """Run a model file on raw rows; needs no node."""
-    from node.ask import predict_file
-
-    with show.progress("predicting", "rows") as progress:
-        predict_file(model, data, output, progress)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Labelled rows.")],
-    json: Json = False,
-) -> None:
-    """Score a model file on labelled rows; needs no node."""
-    from fusion.model import evaluate as score
-    from node.ask import read_bounded
-
-    scores: dict[str, Any] = score(read_bounded(model), data)
-    if json:
-        show.as_json(scores)
-        return
-    for name, value in scores.items():
-        text = (
-            "not defined by these rows" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        )
-        show.line(f"{name.replace('_', ' '):18}{text}")
+# --------------------------------------------------------------------------------------------------------------- demo
 
 
 @app.command()

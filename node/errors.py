@@ -38,3 +38,7 @@ class PeerUnreachable(NodeError):
 
 class QueryRefused(NodeError):
     """A query has no answer here, in words."""
+
+
+class CannotFuse(QueryRefused):
+    """This node has nothing that it can fuse into the model asked for, in words."""

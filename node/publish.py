@@ -194,19 +194,22 @@ def preview(
     return Preview(planned, dataset, text, left, epsilon <= left, report, _advice(task, epsilon))
 
 
-def withdraw(home: Home, prefix: str) -> bytes:
-    """Take back a summary of ours, named by the beginning of its id; returns the id. UsageError if it is none."""
+def withdraw(home: Home, prefix: str) -> Record:
+    """Take back a summary or a shared model of ours, named by the beginning of its id; returns it. UsageError if
+    it is neither."""
     if len(prefix) < MIN_ID_PREFIX or not all(digit in string.hexdigits for digit in prefix):
         raise UsageError(f"Name the record by the first {MIN_ID_PREFIX} or more digits of its id: `tidings records`.")
     mine = [
         held.record
         for held in home.store.find(prefix)
-        if held.record.header.origin == home.me and held.record.header.kind is Kind.SUMMARY
+        if held.record.header.origin == home.me and held.record.header.kind in (Kind.SUMMARY, Kind.MODEL)
     ]
     if len(mine) != 1:
-        raise UsageError(f"{prefix} is not the id of one summary of this node; `tidings records` lists them.")
+        raise UsageError(
+            f"{prefix} is not the id of one summary or shared model of this node; `tidings records` lists them."
+        )
     home.author.withdrawal(mine[0])
-    return mine[0].id
+    return mine[0]
 
 
 def rows_json(report: RowReport) -> dict[str, Any]:
@@ -230,8 +233,10 @@ def row_lines(report: RowReport) -> list[str]:
         lines.append(f"  {report.rows_beyond:,} rows dropped: their person has more rows than the task takes")
     if report.labels_outside:
         lines.append(f"  {report.labels_outside:,} rows dropped: their label is none of the task's classes")
+    if report.pictures_unusable:
+        lines.append(f"  {report.pictures_unusable:,} rows dropped: their picture is missing or cannot be decoded")
     oddities = (
-        ("out of bounds, clipped", report.clipped),
+        ("out of bounds or too long, clipped", report.clipped),
         ("missing", report.missing),
         ("unknown category, taken as missing", report.unknown),
         ("unreadable number, taken as missing", report.unreadable),

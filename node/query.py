@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from crypto.errors import CryptoError
 from crypto.keys import PublicKey
 from crypto.signing import MODEL_CARD_LABEL, sign, verify
-from node.errors import NotReadable, QueryRefused
+from node.errors import CannotFuse, NotReadable, QueryRefused
 from node.frames import Query
 from node.home import Home
 from node.records import Held, Kind
@@ -52,14 +52,15 @@ def holdings(home: Home, task: Task, query: Query) -> Holdings:
     """Decrypt and check what is held of the task, after the query's selection of origins."""
     from fusion.errors import SummaryError
     from fusion.fuse import Contribution
-    from fusion.release import Summary
+    from fusion.summary import Decoder
 
     usable, left_out = [], []
+    decoder = Decoder(task)
     for held in home.store.held(kind=Kind.SUMMARY, task_id=task.id):
         record = held.record
         try:
             _select(query, held)
-            summary = Summary.from_bytes(home.epochs.open(held), task)
+            summary = decoder.read(home.epochs.open(held))
         except (NotReadable, SummaryError) as reason:
             left_out.append(LeftOut(record.id, record.header.origin, str(reason)))
             continue
@@ -67,19 +68,27 @@ def holdings(home: Home, task: Task, query: Query) -> Holdings:
     return Holdings(tuple(usable), tuple(left_out))
 
 
+def fusable(home: Home, task: Task, query: Query) -> Holdings:
+    """`holdings` with something to fuse; CannotFuse says why there is nothing."""
+    held = holdings(home, task, query)
+    if not held.usable:
+        raise CannotFuse(_nothing_usable(home, task, held))
+    return held
+
+
 def answer(home: Home, query: Query, on_progress: Callable[[str], None] = lambda _: None) -> bytes:
-    """The model file for `query`, fused from what is held here and signed by this node; QueryRefused if nothing can
-    be fused."""
-    from fusion.errors import FusionError
+    """The model file for `query`, fused from what is held here and signed by this node; CannotFuse where there is
+    nothing to fuse or nothing to fuse with, QueryRefused where it cannot be done as asked."""
+    from fusion.errors import FusionError, NothingToFuse
     from fusion.model import build_model, card, card_message, write_onnx, write_safetensors
 
     task = _task(home, query.task_id)
-    held = holdings(home, task, query)
-    if not held.usable:
-        raise QueryRefused(_nothing_usable(home, task, held))
+    held = fusable(home, task, query)
     on_progress(f"fusing {summaries(len(held.usable))}")
     try:
         model = build_model(task, held.usable, query.head or None)
+    except (NothingToFuse, ModuleNotFoundError) as error:
+        raise CannotFuse(f"This node cannot fuse: {error}") from error
     except FusionError as error:
         raise QueryRefused(str(error)) from error
     quarantined = [

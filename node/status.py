@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from node import heads
+from node import heads, shared
 from node.budget import statement
 from node.errors import NotReadable
 from node.home import Home
@@ -31,7 +31,12 @@ def status(home: Home) -> dict[str, Any]:
         },
         "peers": peers(home, served),
         "tasks": [
-            {"id": task.task_id.hex(), "name": task.name, **_summaries(home, task.task_id)}
+            {
+                "id": task.task_id.hex(),
+                "name": task.name,
+                **_summaries(home, task.task_id),
+                "models": shared.listing(home, task.task_id),
+            }
             for task in home.store.tasks()
         ],
         "budget": statement(home),
@@ -118,7 +123,10 @@ def _why(home: Home, held: Held) -> str:
     if held.state is HeldState.COMPLETE and not held.record.header.body_bytes:
         return ""
     try:
-        home.epochs.open(held)
+        if held.record.header.kind is Kind.MODEL:
+            shared.open_shared(home, held)
+        else:
+            home.epochs.open(held)
     except NotReadable as reason:
         return str(reason)
     return ""

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from fusion.dataset import BATCH_ROWS, CSV_BLOCK_BYTES, Batch, inspect, read_batches
+from fusion.dataset import BATCH_ROWS, Batch, inspect, read_batches
 from fusion.errors import DataError
+from fusion.sources.tables import CSV_BLOCK_BYTES
 from fusion.task import Task
 
 TOML = """
@@ -239,9 +240,10 @@ def test_a_broken_row_deep_in_a_file_is_found_by_its_number(tmp_path: Path) -> N
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.csv", tmp_path):
-        with pytest.raises(DataError, match="is not there or is not a file"):
-            inspect([path], TASK)
+    with pytest.raises(DataError, match="is not there or is not a file"):
+        inspect([tmp_path / "absent.csv"], TASK)
+    with pytest.raises(DataError, match="holds pictures, and this task has no columns of them"):
+        inspect([tmp_path], TASK)
     with pytest.raises(DataError, match="no data file is named"):
         inspect([], TASK)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.denoise import denoise, spectral_edge
+from fusion.denoise import denoise, semicircle_variance, spectral_edge, squared_spectrum
 from tests.partners import symmetric_noise
 
 SPECTRA = {
@@ -73,3 +73,22 @@ def test_solving_inverts_the_shifted_matrix() -> None:
     right = rng.normal(size=(3, 2))
     solution = spectrum.solve(right, ridge=2.0)
     np.testing.assert_allclose((spectrum.matrix + 2.0 * np.eye(3)) @ solution, right, atol=1e-12)
+
+
+def test_the_squares_of_a_matrix_are_estimated_through_its_noise() -> None:
+    """q_i^T G^2 q_i along noisy eigenvectors, against the truth, for a spectrum with a bulk and a tail."""
+    rng = np.random.default_rng(11)
+    d, sigma = 200, 5.0
+    basis = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    truth = (basis * np.concatenate([np.full(150, 30.0), np.linspace(100.0, 1_000.0, 50)])) @ basis.T
+    noisy = truth + symmetric_noise(d, sigma, rng)
+    spectrum = denoise(noisy, sigma)
+    across = squared_spectrum(noisy, spectrum, sigma) - spectrum.values**2
+    products = spectrum.vectors.T @ truth @ spectrum.vectors
+    true_across = (products**2).sum(axis=1) - products.diagonal() ** 2
+    variance = semicircle_variance(d, sigma)
+    assert (across >= 0.0).all()
+    assert (across <= variance).all()
+    assert across[:140].mean() < 0.5 * variance  # inside the bulk noise only turns directions that are alike
+    assert across[-40:].mean() == pytest.approx(true_across[-40:].mean(), rel=0.15)
+    np.testing.assert_array_equal(squared_spectrum(truth, denoise(truth, 0.0), 0.0), denoise(truth, 0.0).values ** 2)

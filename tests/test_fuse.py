@@ -12,7 +12,7 @@ from second_routes import assemble
 from fusion import plausibility
 from fusion.dataset import Batch
 from fusion.errors import NothingToFuse
-from fusion.fuse import Contribution, Sums, fuse, total
+from fusion.fuse import Contribution, Fuser, Sums, fuse, total
 from fusion.plausibility import problem_of
 from fusion.statistics import Statistics, statistics_of
 from fusion.summaries import Blocks, kind_of
@@ -56,6 +56,50 @@ def test_a_record_that_arrives_twice_counts_once() -> None:
 def test_taking_a_summary_out_again_is_exact() -> None:
     rest = total(PARTNERS).minus(Sums.of(PARTNERS[2].summary))
     assert same(statistics_of(WARD, rest), statistics_of(WARD, total(PARTNERS[:2] + PARTNERS[3:])))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), max_size=12))
+@settings(max_examples=40)
+def test_summaries_that_come_and_go_leave_what_a_fresh_fusion_gives(moves: list[tuple[bool, int]]) -> None:
+    """Whatever joined, left, joined again or was never there: sums, order and quarantine are the same."""
+    liar = dataclasses.replace(PARTNERS[4], summary=edited(PARTNERS[4].summary, scaled))
+    pool = [*PARTNERS[:4], liar]
+    fuser, inside = Fuser(WARD), set()
+    for joins, place in moves:
+        if joins:
+            fuser.add(pool[place])
+            inside.add(place)
+        else:
+            fuser.withdraw(pool[place].record_id)
+            inside.discard(place)
+    if not inside - {4}:
+        with pytest.raises(NothingToFuse):
+            fuser.fused()
+        return
+    ours, fresh = fuser.fused(), fuse(WARD, [pool[place] for place in inside])
+    assert same(ours.statistics, fresh.statistics)
+    assert (ours.used, ours.quarantined) == (fresh.used, fresh.quarantined)
+
+
+def scaled(sums: Blocks) -> None:
+    for values in sums.values():
+        values *= 50
+
+
+def test_a_fusion_is_not_moved_by_what_joins_later() -> None:
+    fuser = Fuser(WARD)
+    fuser.add(PARTNERS[0])
+    before = fuser.fused()
+    fuser.add(PARTNERS[1])
+    assert same(before.statistics, fuse(WARD, PARTNERS[:1]).statistics)
+
+
+def test_a_record_counts_once_and_an_unknown_one_leaves_nothing_behind() -> None:
+    fuser = Fuser(WARD)
+    for one in (PARTNERS[0], PARTNERS[0], PARTNERS[1]):
+        assert fuser.add(one) is None
+    fuser.withdraw(PARTNERS[2].record_id)
+    assert same(fuser.fused().statistics, fuse(WARD, PARTNERS[:2]).statistics)
 
 
 def test_the_sums_are_the_integers_of_the_summaries() -> None:

@@ -133,6 +133,41 @@ def test_three_partners_one_killed_in_the_middle_fuse_the_same_model_on_every_no
 
 
 @pytest.mark.timeout(240)
+def test_a_shared_model_passes_a_relay_without_the_task_and_serves_when_its_maker_is_gone(
+    machines: Callable[[str], Machine], task_file: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    maker, relay, device = (machines(name) for name in ("maker", "relay", "device"))
+    for machine in (maker, relay, device):
+        machine.serve("--listen", "127.0.0.1:0")
+    for machine in (maker, relay, device):
+        for other in (maker, relay, device):
+            if machine is not other:
+                dialed = ["--address", str(relay.address)] if other is relay else []
+                machine.tidings("peer", "add", other.key, "--name", other.name, *dialed)
+    maker.tidings("task", "add", str(task_file))
+    maker.tidings("publish", "triage", str(rows_file), "--epsilon", "1")
+    shared = maker.json("share", "triage")
+
+    def usable_at(machine: Machine) -> bool:
+        listed = machine.json("records")
+        return any(one["id"] == shared["record"] and one["reason"] == "" for one in listed)
+
+    eventually(lambda: any(one["state"] == "proposed" for one in device.json("task", "list")))
+    device.tidings("task", "add", "triage")
+    eventually(lambda: usable_at(device))
+    assert not usable_at(relay)  # which carries it, and has not accepted the task
+    maker.kill()
+
+    card = device.json("query", "triage", "--node", "maker", "-o", str(tmp_path / "model.onnx"))
+    assert card["attestation"]["node"] == maker.key
+    assert card["attestation"]["digest"] == shared["digest"]
+    assert device.json("verify", str(tmp_path / "model.onnx"))["confirmed"] is True
+    assert device.json("verify", shared["record"])["digest"] == shared["digest"]
+    device.tidings("predict", str(tmp_path / "model.onnx"), str(rows_file), "-o", str(tmp_path / "out.csv"))
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 201
+
+
+@pytest.mark.timeout(240)
 def test_the_demo_tells_the_truth_and_leaves_nothing_running(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "node", "demo", "--out", str(tmp_path / "out"), "--draws", "3", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)

@@ -331,7 +331,7 @@ def test_the_card_says_who_contributed_at_what_privacy_and_what_was_left_out() -
     for one in PARTNERS:
         assert f"partner {one.origin.hex()[:4]}: epsilon {one.summary.claim.epsilon:g}, delta 1e-05" in text
     assert "tidings1qqqq: not selected by the query" in text
-    assert "rotation-invariant denoising, lda head" in text
+    assert "rotation-invariant denoising, bayes head" in text
     assert MODEL.digest.hex() in text
     assert max(map(len, text.splitlines())) <= 120
 

@@ -29,7 +29,7 @@ from fusion.encoders.tabular import NumberBlock, TabularRows
 from fusion.parts import Part
 from fusion.persons import PersonPass
 from fusion.summaries import UNIT, BlockLayout, moments
-from fusion.summaries.moments import MomentsKind
+from fusion.summaries.moments import MomentsKind, Products
 
 Check = Callable[[Path], None]
 Patch = pytest.MonkeyPatch
@@ -95,13 +95,13 @@ def test_the_code_as_it_is_passes_the_check(name: str, tmp_path: Path) -> None:
 def _(patch: Patch) -> None:
     rewrite(patch, TabularRows, "encode", ("radius = np.maximum(np.sqrt(squares), self.clip_norm)",
                                        "radius = np.full(len(batch), self.clip_norm)"))  # fmt: skip
-    rewrite(patch, moments, "quantize", ("q[squares * k > UNIT] = 0.0", "pass"))
+    rewrite(patch, moments, "quantize", ("q[~within] = 0.0", "pass"))
 
 
 @mutant("fixed point rounds away from zero", "exact search: rows")
 def _(patch: Patch) -> None:
-    rewrite(patch, moments, "quantize", ("q: Floats = np.trunc(", "q: Floats = np.ceil("),
-            ("q[squares * k > UNIT] = 0.0", "pass"))  # fmt: skip
+    rewrite(patch, moments, "quantize", ("np.trunc(q, out=q)", "np.ceil(q, out=q)"),
+            ("q[~within] = 0.0", "pass"))  # fmt: skip
 
 
 @mutant("labels are not clipped", "exact search: regression")
@@ -123,9 +123,7 @@ def _(patch: Patch) -> None:
 
 @mutant("sums are kept in single precision", "exact search: what others add")
 def _(patch: Patch) -> None:
-    rewrite(
-        patch, MomentsKind, "measure", ("np.rint(q.T @ q)", "np.rint(q.T.astype(np.float32) @ q.astype(np.float32))")
-    )
+    rewrite(patch, Products, "_close", ("self._open_gram.astype(", "self._open_gram.astype(np.float32).astype("))
 
 
 @mutant("the cross block is left out of Delta", "stated sensitivity", "claimed privacy", "audit")

@@ -22,12 +22,15 @@ from privacy_checks import (
     Row,
     batch_of,
     check_every_corner,
+    check_noise_gives_claimed_privacy,
     check_others_stay_bit_identical,
     check_person_moves_sums_by_at_most_delta,
     check_prolific_person,
     check_row_moves_sums_by_at_most_delta,
     check_shares_add_up_to_at_most_one,
     check_stated_sensitivity_is_proved,
+    proved_delta_squared,
+    squared_norm,
     sums_of,
     sums_of_file,
 )
@@ -76,6 +79,12 @@ def test_the_stated_sensitivity_is_the_proved_one(name: str) -> None:
     check_stated_sensitivity_is_proved(TASKS[name])
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_noise_of_every_kind_gives_the_privacy_that_is_claimed_and_no_more(name: str) -> None:
+    for epsilon in (0.5, 1.0, 3.0):
+        check_noise_gives_claimed_privacy(TASKS[name], epsilon)
+
+
 # --- unit: one person -----------------------------------------------------------------------------------------
 
 
@@ -99,12 +108,7 @@ def test_a_person_of_hostile_rows_adds_no_more_than_delta(name: str, rows: list[
     """As no file could give them; k is what the reader says, the number of rows."""
     task = TASKS[name]
     blocks = sums_of(task, rows, [len(rows)] * len(rows))
-    squares = sum(
-        weight * int(entry) ** 2
-        for block, weight in (("gram_diagonal", 1), ("gram_upper", 2), ("cross", 1), ("target_square", 1))
-        for entry in blocks.get(block, np.zeros(0, dtype=np.int64))
-    )
-    assert squares <= {"classification": 2, "regression": 3}[task.kind] * UNIT**2
+    assert squared_norm(task, blocks, sums_of(task, [])) <= proved_delta_squared(task)
 
 
 @pytest.mark.parametrize("name", PERSON_TASKS)
@@ -215,6 +219,22 @@ def test_sums_of_many_blocks_are_exact(name: str) -> None:
     shares = np.array([math.isqrt(UNIT // int(one)) for one in k], dtype=object)
     onehot = (np.array(batch.label)[:, None] == np.arange(3)).astype(object) * shares[:, None]
     assert (sums.cross == q.T @ onehot).all()
+
+
+def test_products_are_exact_beyond_what_float64_holds() -> None:
+    """2^22 rows of squared length just below 2^32: their sum is beyond 2^53, and odd."""
+    row, target = np.array([65_535, 361]), np.array([65_535])
+    rows, chunk = 2**22 + 1, 2**18
+    products = moments.Products(2, 1)
+    left = rows
+    while left:
+        taken = min(left, chunk)
+        products.add(np.tile(row.astype(np.float64), (taken, 1)), np.full((taken, 1), 65_535.0))
+        left -= taken
+    gram, cross = products.sums()
+    assert (np.triu(gram) == rows * np.triu(np.outer(row, row))).all()
+    assert (cross == rows * np.outer(row, target)).all()
+    assert rows * 65_535**2 > 2**53
 
 
 def test_too_many_rows_are_refused_before_anything_could_overflow() -> None:

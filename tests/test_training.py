@@ -16,7 +16,8 @@ from privacy_checks import CLASSES, PERSON, make_task
 
 from fusion import training
 from fusion.shapes import fresh_weights
-from fusion.summaries.model import CLASS_SUMS, GRADIENTS
+from fusion.summaries.mean_embedding import CLASS_SUMS
+from fusion.summaries.model import GRADIENTS
 from fusion.summaries.moments import quantize
 from fusion.summary import plan
 from fusion.task import Task
@@ -168,7 +169,7 @@ def test_rows_of_no_class_add_nothing() -> None:
 # --- noise and cost -------------------------------------------------------------------------------------------
 
 TASKS: dict[str, Task] = {
-    unit: make_task('summary = "model"\n' + CLASSES, text) for unit, text in (("rows", '"record"'), ("persons", PERSON))
+    unit: make_task(CLASSES, text, "model") for unit, text in (("rows", '"record"'), ("persons", PERSON))
 }
 
 

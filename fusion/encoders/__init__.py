@@ -50,9 +50,11 @@ def encoder_for(task: Task) -> Encoder:
 
 
 def _tabular(task: Task) -> Encoder:
+    from fusion.encoders.lift import LiftedRows
     from fusion.encoders.tabular import TabularRows
 
-    return TabularRows.of(task)
+    lift = getattr(task.encoder, "lift", None)
+    return TabularRows.of(task) if lift is None else LiftedRows.of(task, lift)
 
 
 _ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular}

@@ -73,6 +73,9 @@ class NumberBlock:
         value = np.clip(np.where(missing, self.lower, raw), self.lower, self.upper)
         steps = len(self.points) - 1
         place = (value - self.lower) * (steps / (self.upper - self.lower))
+        if steps == 1:  # the formula below for the corners -1 and 1, with less to do
+            share = np.clip(place, 0.0, 1.0)[:, None]
+            return _with_missing(share - (1.0 - share), missing)
         corner = np.minimum(place.astype(np.int64), steps - 1)
         share = np.clip(place - corner, 0.0, 1.0)[:, None]
         walked = self.points[corner] * (1.0 - share) + self.points[corner + 1] * share
@@ -100,8 +103,10 @@ Block = NumberBlock | CategoryBlock
 
 
 def _with_missing(coordinates: Floats, missing: NDArray[np.bool_]) -> Floats:
-    present = np.where(missing[:, None], 0.0, coordinates)
-    return np.concatenate([present, missing[:, None].astype(np.float64)], axis=1)
+    blocks = np.zeros((len(missing), coordinates.shape[1] + 1), order="F")
+    np.copyto(blocks[:, :-1], coordinates, where=~missing[:, None])
+    blocks[:, -1] = missing
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ class TabularRows:
     bias: float  # beta, the last coordinate of every x
 
     @classmethod
-    def of(cls, task: Task) -> TabularRows:
-        """The encoding of the columns of `task`."""
+    def of(cls, task: Task, bias: float | None = None) -> TabularRows:
+        """The encoding of the columns of `task`, with its bias or another."""
         blocks: list[Block] = []
         offset = 0
         for column in tabular_columns(task):
@@ -122,7 +127,7 @@ class TabularRows:
             offset += column_width(column)
         # Between the norm of a row of centered numbers, about sqrt(columns / 3), and that of a row of categories.
         clip_norm = math.sqrt(len(task.columns) / 2)
-        return cls(tuple(blocks), clip_norm, task.encoder.bias)
+        return cls(tuple(blocks), clip_norm, task.encoder.bias if bias is None else bias)
 
     @property
     def dimension(self) -> int:
@@ -136,13 +141,13 @@ class TabularRows:
 
     def encode(self, batch: Batch) -> Floats:
         """(n, d): one x per row, finite and of norm at most 1 (up to rounding) even for infinite numbers."""
-        x = np.empty((len(batch), self.dimension))
+        x = np.empty((len(batch), self.dimension), order="F")  # filled and squared column by column
         squares = np.zeros(len(batch))
         for block in self.blocks:
             part = block.coordinates(batch)
             x[:, block.offset : block.offset + block.width] = part
-            for column in part.T:
-                squares += column * column
+            for square in (part * part).T:
+                squares += square
         radius = np.maximum(np.sqrt(squares), self.clip_norm)
         x[:, :-1] *= (self.feature_scale / radius)[:, None]
         x[:, -1] = self.bias

@@ -7,6 +7,7 @@ the sum of many such summaries means, and fits a model to it.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -98,10 +99,16 @@ class DerivingKind(SummaryKind, Protocol):
 
 def kind_of(task: Task) -> SummaryKind:
     """The summary kind that the task names."""
-    from fusion.summaries.model import MODEL
-    from fusion.summaries.moments import MOMENTS
-
-    kinds: dict[str, SummaryKind] = {MOMENTS.name: MOMENTS, MODEL.name: MODEL}
-    if task.summary not in kinds:
+    if task.summary not in _KINDS:
         raise TaskError(f'summary kind "{task.summary}" is not known to this version; update the node')
-    return kinds[task.summary]
+    module, kind = _KINDS[task.summary]
+    loaded: SummaryKind = getattr(importlib.import_module(f"fusion.summaries.{module}"), kind)
+    return loaded
+
+
+# Name of the kind -> its module here, and the object in it; loaded when a task of that kind is at hand.
+_KINDS = {
+    "moments": ("moments", "MOMENTS"),
+    "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
+    "model": ("model", "MODEL"),
+}

@@ -8,9 +8,9 @@ For encoded rows x (||x|| <= 1, last coordinate beta) and a label y:
 
 Fixed point: q = trunc(2^16 x) as integers, so sum_i q_i^2 <= 2^32: truncation toward zero never lengthens a
 vector. A product of two such numbers counts in units of 2^-32, and every block below is an integer sum in
-those units. A float64 matrix product over 4,096 such rows is exact (its partial sums stay below 4,096 * 2^32
-= 2^44 < 2^53, in any order of summation), so the sums are the same bits however the rows are split, ordered
-or batched.
+those units. A float64 sum over 2^20 such rows is exact (its partial sums stay below 2^20 * 2^32 = 2^52 < 2^53, in
+any order of summation), so BLAS may add them up before they go into int64, and the sums are the same bits however
+the rows are split, ordered or batched.
 
 Sensitivity (adding or removing one record). Let g = sum_i q_i^2 <= 2^32. svec stacks the diagonal of a
 symmetric matrix and sqrt(2) times its upper triangle, hence ||svec(q q^T)||^2 = sum_ij (q_i q_j)^2 = g^2 <=
@@ -51,6 +51,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,9 @@ Floats = NDArray[np.float64]
 FIXED_POINT = 2**16  # one unit of a coordinate
 assert FIXED_POINT**2 == UNIT  # noqa: S101 - a product of two coordinates counts in units of the sums
 CROSS_WEIGHT = 1.0  # b: a larger one gives M more of the signal and G less; 0.7 to 1 is the plateau
-BLOCK_ROWS = 4_096  # 2^12 rows of 2^32 keep float64 products exact
+BLOCK_ROWS = 4_096  # encoded at a time: memory stays flat in the number of rows
+CACHED_ROWS = 512  # quantized at a time: at d = 512 they fit into a processor's cache until BLAS is done with them
+EXACT_ROWS = 2**20  # of squared length 2^32 keep float64 sums exact
 MAX_ROWS = 2**30  # then every sum stays below 2^62 and int64 cannot overflow
 
 DIAGONAL, UPPER, CROSS, SQUARES = "gram_diagonal", "gram_upper", "cross", "target_square"
@@ -103,29 +106,23 @@ class MomentsKind:
     def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
         """Exact sums of all rows; DataError above MAX_ROWS rows, before anything could overflow."""
         encoder = encoder_for(task)
-        gram = np.zeros((encoder.dimension, encoder.dimension), dtype=np.int64)
-        cross = np.zeros((encoder.dimension, outputs(task)), dtype=np.int64)
+        products = Products(encoder.dimension, outputs(task))
         squares = 0
-        rows = 0
-        for batch in batches:
-            rows += len(batch)
-            if rows > MAX_ROWS:
-                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+        rows = RowCount(progress)
+        for batch in rows.counted(batches):
             targets = quantize_targets(task, batch)
             shares = rows_sharing(task, batch)
-            for part in _parts(len(batch)):
-                q = quantize(encoder.encode(batch.slice(part)), shares[part])
-                w = targets[part]
-                gram += np.rint(q.T @ q).astype(np.int64)
-                cross += np.rint(q.T @ w).astype(np.int64)
-                squares += int(np.rint((w * w).sum()))
-            if progress is not None:
-                progress(rows)
+            for part in parts_of(len(batch)):
+                x, k, w = encoder.encode(batch.slice(part)), shares[part], targets[part]
+                for piece in parts_of(len(x), CACHED_ROWS):
+                    products.add(quantize(x[piece], k[piece]), w[piece])
+                squares += int((w * w).sum())  # a whole number below 2^44
+        gram, cross = products.sums()
         upper = gram[_upper_triangle(encoder.dimension)]
         blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
         if not task.label.classes:
             blocks[SQUARES] = np.array([squares], dtype=np.int64)
-        return Measured(blocks, rows)
+        return Measured(blocks, rows.done)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """See `fusion.plausibility`."""
@@ -149,9 +146,67 @@ class MomentsKind:
 MOMENTS = MomentsKind()
 
 
+class Products:
+    """Exact sums of q q^T and q w^T over rows of whole numbers, with sum q^2 and sum w^2 of a row at most 2^32.
+
+    They collect in float64, where BLAS adds them, for as long as that is exact, and then go into int64.
+    """
+
+    def __init__(self, dimension: int, columns: int) -> None:
+        self._gram = np.zeros((dimension, dimension), dtype=np.int64)
+        self._cross = np.zeros((dimension, columns), dtype=np.int64)
+        self._open_gram = np.zeros((dimension, dimension), order="F")  # its upper triangle
+        self._open_cross = np.zeros((dimension, columns))
+        self._open_rows = 0
+
+    def add(self, q: Floats, w: Floats) -> None:
+        """At most EXACT_ROWS rows q (n, d) and w (n, C) of whole numbers."""
+        from scipy.linalg import blas
+
+        if self._open_rows + len(q) > EXACT_ROWS:
+            self._close()
+        self._open_rows += len(q)
+        # q q^T is symmetric: dsyrk does half the work of a matrix product, and nothing is copied.
+        by_column = q.flags.f_contiguous
+        self._open_gram = blas.dsyrk(
+            1.0, q if by_column else q.T, beta=1.0, c=self._open_gram, trans=by_column, overwrite_c=1
+        )
+        self._open_cross += q.T @ w
+
+    def sums(self) -> tuple[Ints, Ints]:
+        """(d, d), of which only the upper triangle is filled, and (d, C)."""
+        self._close()
+        return self._gram, self._cross
+
+    def _close(self) -> None:
+        self._gram += self._open_gram.astype(np.int64)
+        self._cross += self._open_cross.astype(np.int64)
+        self._open_gram[:] = 0.0
+        self._open_cross[:] = 0.0
+        self._open_rows = 0
+
+
 def outputs(task: Task) -> int:
     """Columns of M: the classes, or one for regression."""
     return len(task.label.classes) or 1
+
+
+@dataclass
+class RowCount:
+    """Passes batches on, counts their rows and tells `progress`; every kind of summary takes its rows through one."""
+
+    progress: Progress | None
+    done: int = 0
+
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; DataError above MAX_ROWS rows, before anything could overflow."""
+        for batch in batches:
+            self.done += len(batch)
+            if self.done > MAX_ROWS:
+                raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+            yield batch
+            if self.progress is not None:
+                self.progress(self.done)
 
 
 def rows_sharing(task: Task, batch: Batch) -> Ints:
@@ -165,12 +220,14 @@ def rows_sharing(task: Task, batch: Batch) -> Ints:
 
 def quantize(x: Floats, k: Ints) -> Floats:
     """(n, d) whole numbers trunc(2^16 x / sqrt(k)), float64 for BLAS; a row too long or not finite is zero."""
-    finite = np.isfinite(x).all(axis=1, keepdims=True)
-    scale = FIXED_POINT / np.sqrt(k.astype(np.float64))[:, None]
-    # Clipping only spares what follows an overflow: a coordinate beyond 1 makes its row too long.
-    q: Floats = np.trunc(np.clip(np.where(finite, x, 0.0), -2.0, 2.0) * scale)
-    squares = (q * q).sum(axis=1)  # exact: at most 4 d 2^32 <= 2^46 for d <= 4,096
-    q[squares * k > UNIT] = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        q: Floats = x * (FIXED_POINT / np.sqrt(k.astype(np.float64)))[:, None]
+        np.trunc(q, out=q)
+        # Exact where every |q_j| <= 2^17 (d 2^34 <= 2^46 for d <= 4,096); otherwise it is too long anyhow, inf or NaN.
+        squares = np.einsum("ij,ij->i", q, q)
+        within = squares * k <= UNIT
+    if not within.all():
+        q[~within] = 0.0
     return q
 
 
@@ -204,6 +261,7 @@ def _upper_triangle(d: int) -> NDArray[np.bool_]:
     return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
 
 
-def _parts(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, rows))
+def parts_of(rows: int, most: int = BLOCK_ROWS) -> Iterator[slice]:
+    """Slices of at most `most` rows."""
+    for start in range(0, rows, most):
+        yield slice(start, min(start + most, rows))

@@ -1,0 +1,143 @@
+"""The commands about models: get, share, check, run and score them, and what else the fused sums can tell.
+
+Thin like `node.cli`, which these commands are part of; what they need is imported inside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from node import show
+from node.cli_options import Json, TaskName, open_home
+
+app = typer.Typer(rich_markup_mode=None)
+
+Only = Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")]
+Without = Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")]
+HeadName = Annotated[
+    str | None,
+    typer.Option("--head", metavar="H", help="bayes, lda, ridge or synthetic; of kind model, distilled or averaged."),
+]
+
+
+@app.command()
+def query(
+    context: typer.Context,
+    task: TaskName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors.")],
+    node: Annotated[str | None, typer.Option("--node", metavar="NAME|KEY", help="Ask this peer.")] = None,
+    only: Only = None,
+    without: Without = None,
+    head: HeadName = None,
+    json: Json = False,
+) -> None:
+    """Get the fused model, from this node or a peer. Where nothing can be fused, one that a member shared."""
+    from node.ask import ask, save
+
+    home = open_home(context)
+    data = ask(home, task, output, node=node, only=only, without=without, head=head, on_progress=show.note)
+    received = save(home, data, output)
+    if json:
+        show.as_json(received.card)
+    else:
+        show.line(received.describe(output))
+
+
+@app.command()
+def share(
+    context: typer.Context,
+    task: TaskName,
+    only: Only = None,
+    without: Without = None,
+    head: HeadName = None,
+    json: Json = False,
+) -> None:
+    """Gossip the fused model itself, for devices too small to fuse. Costs no budget."""
+    from node.ask import select
+    from node.shared import FORMAT
+    from node.shared import share as share_model
+
+    home = open_home(context)
+    shared = share_model(home, select(home, task, only, without, head, FORMAT), show.note)
+    show.as_json(shared.to_json()) if json else show.line(shared.describe())
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file, or the id of a shared model's record.")],
+    json: Json = False,
+) -> None:
+    """Fuse again from the summaries held here: is the model what its card claims?"""
+    from node.ask import verify_model
+
+    verdict = verify_model(open_home(context), model)
+    if json:
+        show.as_json(verdict.to_json())
+    else:
+        show.line(verdict.describe())
+    if not verdict.confirmed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Rows with the task's columns.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="A CSV file; else stdout.")
+    ] = None,
+) -> None:
+    """Run a model file on raw rows; needs no node."""
+    from node.ask import predict_file
+
+    with show.progress("predicting", "rows") as progress:
+        predict_file(model, data, output, progress)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Labelled rows.")],
+    json: Json = False,
+) -> None:
+    """Score a model file on labelled rows; needs no node."""
+    from fusion.model import evaluate as score
+    from node.ask import read_bounded
+
+    scores: dict[str, Any] = score(read_bounded(model), data)
+    if json:
+        show.as_json(scores)
+        return
+    for name, value in scores.items():
+        text = (
+            "not defined by these rows" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        )
+        show.line(f"{name.replace('_', ' '):18}{text}")
+
+
+@app.command()
+def synthesize(
+    context: typer.Context,
+    task: TaskName,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", help="How many.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.csv or FILE.parquet.")],
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", help="Another sample; else one that the summaries fix.")
+    ] = None,
+    only: Only = None,
+    without: Without = None,
+    json: Json = False,
+) -> None:
+    """Make private synthetic rows with the task's columns from the summaries held here. Costs no budget."""
+    from node.ask import select
+    from node.shared import FORMAT
+    from node.synthesize import synthesize_file
+
+    home = open_home(context)
+    with show.progress("synthesizing", "rows") as progress:
+        made = synthesize_file(home, select(home, task, only, without, None, FORMAT), rows, output, seed, progress)
+    show.as_json(made.to_json()) if json else show.line(made.describe())

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import ModelError
-from fusion.fitting import Fitted, rounded
+from fusion.fitting import Fitted
 from fusion.heads import SEEN_DEVIATIONS, Layer
 from fusion.statistics import fixed_point_bias, granularity
 from fusion.summaries.mean_embedding import CLASS_SUMS, columns
@@ -113,8 +113,8 @@ def fit_class_means(fused: Fused, head: str | None) -> Fitted:
         "denoiser": "no" if sums.sigma == 0.0 else "James-Stein",
         "head": HEAD,
         "multiplier": 1.0,
-        "lambda": rounded(float(rows @ (1.0 - kept)) / float(rows.sum())),
-        "choice": "lambda is what was shrunk away; class sums cannot score a model, so nothing was chosen",
+        "lambda": None,
+        "choice": f"{float(rows @ (1.0 - kept)) / float(rows.sum()):.0%} shrunk away for noise, nothing to choose",
         "unseen_classes": [name for name, seen in zip(task.class_names, sums.seen, strict=False) if not seen],
     }
     return Fitted((layer,), method, None)

@@ -53,6 +53,7 @@ OPTIMISM = (
 )
 RIDGE_FLOOR = 1e-2  # in rows: all of lambda where there is no noise; bounds the weight of features no row has
 SEEN_DEVIATIONS = 2.0  # a class counts as seen above this; lower lets in means of nothing but noise
+RELU, SQUARE = "relu", "square"
 SYNTHETIC_ROWS = 4_096
 SYNTHETIC_STEPS = 60
 SYNTHETIC_DECAY = 1e-3  # of squared weights: keeps separable samples from growing them without end
@@ -60,10 +61,11 @@ SYNTHETIC_DECAY = 1e-3  # of squared weights: keeps separable samples from growi
 
 @dataclass(frozen=True)
 class Layer:
-    """x -> x weight + bias; a ReLU follows unless it is the last."""
+    """x -> x weight + bias; its activation follows unless it is the last."""
 
     weight: Floats  # (in, out)
     bias: Floats  # (out,)
+    activation: str = RELU  # or SQUARE, element by element: what quadratic discriminants take
 
 
 Layers = tuple[Layer, ...]
@@ -74,7 +76,7 @@ def forward(layers: Layers, x: Floats) -> Floats:
     for position, layer in enumerate(layers):
         x = x @ layer.weight + layer.bias
         if position < len(layers) - 1:
-            x = np.maximum(x, 0.0)
+            x = x * x if layer.activation == SQUARE else np.maximum(x, 0.0)
     return x
 
 
@@ -186,6 +188,8 @@ def bayes(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
     if not cleaned.statistics.classes:
         mean = cleaned.target_mean - directions.T @ cleaned.mean
         return (Layer(directions, mean),)
+    if cleaned.statistics.classes == 2:  # one direction: only how sure to be along it is left to say
+        return (calibrated(cleaned, directions),)
     return (_from_indicators(cleaned, directions, estimate.explained),)
 
 

@@ -57,6 +57,17 @@ def problem_of_class_sums(sums: ClassSums) -> str | None:
     return _implausible_class_sums(sums.sums, sums.counts, sums.sigma, sums.count_sigma, slack)
 
 
+def problem_of_variances(statistics: Statistics) -> str | None:
+    """The same for statistics of classes whose Gram matrix is known on its diagonal alone."""
+    slack = (ROUNDING + statistics.granularity) * (1.0 + abs(statistics.rows))
+    problem = _implausible_class_sums(
+        statistics.cross, statistics.counts, statistics.cross_sigma, statistics.count_sigma, slack
+    )
+    if problem is None and (statistics.diagonal < -DEVIATIONS * statistics.gram_sigma - slack).any():
+        return "it has negative sums of squares"
+    return problem or _implausible_trace(statistics, slack)
+
+
 def _implausible_class_sums(sums: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
     """(d, C) sums of rows and (C,) counts."""
     d, classes = sums.shape
@@ -86,8 +97,8 @@ def _implausible_target(statistics: Statistics, slack: float) -> str | None:
     return None
 
 
-def _implausible_gram(statistics: Statistics, slack: float) -> str | None:
-    """tr G is at most the number of rows, and no eigenvalue of G lies below what noise can do."""
+def _implausible_trace(statistics: Statistics, slack: float) -> str | None:
+    """tr G is at most the number of rows."""
     d, sigma = statistics.dimension, statistics.gram_sigma
     row_sigma = (
         np.sqrt(statistics.classes) * statistics.count_sigma if statistics.classes else sigma / statistics.bias**2
@@ -95,6 +106,15 @@ def _implausible_gram(statistics: Statistics, slack: float) -> str | None:
     trace_noise = DEVIATIONS * (np.sqrt(d) * sigma + row_sigma)
     if statistics.diagonal.sum() > statistics.rows + trace_noise + slack:
         return "its second moments are larger than its number of rows allows"
+    return None
+
+
+def _implausible_gram(statistics: Statistics, slack: float) -> str | None:
+    """tr G is at most the number of rows, and no eigenvalue of G lies below what noise can do."""
+    problem = _implausible_trace(statistics, slack)
+    if problem is not None:
+        return problem
+    d, sigma = statistics.dimension, statistics.gram_sigma
     floor = spectral_edge(d, sigma) + DEVIATIONS * sigma + slack
     if not _positive_definite(statistics, floor):
         return "its second moments are not those of any rows, whatever the noise"

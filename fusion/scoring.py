@@ -1,8 +1,8 @@
 """Running a model file on raw rows, and scoring it against their labels.
 
-An .onnx file is run by ONNX Runtime from raw columns, a .safetensors file by the encoder and its layers in float64;
-they agree to the precision of float32. Rows are streamed; scoring keeps one probability per row and class, which the
-area under the curve needs.
+An .onnx file is run by ONNX Runtime from raw columns (from the output of its backbone, where its task has one), a
+.safetensors file by the encoder and its layers in float64; they agree to the precision of float32. Rows are streamed;
+scoring keeps one probability per row and class, which the area under the curve needs.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def area_under_curve(score: Floats, positive: NDArray[np.bool_]) -> float | None
 
 def _open(data: bytes) -> tuple[Model, Runner]:
     model, _card = read_model(data)
-    return model, _onnx_runner(data, model.task) if is_onnx(data) else _layers_runner(model)
+    return model, _onnx_runner(data, model) if is_onnx(data) else _layers_runner(model)
 
 
 def _layers_runner(model: Model) -> Runner:
@@ -142,7 +142,7 @@ def _layers_runner(model: Model) -> Runner:
     return run
 
 
-def _onnx_runner(data: bytes, task: Task) -> Runner:
+def _onnx_runner(data: bytes, model: Model) -> Runner:
     """`data` must have passed `read_model`: only a graph that we would write ourselves reaches the runtime."""
     import onnxruntime
 
@@ -152,13 +152,31 @@ def _onnx_runner(data: bytes, task: Task) -> Runner:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    wanted = [output_names(task)[-1]]
+    wanted = [output_names(model.task)[-1]]
+    inputs = _inputs_of(model)
 
     def run(batch: Batch) -> Floats:
-        (values,) = session.run(wanted, onnx_inputs(batch, task))
+        (values,) = session.run(wanted, inputs(batch))
         return np.asarray(values, dtype=np.float64)
 
     return run
+
+
+def _inputs_of(model: Model) -> Callable[[Batch], dict[str, NDArray[Any]]]:
+    """What makes the graph's inputs of a batch: its columns, or what the task's backbone says of them."""
+    if model.task.encoder.kind == "onnx":
+        from fusion.encoders.backbone import BackboneRows
+        from fusion.encoders.backbone_graph import INPUT
+
+        backbone = BackboneRows.of(model.task)
+        return lambda batch: {INPUT: backbone.outputs(batch)}
+    if model.task.encoder.kind == "text":
+        from fusion.encoders.text import TextRows
+        from fusion.encoders.text_graph import INPUT as SENTENCE
+
+        rows = TextRows.of(model.task)
+        return lambda batch: {SENTENCE: rows.vectors(batch)}
+    return lambda batch: onnx_inputs(batch, model.task)
 
 
 def onnx_inputs(batch: Batch, task: Task) -> dict[str, NDArray[Any]]:

@@ -184,7 +184,7 @@ class Sampler:
             return np.ones(0)
         chosen, mean = _ways(shares[:, :-1])
         most = np.average(chosen * mean * (1.0 - mean), axis=0, weights=self.population.shares[labels])
-        ratio = np.clip(column.between / np.maximum(most, np.finfo(float).tiny), *CONCENTRATION_RATIOS)
+        ratio = np.clip(column.between / np.maximum(most, 1e-12), *CONCENTRATION_RATIOS)
         return np.asarray(ratio / (1.0 - ratio))
 
     def _numbers(self, column: Column, mean: Floats, shares: Floats) -> Floats:
@@ -227,8 +227,8 @@ def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | No
     encoder = encoder_for(task)
     if not isinstance(encoder, TabularRows):
         raise ModelError(
-            f"rows cannot be made for this task: its encoder ({task.encoder.kind}) turns them into features from which "
-            "no cell can be read back; only a plain tabular one can"
+            f"rows cannot be made for this task: its {_encoder_name(task)} encoder turns them into features from "
+            "which no cell can be read back; only a plain tabular one can be decoded"
         )
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
@@ -236,6 +236,11 @@ def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | No
         sampler = Sampler(task, encoder, population_of(fused), rng, len(fused.used))
         sampler.prepare()
     return sampler
+
+
+def _encoder_name(task: Task) -> str:
+    """As people call it."""
+    return f"{task.encoder.kind}{' (lifted)' if getattr(task.encoder, 'lift', None) else ''}"
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------

@@ -120,6 +120,36 @@ def evaluate(
 
 
 @app.command()
+def contributions(
+    context: typer.Context,
+    task: TaskName,
+    only: Only = None,
+    without: Without = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it.")] = None,
+    json: Json = False,
+) -> None:
+    """What each partner's summary adds to the model: leave one out, from the noisy sums. Costs no budget."""
+    from node import contributions as study
+    from node.ask import select
+    from node.shared import FORMAT
+
+    home = open_home(context)
+    if plot is not None:
+        study.check_plot(plot)
+    with show.progress("fitting", "models") as progress:
+        found = study.study(home, select(home, task, only, without, None, FORMAT), progress)
+    if plot is not None:
+        study.plot(found, plot)
+        show.note(f"Drew {plot}.")
+    if json:
+        show.as_json(found)
+        return
+    show.table(["partner", "rows", "epsilon", "adds", "alone", ""], study.rows_of(found), empty="No partner.")
+    for remark in study.remarks(found):
+        show.line(remark)
+
+
+@app.command()
 def synthesize(
     context: typer.Context,
     task: TaskName,

@@ -16,10 +16,10 @@ from fusion.scoring import softmax
 from fusion.selection import (
     MAX_GROUPS,
     Candidate,
-    _difference_variance,
-    _squared_error,
     default_candidate,
+    difference_variance,
     select,
+    squared_error,
 )
 from fusion.statistics import Statistics
 from tests.partners import STAY, WARD, exact, noisy, statistics, stay_rows, ward_rows
@@ -231,12 +231,12 @@ def test_the_squared_error_is_that_of_the_rows_and_its_variance_that_of_the_nois
     x, label, _means, _covariance = gaussian_rows(50, rng)
     a, b = rng.normal(size=(2, 5, 2))
     clean = statistics(x, label, 2, 0.0, rng)
-    assert _squared_error(a, clean) == pytest.approx(((x @ a - np.eye(2)[label]) ** 2).sum(), rel=1e-9)
+    assert squared_error(a, clean) == pytest.approx(((x @ a - np.eye(2)[label]) ** 2).sum(), rel=1e-9)
     draws = []
     for _ in range(600):
         drawn = with_rows_from_bias(statistics(x, label, 2, 3.0, rng))
-        draws.append(_squared_error(a, drawn) - 0.5 * _squared_error(b, drawn))
-    expected = _difference_variance(a, b, 0.5, drawn)
+        draws.append(squared_error(a, drawn) - 0.5 * squared_error(b, drawn))
+    expected = difference_variance(a, b, 0.5, drawn)
     assert np.var(draws) == pytest.approx(expected, rel=0.35)
 
 

@@ -37,10 +37,13 @@ def task_of(kind: str, text: str, options: str | None = None) -> Task:
 
 KINDS = [kind for kind in SUMMARY_KINDS if kind != "model"]  # whose summaries add up; that one: test_model_kind.py
 CLASSES = {kind: task_of(kind, CLASSES_TOML) for kind in KINDS}
-NUMBERS = {kind: task_of(kind, NUMBER_TOML) for kind in KINDS}
-TASKS = {f"{kind}, classes": task for kind, task in CLASSES.items()} | {
-    f"{kind}, numbers": task for kind, task in NUMBERS.items()
-}
+NUMBERS = {kind: task_of(kind, NUMBER_TOML) for kind in KINDS if kind != "class-moments"}
+VARIANCES = task_of("class-moments", CLASSES_TOML, '[class-moments]\ncovariance = "diagonal"\n')
+TASKS = (
+    {f"{kind}, classes": task for kind, task in CLASSES.items()}
+    | {f"{kind}, numbers": task for kind, task in NUMBERS.items()}
+    | {"class-moments, variances alone": VARIANCES}
+)
 
 
 def rows_of(task: Task, count: int, seed: int) -> Batch:

@@ -19,38 +19,14 @@ from node.ask import ask, save, select, verify_model
 from node.config import BODY_LIMIT_BYTES
 from node.errors import CannotFuse, NotReadable, PeerUnreachable, QueryRefused, UsageError
 from node.home import Home
-from node.membership import add_peer, remove_peer
+from node.membership import remove_peer
 from node.records import Held, HeldState, Kind
 from node.shared import FORMAT, Shared, listing, newest, open_shared, share
 from node.status import records, status
 from node.tasks import add, find
+from tests.couriers import carry, gossip, meet
 
 TASK = "triage"
-
-
-def meet(*homes: Home) -> None:
-    """Everybody adds everybody, and what each holds reaches all."""
-    for one in homes:
-        for other in homes:
-            if one is not other:
-                add_peer(one, other.me.text, other.settings.name, None, query_only=False)
-    gossip(*homes)
-    for one in homes:
-        one.epochs.grant_missing()
-    gossip(*homes)
-
-
-def gossip(*homes: Home) -> None:
-    """Carry every record to every home, as the network would."""
-    for one in homes:
-        for held in one.store.held():
-            has_body = held.record.header.body_bytes and held.state is HeldState.COMPLETE
-            for other in homes:
-                if other.store.get(held.record.id) is None:
-                    if has_body:
-                        other.store.add(held.record, one.store.body(held.record.id))
-                    else:
-                        other.store.add_record(held.record)
 
 
 @pytest.fixture
@@ -76,16 +52,10 @@ def held_by(home: Home, record_id: bytes) -> Held:
     return held
 
 
-def carry_models(source: Home, *targets: Home) -> None:
-    """What reaches a device: keys and the shared model, and no summaries."""
-    for held in source.store.held():
-        wanted = held.record.header.kind in (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.MODEL, Kind.WITHDRAWAL)
-        for target in targets:
-            if wanted and target.store.get(held.record.id) is None:
-                if held.record.header.body_bytes and held.state is HeldState.COMPLETE:
-                    target.store.add(held.record, source.store.body(held.record.id))
-                else:
-                    target.store.add_record(held.record)
+def carry_models(source: Home, target: Home) -> None:
+    """What reaches a device: keys and shared models, and no summaries."""
+    kinds = (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.MODEL, Kind.WITHDRAWAL)
+    carry(source, target, lambda record: record.header.kind in kinds)
 
 
 def asked(home: Home, output: Path, node: str | None = None) -> tuple[dict[str, Any], list[str]]:

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +38,7 @@ from numpy.typing import NDArray
 from fusion.accounting import mu_of
 from fusion.encoders import encoder_for
 from fusion.errors import DataError, ModelError
-from fusion.shapes import MAX_WEIGHT, head_shapes, initial_weights, settings_of, trained_shapes
+from fusion.shapes import MAX_WEIGHT, Weights, head_shapes, initial_weights, settings_of, trained_shapes
 from fusion.summaries import UNIT, BlockLayout, Blocks, Measured, Progress
 from fusion.summaries.mean_embedding import CLASS_SUMS
 from fusion.summaries.moments import RowCount, parts_of, quantize, quantize_targets, rows_sharing
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
+Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 GRADIENTS = "gradients"
@@ -61,13 +61,6 @@ WEIGHT_STEP = 2**24  # 2^-8: moves the logit of a row, which has length 1, by le
 MAX_KEPT_BYTES = 2**33  # rows are gone through once a step, so their features stay in memory
 FEWEST_ROWS = 1_000
 POOR_RATIO = 0.1  # of noise to the longest mean gradient over a whole run; above, class means do nearly as well
-
-
-@dataclass(frozen=True)
-class Encoded(Measured):
-    """The exact class sums, and the rows to train on."""
-
-    kept: Rows
 
 
 class ModelKind:
@@ -92,50 +85,18 @@ class ModelKind:
         """1 / sqrt(mean_share)."""
         return math.sqrt(1.0 + settings_of(task).steps * _gradient_weight(task) ** 2)
 
-    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Encoded:
-        """Exact class sums of all rows, and the encoded rows; DataError above MAX_ROWS rows or MAX_KEPT_BYTES."""
-        encoder = encoder_for(task)
-        sums = np.zeros((encoder.dimension, len(task.label.classes)), dtype=np.int64)
-        features, labels, sharing = [], [], []
-        rows = RowCount(progress)
-        for batch in rows.counted(batches):
-            check_memory(task, rows.done)
-            for part in parts_of(len(batch)):
-                piece = batch.slice(part)
-                x, k = encoder.encode(piece), rows_sharing(task, piece)
-                sums += np.rint(quantize(x, k).T @ quantize_targets(task, piece)).astype(np.int64)
-                features.append(quantize(x, np.ones_like(k)).astype(np.int32))
-                labels.append(np.asarray(piece.label, dtype=np.int64))
-                sharing.append(k)
-        empty = np.zeros(0, dtype=np.int64)
-        kept = Rows(
-            np.concatenate([np.zeros((0, encoder.dimension), dtype=np.int32), *features]),
-            np.concatenate([empty, *labels]),
-            np.concatenate([empty, *sharing]),
-        )
-        return Encoded({CLASS_SUMS: sums.reshape(-1)}, rows.done, kept)
+    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
+        """Exact class sums of all rows, and how to train on them once these have their noise.
 
-    def derived(
-        self, task: Task, measured: Measured, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None
-    ) -> Blocks:
-        """The trained weights, in units of 2^-32."""
-        from fusion.class_means import ClassSums
-        from fusion.statistics import fixed_point_bias
+        `progress` goes on to hear rows, once more for each step. DataError above MAX_ROWS rows or MAX_KEPT_BYTES.
+        """
+        sums, kept = encoded(task, batches, progress)
 
-        assert isinstance(measured, Encoded)  # noqa: S101 - what `measure` of this kind returns
-        rows = len(measured.kept)
-        matrix = noised[CLASS_SUMS].reshape(-1, len(task.label.classes)) / UNIT
-        sums = ClassSums(matrix, sigmas[CLASS_SUMS] / UNIT, fixed_point_bias(task))
-        told = None if progress is None else (lambda steps: progress(steps * rows))
-        weights = train(measured.kept, initial_weights(task), recipe_of(task, sums), sigmas[GRADIENTS], told)
-        if settings_of(task).teacher_hidden is not None:
-            from fusion.distillation import student_of
+        def then(noised: Blocks, sigmas: dict[str, int]) -> Blocks:
+            weights = trained(task, kept, noised[CLASS_SUMS], sigmas, progress)
+            return {f"weights{layer}": _fixed_point(one) for layer, one in enumerate(weights)}
 
-            weights = student_of(task, weights, sums)
-        return {
-            f"weights{layer}": np.rint(np.clip(one, -MAX_WEIGHT, MAX_WEIGHT) * UNIT).astype(np.int64).reshape(-1)
-            for layer, one in enumerate(weights)
-        }
+        return Measured({CLASS_SUMS: sums.reshape(-1)}, len(kept), then)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """What class sums of no honest release look like; of weights only their range can be checked, on arrival."""
@@ -159,6 +120,48 @@ class ModelKind:
 
 
 MODEL = ModelKind()
+
+
+def encoded(task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> tuple[Ints, Rows]:
+    """(d, C) exact class sums, and the encoded rows to train on."""
+    encoder = encoder_for(task)
+    sums = np.zeros((encoder.dimension, len(task.label.classes)), dtype=np.int64)
+    features = [np.zeros((0, encoder.dimension), dtype=np.int32)]
+    labels, sharing = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    rows = RowCount(progress)
+    for batch in rows.counted(batches):
+        check_memory(task, rows.done)
+        targets, shares = quantize_targets(task, batch), rows_sharing(task, batch)
+        for part in parts_of(len(batch)):
+            x = encoder.encode(batch.slice(part))
+            sums += np.rint(quantize(x, shares[part]).T @ targets[part]).astype(np.int64)
+            features.append(quantize(x, np.ones_like(shares[part])).astype(np.int32))
+        labels.append(np.asarray(batch.label, dtype=np.int64))
+        sharing.append(shares)
+    return sums, Rows(np.concatenate(features), np.concatenate(labels), np.concatenate(sharing))
+
+
+def trained(
+    task: Task, rows: Rows, noised_sums: Ints, sigmas: dict[str, int], progress: Progress | None = None
+) -> Weights:
+    """The weights of the task's head, from rows and noisy class sums in units of 2^-32."""
+    from fusion.class_means import ClassSums
+    from fusion.statistics import fixed_point_bias
+
+    matrix = noised_sums.reshape(-1, len(task.label.classes)) / UNIT
+    sums = ClassSums(matrix, sigmas[CLASS_SUMS] / UNIT, fixed_point_bias(task))
+    told = None if progress is None else (lambda steps: progress((1 + steps) * len(rows)))
+    weights = train(rows, initial_weights(task), recipe_of(task, sums), sigmas[GRADIENTS], told)
+    if settings_of(task).teacher_hidden is None:
+        return weights
+    from fusion.distillation import student_of
+
+    return student_of(task, weights, sums)
+
+
+def _fixed_point(weight: Floats) -> Ints:
+    """In units of 2^-32, within MAX_WEIGHT, which a student may leave."""
+    return np.rint(np.clip(weight, -MAX_WEIGHT, MAX_WEIGHT) * UNIT).astype(np.int64).reshape(-1)
 
 
 def _gradient_weight(task: Task) -> float:

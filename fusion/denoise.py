@@ -34,6 +34,11 @@ class Spectrum:
     def matrix(self) -> NDArray[np.float64]:
         return (self.vectors * self.values) @ self.vectors.T
 
+    def form(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
+        """right^T matrix right, for right of shape [d, k]: d^2 k operations where the matrix itself takes d^3."""
+        along = self.vectors.T @ right
+        return (along.T * self.values) @ along
+
     def solve(self, right: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
         """(matrix + ridge I)^-1 right, for right of shape [d, k]."""
         return self.vectors @ ((self.vectors.T @ right) / (self.values + ridge)[:, None])

@@ -34,7 +34,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.class_means import ClassSums, class_sums_of
-from fusion.errors import ModelError
 from fusion.fitting import Fitted
 from fusion.heads import Layer, Layers
 from fusion.scoring import softmax
@@ -75,10 +74,8 @@ class Partner:
 
 
 def fit_models(fused: Fused, head: str | None, seed: bytes) -> Fitted:
-    """One head from the summaries that fusing used; ModelError for a head that is neither of the two."""
+    """One head from the summaries that fusing used, `distilled` unless it is asked to be `averaged`."""
     chosen = head or DISTILLED
-    if chosen not in MEANINGS:
-        raise ModelError(f'there is no head "{chosen}" for summary kind "model"; choose one of: {", ".join(MEANINGS)}')
     task, total = fused.task, class_sums_of(fused.task, fused.sums)
     partners = partners_of(fused)
     weights = averaged(task, partners, class_offsets(total))

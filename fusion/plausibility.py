@@ -41,7 +41,7 @@ def problem_of(statistics: Statistics) -> str | None:
 def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
     """Counts, class sums, and the column that G and M both hold: sum_c M_c = G[:, bias] / bias."""
     d, sigma = statistics.dimension, statistics.cross_sigma
-    problem = _implausible_class_sums(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
+    problem = class_sums_problem(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
     if problem is not None:
         return problem
     gap = statistics.cross.sum(axis=1) - statistics.row_sum
@@ -54,13 +54,13 @@ def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
 def problem_of_class_sums(sums: ClassSums) -> str | None:
     """The first check that these class sums, of one summary, fail."""
     slack = (ROUNDING + sums.granularity) * (1.0 + abs(float(sums.counts.sum())))
-    return _implausible_class_sums(sums.sums, sums.counts, sums.sigma, sums.count_sigma, slack)
+    return class_sums_problem(sums.sums, sums.counts, sums.sigma, sums.count_sigma, slack)
 
 
 def problem_of_variances(statistics: Statistics) -> str | None:
     """The same for statistics of classes whose Gram matrix is known on its diagonal alone."""
     slack = (ROUNDING + statistics.granularity) * (1.0 + abs(statistics.rows))
-    problem = _implausible_class_sums(
+    problem = class_sums_problem(
         statistics.cross, statistics.counts, statistics.cross_sigma, statistics.count_sigma, slack
     )
     if problem is None and (statistics.diagonal < -DEVIATIONS * statistics.gram_sigma - slack).any():
@@ -68,15 +68,15 @@ def problem_of_variances(statistics: Statistics) -> str | None:
     return problem or _implausible_trace(statistics, slack)
 
 
-def _implausible_class_sums(sums: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
-    """(d, C) sums of rows and (C,) counts."""
-    d, classes = sums.shape
+def class_sums_problem(cross: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
+    """What is impossible about the counts (C,) and feature sums (d, C) of classes with noise of these deviations."""
+    d, classes = cross.shape
     count_noise = DEVIATIONS * count_sigma
     if (counts < -count_noise - slack).any():
         return "it counts fewer than no rows in a class"
     if counts.sum() > MAX_ROWS + np.sqrt(classes) * count_noise:
         return f"it counts more rows than the {MAX_ROWS} that a release may have"
-    norms = np.linalg.norm(sums, axis=0)
+    norms = np.linalg.norm(cross, axis=0)
     if (norms > counts + count_noise + sigma * (np.sqrt(d) + DEVIATIONS) + slack).any():
         return "the feature sum of a class is longer than its number of rows allows"
     return None

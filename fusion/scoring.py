@@ -65,9 +65,9 @@ def predict(data: bytes, paths: Sequence[Path]) -> Iterator[Predictions]:
 def evaluate(data: bytes, paths: Sequence[Path]) -> dict[str, Any]:
     """Scores over the labeled rows of the files.
 
-    Classes: n, accuracy, balanced_accuracy (mean recall of the classes present), auc, log_loss. Numbers: n, r2, rmse,
-    mae, against labels clipped to the task's bounds. A score that the rows do not define (auc with one class
-    only, r2 of a constant) is None.
+    Classes: n, accuracy, balanced_accuracy (mean recall of the classes present), auc, log_loss, and per_class: name, n,
+    recall and precision of each. Numbers: n, r2, rmse, mae, against labels clipped to the task's bounds. A score that
+    the rows do not define (auc with one class only, r2 of a constant) is None.
     """
     from fusion.dataset import read_batches
 
@@ -78,13 +78,16 @@ def evaluate(data: bytes, paths: Sequence[Path]) -> dict[str, Any]:
         labels.append(np.asarray(batch.label))
     values, truth = np.concatenate(predicted).astype(np.float64), np.concatenate(labels)
     if model.task.label.classes:
-        return class_scores(values, truth)
+        scores = class_scores(values, truth)
+        named = zip(model.task.class_names, scores["per_class"], strict=True)
+        return scores | {"per_class": [{"name": name} | one for name, one in named]}
     return number_scores(values[:, 0], _unscaled(model.task, truth))
 
 
 def class_scores(probabilities: Floats, label: NDArray[np.int64]) -> dict[str, Any]:
     """Scores of (n, C) probabilities against class indices; see `evaluate`."""
-    right = probabilities.argmax(axis=1) == label
+    guess = probabilities.argmax(axis=1)
+    right = guess == label
     present = np.unique(label)
     own = probabilities[np.arange(len(label)), label]
     return {
@@ -93,6 +96,17 @@ def class_scores(probabilities: Floats, label: NDArray[np.int64]) -> dict[str, A
         "balanced_accuracy": float(np.mean([right[label == c].mean() for c in present])),
         "auc": _auc(probabilities, label),
         "log_loss": float(-np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()),
+        "per_class": [_one_class(guess == c, label == c) for c in range(probabilities.shape[1])],
+    }
+
+
+def _one_class(guessed: NDArray[np.bool_], true: NDArray[np.bool_]) -> dict[str, Any]:
+    """n rows of the class, the share of them recognized, and the share of guesses of the class that are right."""
+    found = int((guessed & true).sum())
+    return {
+        "n": int(true.sum()),
+        "recall": found / int(true.sum()) if true.any() else None,
+        "precision": found / int(guessed.sum()) if guessed.any() else None,
     }
 
 

@@ -374,10 +374,10 @@ class Task:
             "columns": [_column_content(column) for column in self.columns],
             "encoder": self.encoder.content(),
         }
-        if self.model is not None:
-            content["model"] = self.model.content()
         if self.class_moments is not None:
             content["class-moments"] = vars(self.class_moments)
+        if self.model is not None:
+            content["model"] = self.model.content()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
 

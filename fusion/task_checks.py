@@ -308,6 +308,27 @@ def _build(raw: object, fail: Fail) -> Task:
     return task
 
 
+def _build_class_moments(top: _Table, label: Label) -> ClassMomentsSettings:
+    if not label.classes:
+        top.fail("summary", '"class-moments" are moments of classes; choose "moments" for a regression')
+    table = top.table("class-moments", required=False)
+    settings = ClassMomentsSettings(table.choice("covariance", COVARIANCES, default="full"))
+    table.done()
+    return settings
+
+
+def _check_class_moments(top: _Table, task: Task) -> None:
+    d, classes = dimension(task), len(task.label.classes)
+    if d > MAX_CLASS_DIMENSION:
+        top.fail(
+            "summary",
+            f'"class-moments" takes rows of at most {MAX_CLASS_DIMENSION} dimensions, and these have {d}; choose '
+            '"moments", or name fewer columns, bins or categories',
+        )
+    if d * classes > MAX_CLASS_WIDTH:
+        top.fail("summary", f'"class-moments" takes at most {MAX_CLASS_WIDTH // d} classes of {d} dimensions')
+
+
 def _build_model(top: _Table, label: Label) -> ModelSettings:
     """The table `model`, which a task of summary kind `model` may leave out."""
     if not label.classes:
@@ -327,15 +348,6 @@ def _build_model(top: _Table, label: Label) -> ModelSettings:
     )
     if settings.initial and not re.fullmatch("[0-9a-f]{64}", settings.initial_model):
         table.fail("initial_model", "must be the digest of the model that the weights come from, 64 hexadecimal digits")
-    table.done()
-    return settings
-
-
-def _build_class_moments(top: _Table, label: Label) -> ClassMomentsSettings:
-    if not label.classes:
-        top.fail("summary", '"class-moments" are moments of classes; choose "moments" for a regression')
-    table = top.table("class-moments", required=False)
-    settings = ClassMomentsSettings(table.choice("covariance", COVARIANCES, default="full"))
     table.done()
     return settings
 
@@ -376,18 +388,6 @@ def _check_training(table: _Table, task: Task, model: ModelSettings) -> None:
             initial_weights(task)
         except TaskError as error:
             table.fail("initial", str(error))
-
-
-def _check_class_moments(top: _Table, task: Task) -> None:
-    d, classes = dimension(task), len(task.label.classes)
-    if d > MAX_CLASS_DIMENSION:
-        top.fail(
-            "summary",
-            f'"class-moments" takes rows of at most {MAX_CLASS_DIMENSION} dimensions, and these have {d}; choose '
-            '"moments", or name fewer columns, bins or categories',
-        )
-    if d * classes > MAX_CLASS_WIDTH:
-        top.fail("summary", f'"class-moments" takes at most {MAX_CLASS_WIDTH // d} classes of {d} dimensions')
 
 
 def _build_csv(table: _Table) -> CsvFormat:

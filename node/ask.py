@@ -77,25 +77,18 @@ def select(
     home: Home, task_reference: str, only: str | None, without: str | None, head: str | None, file_format: str
 ) -> Query:
     """The query that a person typed; UsageError where it cannot be meant."""
-    if head is not None and head not in (known := _heads()):
-        raise UsageError(f"There is no head {head!r}; choose one of {', '.join(known)}, or leave --head out.")
+    task = find(home, task_reference)
+    if head is not None:
+        from fusion.model import check_head
+
+        check_head(task, head)
     return Query(
-        find(home, task_reference).id,
+        task.id,
         head or "",
         _keys(home, only),
         _keys(home, without),
         file_format,
     )
-
-
-def _heads() -> tuple[str, ...]:
-    """The heads of every kind of summary; which of them a task can have, its kind says when it fits one."""
-    from fusion.class_gaussians import QDA
-    from fusion.class_means import HEAD
-    from fusion.distillation import MEANINGS
-    from fusion.heads import HEADS
-
-    return (*HEADS, QDA, HEAD, *MEANINGS)
 
 
 def _point_to_larger(home: Home, query: Query, data: bytes, on_progress: Callable[[str], None]) -> None:

@@ -17,10 +17,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")]
 Without = Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")]
-HeadName = Annotated[
-    str | None,
-    typer.Option("--head", metavar="H", help="bayes, lda, ridge or synthetic; of kind model, distilled or averaged."),
-]
+HeadName = Annotated[str | None, typer.Option("--head", metavar="H", help="How the model is fitted; else the best.")]
 
 
 @app.command()
@@ -112,11 +109,19 @@ def evaluate(
     if json:
         show.as_json(scores)
         return
+    per_class = scores.pop("per_class", [])
     for name, value in scores.items():
         text = (
             "not defined by these rows" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         )
         show.line(f"{name.replace('_', ' '):18}{text}")
+    if per_class:
+        shown = [[one["name"], f"{one['n']:,}", _share(one["recall"]), _share(one["precision"])] for one in per_class]
+        show.table(["class", "rows", "recall", "precision"], shown, empty="")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 @app.command()

@@ -90,8 +90,11 @@ class SummaryKind(Protocol):
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """The moments of all rows; ModelError for a kind that does not hold them."""
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """The heads that a model of the task can be asked for, by name."""
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
-        """The model of the fused sums, with `head` or the best one; ModelError for a head that it cannot have."""
+        """The model of the fused sums, with `head` (one of `heads`) or the best one."""
 
 
 def kind_of(task: Task) -> SummaryKind:

@@ -112,6 +112,12 @@ class ModelKind:
             'use a task of kind "moments" for it'
         )
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """See `fusion.distillation`."""
+        from fusion.distillation import MEANINGS
+
+        return tuple(MEANINGS)
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.distillation`."""
         from fusion.distillation import fit_models

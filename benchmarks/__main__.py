@@ -35,6 +35,7 @@ MODULES = (
     "fashion_peers",
     "synthesize",
     "fashion_backbone",
+    "model_kind",
     "wisdm",
     "diabetes",
     "regression",

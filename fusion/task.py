@@ -53,12 +53,12 @@ MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1
 DEFAULT_FEATURES = 256
 DEFAULT_GAMMA = 1.0
 MAX_SEED = 2**32 - 1
-MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
-MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
-COVARIANCES = ("full", "diagonal")
 MAX_HIDDEN = 1_024  # units of a hidden layer
 MAX_TRAINING_STEPS = 1_000
 MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
+MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
+MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
+COVARIANCES = ("full", "diagonal")
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
 
@@ -361,7 +361,7 @@ class Task:
     columns: tuple[Column, ...]
     encoder: EncoderSettings
     class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
-    model: ModelSettings | None = None  # of summary kind `model`
+    model: ModelSettings | None = None  # likewise
 
     @classmethod
     def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:

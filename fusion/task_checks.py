@@ -342,12 +342,12 @@ def _build_model(top: _Table, label: Label) -> ModelSettings:
     settings = ModelSettings(
         hidden=_hidden(table, "hidden") if table.has("hidden") else (),
         teacher_hidden=_hidden(table, "teacher_hidden") if table.has("teacher_hidden") else None,
-        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default.steps),
+        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default=default.steps),
         clip_norm=_positive(table, "clip_norm", default.clip_norm, 1e-3, 1e3),
         learning_rate=_positive(table, "learning_rate", default.learning_rate, 1e-6, 1e6),
         mean_share=_positive(table, "mean_share", default.mean_share, 0.01, 0.99),
-        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default.expected_rows),
-        seed=_whole_number(table, "seed", 0, 2**53, default.seed),
+        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default=default.expected_rows),
+        seed=_whole_number(table, "seed", 0, MAX_SEED, default=default.seed),
         initial=_base64(table, "initial") if table.has("initial") else "",
         initial_model=table.text("initial_model") if table.has("initial") else "",
     )

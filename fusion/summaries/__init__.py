@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 UNIT = 2**32  # every block counts in units of 2^-32
 Blocks = dict[str, NDArray[np.int64]]
 Progress = Callable[[int], None]
-Then = Callable[[Blocks, dict[str, int], Progress | None], Blocks]
+Then = Callable[[Blocks, dict[str, int]], Blocks]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,9 @@ class BlockLayout:
 class Measured:
     """Exact sums of private rows, before noise: must never leave the process.
 
-    `then`, if any, makes the blocks that come second, of the rows and what the first blocks say, their noise included:
-    exact sums once more, which get noise of their own, or blocks that the layout calls derived. It takes the first ones
-    in units of 2^-32, the deviation of the noise of every block of the layout (0 everywhere for an exact summary), and
-    who hears of rows gone through.
+    `then`, if any, makes the blocks that come second: exact sums too, of what the first ones, their noise included, say
+    should be summed; or blocks that are a function of noisy numbers alone, as the layout says. It takes the first ones
+    in units of 2^-32 and the deviation of the noise of every block: 0 everywhere makes an exact summary.
     """
 
     blocks: Blocks
@@ -68,7 +67,7 @@ class Measured:
 
     def with_second(self, published: Blocks, sigmas: dict[str, int]) -> Blocks:
         """All exact sums, given what was published of the first ones, in units of 2^-32."""
-        return self.blocks | (self.then(published, sigmas, None) if self.then else {})
+        return self.blocks | (self.then(published, sigmas) if self.then else {})
 
 
 class SummaryKind(Protocol):

@@ -107,7 +107,7 @@ class ResidualMomentsKind:
                 whole = quantize(x, np.ones_like(shares[part]))[:, :-1].astype(np.int32)
                 kept.append(KeptRows(whole, np.asarray(batch.label)[part], shares[part]))
 
-        def then(noised: Blocks, sigmas: dict[str, int], progress: Progress | None) -> Blocks:
+        def then(noised: Blocks, sigmas: dict[str, int]) -> Blocks:
             return residual_sums(kept, centers(task, noised[CROSS], sigmas[CROSS]))
 
         return Measured({CROSS: cross.reshape(-1)}, rows.done, then=then)

@@ -28,7 +28,7 @@ from fusion.accounts import Account
 from fusion.encoders.tabular import NumberBlock, TabularRows
 from fusion.parts import Part
 from fusion.persons import PersonPass
-from fusion.summaries import UNIT, BlockLayout, moments
+from fusion.summaries import UNIT, BlockLayout, moments, residual_moments
 from fusion.summaries.model import ModelKind
 from fusion.summaries.moments import MomentsKind, Products
 
@@ -37,6 +37,7 @@ Patch = pytest.MonkeyPatch
 
 ROWS, NUMBERS = TASKS["classification, rows"], TASKS["regression, rows"]
 PERSONS = TASKS["classification, persons"]
+RESIDUALS = TASKS["residual-moments: classification, rows"]
 
 CHECKS: dict[str, Check] = {
     "exact search: rows": lambda _: checks.check_every_corner(ROWS),
@@ -46,6 +47,10 @@ CHECKS: dict[str, Check] = {
     "exact search: a person over the bound": lambda _: checks.check_prolific_person(PERSONS),
     "exact search: what others add": lambda _: checks.check_others_stay_bit_identical(
         ROWS, [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")], [("40", "1", "red", "a", "x")]
+    ),
+    "exact search: residuals": lambda _: checks.check_every_corner(RESIDUALS),
+    "exact search: what others add to residuals": lambda _: checks.check_others_stay_bit_identical(
+        RESIDUALS, [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")], [("40", "1", "red", "a", "x")]
     ),
     "stated sensitivity": lambda _: checks.check_stated_sensitivity_is_proved(ROWS),
     "claimed privacy": lambda _: [checks.check_noise_gives_claimed_privacy(ROWS, e) for e in (0.5, 1.0, 3.0)] and None,
@@ -119,6 +124,24 @@ def _(patch: Patch) -> None:
 @mutant("a row counts for every class", "exact search: rows")
 def _(patch: Patch) -> None:
     rewrite(patch, moments, "quantize_targets", ("chosen * most", "np.ones_like(chosen) * most"))
+
+
+@mutant("residuals are not drawn in", "exact search: residuals")
+def _(patch: Patch) -> None:
+    rewrite(patch, residual_moments, "residuals", ("radius = np.maximum(np.sqrt(squares), RADIUS * FIXED_POINT)",
+                                                   "radius = np.full(len(squares), RADIUS * FIXED_POINT)"),
+            ("quantize(difference / radius[:, None], rows.shares)",
+             "np.trunc(FIXED_POINT * difference / radius[:, None])"))  # fmt: skip
+
+
+@mutant("lengths of residuals are not bounded", "exact search: residuals")
+def _(patch: Patch) -> None:
+    rewrite(patch, residual_moments, "residual_sums", ("np.minimum(squares, UNIT)", "squares"))
+
+
+@mutant("residuals are taken about exact class means", "exact search: what others add to residuals")
+def _(patch: Patch) -> None:
+    rewrite(patch, residual_moments.ResidualMomentsKind, "measure", ("noised[CROSS]", "cross.reshape(-1)"))
 
 
 @mutant("bounds are taken from the data", "exact search: what others add")
@@ -309,6 +332,9 @@ _COMPUTE = (
 )
 
 
+_NOISED = "summary = _noised(task, planned, measured, reserved.position, _continued(progress, 2 * report.rows_read))"
+
+
 @mutant("the budget is spent after the sums are computed", "spent before computed")
 def _(patch: Patch) -> None:
     rewrite(patch, release_module, "release", (_COMPUTE, ""),
@@ -326,8 +352,8 @@ def _(patch: Patch) -> None:
             "    before = ledger._path.read_bytes()\n    reserved = ledger.reserve(\n",
         ),
         (
-            "    summary = _noised(planned, measured, reserved.position)\n",
-            "    try:\n        summary = _noised(planned, measured, reserved.position)\n"
+            f"    {_NOISED}\n",
+            f"    try:\n        {_NOISED}\n"
             "    except BaseException:\n        ledger._path.write_bytes(before)\n        raise\n",
         ),
     )

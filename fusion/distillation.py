@@ -33,10 +33,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.class_means import ClassSums, class_sums_of
 from fusion.fitting import Fitted
 from fusion.heads import Layer, Layers
+from fusion.scoring import softmax
 from fusion.shapes import Weights, fresh_weights, head_shapes, settings_of, split
-from fusion.summaries.model import class_counts, class_offsets, class_sums, fixed_bias
+from fusion.statistics import fixed_point_bias
+from fusion.summaries.model import class_offsets
 from fusion.sums import Sums
 
 if TYPE_CHECKING:
@@ -51,7 +54,6 @@ DISTILLED, AVERAGED = "distilled", "averaged"
 POINTS = 8_192
 SPREAD = 2.0  # of sampled points, in deviations of an isotropic row; 1 teaches less of what lies between classes
 SHARPNESS = 20.0  # tau S: as if rows scattered in 20 directions; higher trusts the nearest class mean more
-SEEN_DEVIATIONS = 3.0  # a class counts as held by a partner above this many deviations of its count
 LEAST_COUNT = 1e-9  # rows of a class that is not held: only matters where nobody holds any
 DECAY = 1e-5  # of squared weights while distilling
 ITERATIONS = 100
@@ -74,62 +76,55 @@ class Partner:
 def fit_models(fused: Fused, head: str | None, seed: bytes) -> Fitted:
     """One head from the summaries that fusing used, `distilled` unless it is asked to be `averaged`."""
     chosen = head or DISTILLED
-    task = fused.task
-    total, sigma = class_sums(task, fused.sums)
+    task, total = fused.task, class_sums_of(fused.task, fused.sums)
     partners = partners_of(fused)
-    weights = averaged(task, partners, class_offsets(task, class_counts(task, total), sigma))
+    weights = averaged(task, partners, class_offsets(total))
     if chosen == DISTILLED:
         points = sample_points(task, partners, seed)
         weights = distilled(weights, points, vote(task, partners, points))
-    seen = class_counts(task, total) > SEEN_DEVIATIONS * sigma / fixed_bias(task)
     method = {
         "denoiser": "no",
         "head": chosen,
-        "multiplier": 0.0,
-        "lambda": 0.0,
+        "multiplier": 1.0,
+        "lambda": None,
         "choice": MEANINGS[chosen],
-        "unseen_classes": [name for name, one in zip(task.class_names, seen, strict=True) if not one],
+        "unseen_classes": [name for name, seen in zip(task.class_names, total.seen, strict=True) if not seen],
     }
     return Fitted(layers_of(weights), method, None)
 
 
-def student_of(task: Task, teacher: Weights, sums: Floats, sigma: float) -> Weights:
-    """A teacher distilled into the task's head on points about its node's own noisy class sums (d, C)."""
-    counts = class_counts(task, sums)
-    partner = _partner(task, teacher, sums, sigma, _class_means(sums, counts, sigma))
-    seed = settings_of(task).seed.to_bytes(8, "big")
-    points = sample_points(task, [partner], seed)
-    answers = _softmax(forward(teacher, points))
-    return distilled(fresh_weights(settings_of(task).seed, head_shapes(task)), points, answers)
+def student_of(task: Task, teacher: Weights, sums: ClassSums) -> Weights:
+    """A teacher distilled into the task's head on points about its node's own noisy class means."""
+    seed = settings_of(task).seed
+    points = sample_points(task, [_partner(teacher, sums, _class_means(sums))], seed.to_bytes(8, "big"))
+    answers = softmax(forward(teacher, points))
+    return distilled(fresh_weights(seed, head_shapes(task)), points, answers)
 
 
 def partners_of(fused: Fused) -> list[Partner]:
     """In the order of record ids."""
     task, shapes = fused.task, head_shapes(fused.task)
-    total, total_sigma = class_sums(task, fused.sums)
-    pooled = _class_means(total, class_counts(task, total), total_sigma)
+    pooled = _class_means(class_sums_of(task, fused.sums))
     partners = []
     for one in fused.used:
         sums = Sums.of(one.summary)
         flat = np.concatenate([sums.values(f"weights{layer}") for layer in range(len(shapes))])
-        partners.append(_partner(task, split(flat, shapes), *class_sums(task, sums), pooled))
+        partners.append(_partner(split(flat, shapes), class_sums_of(task, sums), pooled))
     return partners
 
 
-def _partner(task: Task, weights: Weights, sums: Floats, sigma: float, pooled: Floats) -> Partner:
+def _partner(weights: Weights, sums: ClassSums, pooled: Floats) -> Partner:
     """Its class means are pulled toward those of all partners as far as its noise hides the difference."""
-    counts = class_counts(task, sums)
-    held = counts > SEEN_DEVIATIONS * max(sigma / fixed_bias(task), 0.1)
-    rows = np.maximum(counts, 1.0)
-    difference = sums[:-1] / rows - pooled
-    means = pooled + np.where(held, _shrunk(difference, sigma / rows), 0.0)
-    return Partner(weights, class_offsets(task, counts, sigma), np.where(held, counts, LEAST_COUNT), means)
+    rows = np.maximum(sums.counts, 1.0)
+    difference = _shrunk(sums.sums[:-1] / rows - pooled, sums.sigma / rows)
+    means = pooled + np.where(sums.seen, difference, 0.0)
+    return Partner(weights, class_offsets(sums), np.where(sums.seen, sums.counts, LEAST_COUNT), means)
 
 
-def _class_means(sums: Floats, counts: Floats, sigma: float) -> Floats:
+def _class_means(sums: ClassSums) -> Floats:
     """(d - 1, C), pulled toward 0, the center of the public features, as far as noise hides them."""
-    rows = np.maximum(counts, 1.0)
-    return _shrunk(sums[:-1] / rows, sigma / rows)
+    rows = np.maximum(sums.counts, 1.0)
+    return _shrunk(sums.sums[:-1] / rows, sums.sigma / rows)
 
 
 def _shrunk(vectors: Floats, sigma: Floats) -> Floats:
@@ -148,7 +143,7 @@ def vote(task: Task, partners: Sequence[Partner], x: Floats) -> Floats:
     weight = np.exp(coverage - coverage.max(axis=0))
     votes = np.zeros((len(x), len(task.label.classes)))
     for one, share in zip(partners, weight / weight.sum(axis=0), strict=True):
-        votes += share[:, None] * _softmax(forward(one.weights, x) + one.offsets)
+        votes += share[:, None] * softmax(forward(one.weights, x) + one.offsets)
     return votes
 
 
@@ -162,7 +157,7 @@ def _log_coverage(partner: Partner, features: Floats, sharpness: float) -> Float
 
 def _scatter(task: Task, means: Floats) -> Floats:
     """S of each column: the most that rows of length 1 can scatter about it."""
-    return np.asarray(np.maximum(1.0 - fixed_bias(task) ** 2 - (means * means).sum(axis=0), 1e-3))
+    return np.asarray(np.maximum(1.0 - fixed_point_bias(task) ** 2 - (means * means).sum(axis=0), 1e-3))
 
 
 def _mean_scatter(task: Task, partners: Sequence[Partner]) -> float:
@@ -180,7 +175,7 @@ def sample_points(task: Task, partners: Sequence[Partner], seed: bytes) -> Float
     place = rng.uniform(size=(POINTS, 1))
     centers = place * means[first] + (1.0 - place) * means[second]
     noise = rng.standard_normal(centers.shape) * deviations[first][:, None]
-    return np.column_stack([centers + noise, np.full(POINTS, fixed_bias(task))])
+    return np.column_stack([centers + noise, np.full(POINTS, fixed_point_bias(task))])
 
 
 # --- heads ------------------------------------------------------------------------------------------------------
@@ -196,7 +191,7 @@ def averaged(task: Task, partners: Sequence[Partner], offsets: Floats) -> Weight
     last = np.zeros_like(layers[-1][0])
     for share, weight in zip(of_class, layers[-1], strict=True):
         last += share * weight
-    last[-1] += offsets / (1.0 if hidden else fixed_bias(task))
+    last[-1] += offsets / (1.0 if hidden else fixed_point_bias(task))
     return (*(np.asarray(one) for one in hidden), last)
 
 
@@ -240,12 +235,6 @@ def layers_of(weights: Weights) -> Layers:
     """As a model file holds them: the last row of every later matrix is a bias."""
     first, *later = weights
     return (Layer(first, np.zeros(first.shape[1])), *(Layer(one[:-1], one[-1]) for one in later))
-
-
-def _softmax(logits: Floats) -> Floats:
-    from fusion.scoring import softmax
-
-    return softmax(logits)
 
 
 @contextmanager

@@ -38,12 +38,14 @@ DEFAULT_DELTA = 1e-6
 MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
+DEFAULT_IMAGE_FEATURES = 800
+MAX_IMAGE_FEATURES = 1_000  # as many as `fusion.encoders.image` has directions for
 TEXT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # all-MiniLM-L6-v2
 TEXT_CONSTANTS_SHA256 = "844e9d7e6a2f7e5ad84fb56c4f9625f6ba9380b4829abfab7dcb9d2dc8cb6c1c"  # text_constants.safetensors
 TEXT_WIDTH = 384  # of a sentence vector
 TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "model")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "residual-moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -51,12 +53,12 @@ MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1
 DEFAULT_FEATURES = 256
 DEFAULT_GAMMA = 1.0
 MAX_SEED = 2**32 - 1
-MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
-MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
-COVARIANCES = ("full", "diagonal")
 MAX_HIDDEN = 1_024  # units of a hidden layer
 MAX_TRAINING_STEPS = 1_000
 MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
+MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
+MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
+COVARIANCES = ("full", "diagonal")
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
 
@@ -282,7 +284,28 @@ class OnnxEncoder:
         return content
 
 
-EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder
+@dataclass(frozen=True)
+class ImageEncoder:
+    """How one picture becomes a vector, see `fusion.encoders.image`.
+
+    `features` are the first of its ordered directions: more of them tell more and cost noise and bytes, about
+    5/16 of features^2 bytes a summary. `bias` as for tables.
+    """
+
+    kind: str = "image"
+    bias: float = DEFAULT_BIAS
+    features: int = DEFAULT_IMAGE_FEATURES
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """Coordinates of an encoded row, bias included."""
+        return 1 + self.features
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        return {"kind": self.kind, "bias": self.bias, "features": self.features}
+
+
+EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder | ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -338,7 +361,7 @@ class Task:
     columns: tuple[Column, ...]
     encoder: EncoderSettings
     class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
-    model: ModelSettings | None = None  # of summary kind `model`
+    model: ModelSettings | None = None  # likewise
 
     @classmethod
     def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:

@@ -22,6 +22,7 @@ from fusion.task import (
     DEFAULT_DELTA,
     DEFAULT_FEATURES,
     DEFAULT_GAMMA,
+    DEFAULT_IMAGE_FEATURES,
     KINDS,
     MAX_BACKBONE_BYTES,
     MAX_BINS,
@@ -39,6 +40,7 @@ from fusion.task import (
     MAX_GAMMA,
     MAX_HIDDEN,
     MAX_IMAGE_BYTES,
+    MAX_IMAGE_FEATURES,
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
@@ -60,6 +62,7 @@ from fusion.task import (
     CsvFormat,
     EncoderSettings,
     ImageColumn,
+    ImageEncoder,
     Label,
     LabelClass,
     Lift,
@@ -287,6 +290,8 @@ def _build(raw: object, fail: Fail) -> Task:
         top.fail("name", "must consist of letters, digits, dots, dashes and underscores")
     kind = top.choice("kind", KINDS)
     summary = top.choice("summary", SUMMARY_KINDS, default="moments")
+    if summary == "residual-moments" and kind != "classification":
+        top.fail("summary", "is for classification: its residuals are taken about class means; use moments")
     csv = _build_csv(top.table("csv", required=False))
     label = _build_label(top.table("label"), kind, csv)
     privacy = _build_privacy(top.table("privacy"), label, csv)
@@ -337,12 +342,12 @@ def _build_model(top: _Table, label: Label) -> ModelSettings:
     settings = ModelSettings(
         hidden=_hidden(table, "hidden") if table.has("hidden") else (),
         teacher_hidden=_hidden(table, "teacher_hidden") if table.has("teacher_hidden") else None,
-        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default.steps),
+        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default=default.steps),
         clip_norm=_positive(table, "clip_norm", default.clip_norm, 1e-3, 1e3),
         learning_rate=_positive(table, "learning_rate", default.learning_rate, 1e-6, 1e6),
         mean_share=_positive(table, "mean_share", default.mean_share, 0.01, 0.99),
-        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default.expected_rows),
-        seed=_whole_number(table, "seed", 0, 2**53, default.seed),
+        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default=default.expected_rows),
+        seed=_whole_number(table, "seed", 0, MAX_SEED, default=default.seed),
         initial=_base64(table, "initial") if table.has("initial") else "",
         initial_model=table.text("initial_model") if table.has("initial") else "",
     )
@@ -602,8 +607,16 @@ def _build_picture(table: _Table, columns: tuple[Column, ...]) -> PictureInput:
     return PictureInput(layout, height, width, channels, mean, std)
 
 
+def _build_image_encoder(table: _Table, bias: float, columns: tuple[Column, ...]) -> ImageEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], ImageColumn):
+        table.fail("kind", "takes one picture and nothing else; name one image column, or choose another encoder")
+    features = _whole_number(table, "features", 1, MAX_IMAGE_FEATURES, default=DEFAULT_IMAGE_FEATURES)
+    return ImageEncoder("image", bias, features)
+
+
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
     "tabular": _build_tabular,
+    "image": _build_image_encoder,
     "text": _build_text,
     "onnx": _build_onnx,
 }

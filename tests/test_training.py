@@ -16,7 +16,8 @@ from privacy_checks import CLASSES, PERSON, make_task
 
 from fusion import training
 from fusion.shapes import fresh_weights
-from fusion.summaries.model import CLASS_SUMS, GRADIENTS
+from fusion.summaries.mean_embedding import CLASS_SUMS
+from fusion.summaries.model import GRADIENTS
 from fusion.summaries.moments import quantize
 from fusion.summary import plan
 from fusion.task import Task

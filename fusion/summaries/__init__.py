@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNIT = 2**32  # every block counts in units of 2^-32
 Blocks = dict[str, NDArray[np.int64]]
 Progress = Callable[[int], None]
+Then = Callable[[Blocks, dict[str, int]], Blocks]
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,20 @@ class BlockLayout:
 
 @dataclass(frozen=True)
 class Measured:
-    """Exact sums of private rows, before noise: must never leave the process."""
+    """Exact sums of private rows, before noise: must never leave the process.
+
+    `then`, if any, makes the blocks that come second: exact sums too, of what the first ones, their noise included, say
+    should be summed; or blocks that are a function of noisy numbers alone, as the layout says. It takes the first ones
+    in units of 2^-32 and the deviation of the noise of every block: 0 everywhere makes an exact summary.
+    """
 
     blocks: Blocks
     rows: int
+    then: Then | None = None
+
+    def with_second(self, published: Blocks, sigmas: dict[str, int]) -> Blocks:
+        """All exact sums, given what was published of the first ones, in units of 2^-32."""
+        return self.blocks | (self.then(published, sigmas) if self.then else {})
 
 
 class SummaryKind(Protocol):
@@ -86,20 +97,6 @@ class SummaryKind(Protocol):
         """The model of the fused sums, with `head` (one of `heads`) or the best one."""
 
 
-@runtime_checkable
-class DerivingKind(SummaryKind, Protocol):
-    """A kind with blocks that are made from noisy numbers: its layout says which."""
-
-    def derived(
-        self, task: Task, measured: Measured, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None
-    ) -> Blocks:
-        """The derived blocks, in units of 2^-32.
-
-        `noised` holds the blocks that have noise of their own, in units of 2^-32; `sigmas` the noise of every block,
-        those that are not sent included: 0 everywhere makes an exact summary. `progress` hears rows gone through.
-        """
-
-
 def kind_of(task: Task) -> SummaryKind:
     """The summary kind that the task names."""
     if task.summary not in _KINDS:
@@ -115,4 +112,5 @@ _KINDS = {
     "class-moments": ("class_moments", "CLASS_MOMENTS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
     "model": ("model", "MODEL"),
+    "residual-moments": ("residual_moments", "RESIDUAL_MOMENTS"),
 }

@@ -4,7 +4,7 @@ This is Fusion Learning (A. Kasturi, A. R. Ellore, C. Hota, "Fusion Learning: a 
 under differential privacy: local parameters and a description of the local distribution go out once, together. One
 release holds, as one adaptive Gaussian mechanism:
 
-    class sums    M = sum x onehot(y)^T, as in `fusion.summaries.moments`; a record adds a vector of length at most 1
+    class sums    M = sum x onehot(y)^T, as in `fusion.summaries.mean_embedding`, with sensitivity 1
     gradients     `steps` noisy sums of clipped gradients (`fusion.training`), each of sensitivity 1 in units of the
                   clip; what is asked in step t depends on noisy answers before it, never on the rows otherwise
 
@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,13 +38,15 @@ from numpy.typing import NDArray
 from fusion.accounting import mu_of
 from fusion.encoders import encoder_for
 from fusion.errors import DataError, ModelError
-from fusion.shapes import MAX_WEIGHT, head_shapes, initial_weights, settings_of, trained_shapes
+from fusion.shapes import MAX_WEIGHT, Weights, head_shapes, initial_weights, settings_of, trained_shapes
 from fusion.summaries import UNIT, BlockLayout, Blocks, Measured, Progress
-from fusion.summaries.moments import BLOCK_ROWS, FIXED_POINT, MAX_ROWS, quantize, quantize_targets, rows_sharing
+from fusion.summaries.mean_embedding import CLASS_SUMS
+from fusion.summaries.moments import RowCount, parts_of, quantize, quantize_targets, rows_sharing
 from fusion.task import Task, dimension
 from fusion.training import Recipe, Rows, train
 
 if TYPE_CHECKING:
+    from fusion.class_means import ClassSums
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
@@ -55,18 +56,11 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-CLASS_SUMS, GRADIENTS = "class_sums", "gradients"
+GRADIENTS = "gradients"
 WEIGHT_STEP = 2**24  # 2^-8: moves the logit of a row, which has length 1, by less than noise does
 MAX_KEPT_BYTES = 2**33  # rows are gone through once a step, so their features stay in memory
 FEWEST_ROWS = 1_000
 POOR_RATIO = 0.1  # of noise to the longest mean gradient over a whole run; above, class means do nearly as well
-
-
-@dataclass(frozen=True)
-class Encoded(Measured):
-    """The exact class sums, and the rows to train on."""
-
-    kept: Rows
 
 
 class ModelKind:
@@ -91,59 +85,25 @@ class ModelKind:
         """1 / sqrt(mean_share)."""
         return math.sqrt(1.0 + settings_of(task).steps * _gradient_weight(task) ** 2)
 
-    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Encoded:
-        """Exact class sums of all rows, and the encoded rows; DataError above MAX_ROWS rows or MAX_KEPT_BYTES."""
-        encoder = encoder_for(task)
-        sums = np.zeros((encoder.dimension, len(task.label.classes)), dtype=np.int64)
-        features, labels, sharing = [], [], []
-        rows = 0
-        for batch in batches:
-            rows += len(batch)
-            check_rows(task, rows)
-            for start in range(0, len(batch), BLOCK_ROWS):
-                part = batch.slice(slice(start, start + BLOCK_ROWS))
-                x, k = encoder.encode(part), rows_sharing(task, part)
-                sums += np.rint(quantize(x, k).T @ quantize_targets(task, part)).astype(np.int64)
-                features.append(quantize(x, np.ones_like(k)).astype(np.int32))
-                labels.append(np.asarray(part.label, dtype=np.int64))
-                sharing.append(k)
-            if progress is not None:
-                progress(rows)
-        empty = np.zeros(0, dtype=np.int64)
-        kept = Rows(
-            np.concatenate([np.zeros((0, encoder.dimension), dtype=np.int32), *features]),
-            np.concatenate([empty, *labels]),
-            np.concatenate([empty, *sharing]),
-        )
-        return Encoded({CLASS_SUMS: sums.reshape(-1)}, rows, kept)
+    def measure(self, task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> Measured:
+        """Exact class sums of all rows, and how to train on them once these have their noise.
 
-    def derived(
-        self, task: Task, measured: Measured, noised: Blocks, sigmas: dict[str, int], progress: Progress | None = None
-    ) -> Blocks:
-        """The trained weights, in units of 2^-32."""
-        assert isinstance(measured, Encoded)  # noqa: S101 - what `measure` of this kind returns
-        rows = len(measured.kept)
-        sums = noised[CLASS_SUMS].reshape(-1, len(task.label.classes)) / UNIT
-        recipe = recipe_of(task, class_counts(task, sums), sigmas[CLASS_SUMS] / UNIT)
-        told = None if progress is None else (lambda steps: progress(steps * rows))
-        weights = train(measured.kept, initial_weights(task), recipe, sigmas[GRADIENTS], told)
-        if settings_of(task).teacher_hidden is not None:
-            from fusion.distillation import student_of
+        `progress` goes on to hear rows, once more for each step. DataError above MAX_ROWS rows or MAX_KEPT_BYTES.
+        """
+        sums, kept = encoded(task, batches, progress)
 
-            weights = student_of(task, weights, sums, sigmas[CLASS_SUMS] / UNIT)
-        return {
-            f"weights{layer}": np.rint(one * UNIT).astype(np.int64).reshape(-1) for layer, one in enumerate(weights)
-        }
+        def then(noised: Blocks, sigmas: dict[str, int]) -> Blocks:
+            weights = trained(task, kept, noised[CLASS_SUMS], sigmas, progress)
+            return {f"weights{layer}": _fixed_point(one) for layer, one in enumerate(weights)}
+
+        return Measured({CLASS_SUMS: sums.reshape(-1)}, len(kept), then)
 
     def problem(self, task: Task, sums: Sums) -> str | None:
         """What class sums of no honest release look like; of weights only their range can be checked, on arrival."""
-        from fusion.plausibility import ROUNDING, class_sums_problem
-        from fusion.statistics import granularity
+        from fusion.class_means import class_sums_of
+        from fusion.plausibility import problem_of_class_sums
 
-        matrix, sigma = class_sums(task, sums)
-        counts, bias = class_counts(task, matrix), fixed_bias(task)
-        slack = (ROUNDING + granularity(task)) * (1.0 + abs(float(counts.sum())))
-        return class_sums_problem(matrix, counts, sigma, sigma / bias, slack)
+        return problem_of_class_sums(class_sums_of(task, sums))
 
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """ModelError: weights and class means hold no second moments."""
@@ -168,56 +128,74 @@ class ModelKind:
 MODEL = ModelKind()
 
 
+def encoded(task: Task, batches: Iterable[Batch], progress: Progress | None = None) -> tuple[Ints, Rows]:
+    """(d, C) exact class sums, and the encoded rows to train on."""
+    encoder = encoder_for(task)
+    sums = np.zeros((encoder.dimension, len(task.label.classes)), dtype=np.int64)
+    features = [np.zeros((0, encoder.dimension), dtype=np.int32)]
+    labels, sharing = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    rows = RowCount(progress)
+    for batch in rows.counted(batches):
+        check_memory(task, rows.done)
+        targets, shares = quantize_targets(task, batch), rows_sharing(task, batch)
+        for part in parts_of(len(batch)):
+            x = encoder.encode(batch.slice(part))
+            sums += np.rint(quantize(x, shares[part]).T @ targets[part]).astype(np.int64)
+            features.append(quantize(x, np.ones_like(shares[part])).astype(np.int32))
+        labels.append(np.asarray(batch.label, dtype=np.int64))
+        sharing.append(shares)
+    return sums, Rows(np.concatenate(features), np.concatenate(labels), np.concatenate(sharing))
+
+
+def trained(
+    task: Task, rows: Rows, noised_sums: Ints, sigmas: dict[str, int], progress: Progress | None = None
+) -> Weights:
+    """The weights of the task's head, from rows and noisy class sums in units of 2^-32."""
+    from fusion.class_means import ClassSums
+    from fusion.statistics import fixed_point_bias
+
+    matrix = noised_sums.reshape(-1, len(task.label.classes)) / UNIT
+    sums = ClassSums(matrix, sigmas[CLASS_SUMS] / UNIT, fixed_point_bias(task))
+    told = None if progress is None else (lambda steps: progress((1 + steps) * len(rows)))
+    weights = train(rows, initial_weights(task), recipe_of(task, sums), sigmas[GRADIENTS], told)
+    if settings_of(task).teacher_hidden is None:
+        return weights
+    from fusion.distillation import student_of
+
+    return student_of(task, weights, sums)
+
+
+def _fixed_point(weight: Floats) -> Ints:
+    """In units of 2^-32, within MAX_WEIGHT, which a student may leave."""
+    return np.rint(np.clip(weight, -MAX_WEIGHT, MAX_WEIGHT) * UNIT).astype(np.int64).reshape(-1)
+
+
 def _gradient_weight(task: Task) -> float:
     """w of the module's docstring."""
     settings = settings_of(task)
     return math.sqrt((1.0 - settings.mean_share) / (settings.mean_share * settings.steps))
 
 
-def fixed_bias(task: Task) -> float:
-    """beta as it was summed: truncated to fixed point."""
-    return int(task.encoder.bias * FIXED_POINT) / FIXED_POINT
+def class_offsets(sums: ClassSums) -> Floats:
+    """(C,) log shares of the classes; the noise of a count counts as that many rows, so that it rules no class out."""
+    weights = np.maximum(sums.counts, 0.0) + max(sums.count_sigma, 1.0)
+    return np.asarray(np.log(weights / weights.sum()))
 
 
-def class_sums(task: Task, sums: Sums) -> tuple[Floats, float]:
-    """(d, C) noisy class sums and the deviation of their noise, in units of 1."""
-    return sums.values(CLASS_SUMS).reshape(-1, len(task.label.classes)), sums.sigma(CLASS_SUMS)
-
-
-def class_counts(task: Task, sums: Floats) -> Floats:
-    """(C,) noisy rows per class, from the bias row of the class sums (d, C)."""
-    return np.asarray(sums[-1] / fixed_bias(task))
-
-
-def class_shares(counts: Floats, sigma: float) -> Floats:
-    """(C,) the share of each class; the noise of a count counts as that many rows, so that it rules no class out."""
-    weights = np.maximum(counts, 0.0) + max(sigma, 1.0)
-    return np.asarray(weights / weights.sum())
-
-
-def class_offsets(task: Task, counts: Floats, sigma: float) -> Floats:
-    """(C,) log shares of the classes, from counts whose sums have noise of deviation `sigma`."""
-    return np.log(class_shares(counts, sigma / fixed_bias(task)))
-
-
-def recipe_of(task: Task, counts: Floats, sigma: float) -> Recipe:
-    """How to train, from the task and noisy class counts whose sums have noise of deviation `sigma`.
+def recipe_of(task: Task, sums: ClassSums) -> Recipe:
+    """How to train, from the task and noisy class sums.
 
     Logits are trained with the log share of each class added (A. Menon et al., "Long-tail learning via logit
     adjustment", 2021): the weights then tell classes apart without knowing how frequent they are here, which differs
     between partners.
     """
     settings = settings_of(task)
-    count_noise = math.sqrt(len(counts)) * sigma / fixed_bias(task)
-    rows = max(float(counts.sum()), count_noise, 1.0)
-    offsets = class_offsets(task, counts, sigma)
-    return Recipe(settings.steps, settings.clip_norm, settings.learning_rate, rows, offsets)
+    rows = max(sums.rows, math.sqrt(len(sums.counts)) * sums.count_sigma)
+    return Recipe(settings.steps, settings.clip_norm, settings.learning_rate, rows, class_offsets(sums))
 
 
-def check_rows(task: Task, rows: int) -> None:
-    """DataError for more rows than a release may have or memory holds."""
-    if rows > MAX_ROWS:
-        raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+def check_memory(task: Task, rows: int) -> None:
+    """DataError for more rows than memory should hold."""
     if 4 * rows * dimension(task) > MAX_KEPT_BYTES:
         most = MAX_KEPT_BYTES // (4 * dimension(task))
         raise DataError(f"training keeps its rows in memory, at most {most:,} of this task; publish them in parts")

@@ -45,6 +45,7 @@ TAPS = {6: 3, 10: 2, 13: 2}  # block -> side of the squares that are averaged
 WHITENING = 0.5
 SMALLEST = 1e-6  # of the largest eigenvalue: what whitening enlarges at most
 FEATURES = 600
+BIAS = 0.2
 SYNTHETIC = 5_000
 SEED = 7
 OPSET = 17
@@ -245,6 +246,7 @@ def encoder_toml(data: bytes, features: int) -> str:
     """The encoder's part of a task file for 28 x 28 grey pictures, or smaller ones."""
     return f"""[encoder]
 kind = "onnx"
+bias = {BIAS}
 sha256 = "{hashlib.sha256(data).hexdigest()}"
 bytes = {len(data)}
 features = {features}

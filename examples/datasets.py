@@ -236,6 +236,37 @@ _ICD9 = {
     "neoplasms": ((140, 239),),
 }
 
+# --- language ---------------------------------------------------------------------------------------------------
+
+SITES = ("imdb", "amazon_cells", "yelp")
+TRAINING_SENTENCES = 667  # of the 1,000 of a site
+
+
+def sentences_of(path: Path, site: str) -> list[Row]:
+    """The sentences of a site in the order of its file, `path` being the file of any site."""
+    lines = path.with_name(f"{site}_labelled.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return [dict(zip(("text", "label"), line.rsplit("\t", 1), strict=True)) for line in lines]
+
+
+def training_sentences(site: str, count: int, split: int = 0) -> set[int]:
+    """The numbers of a site's training rows, those with the smallest hashes; split 0 is that of the example."""
+
+    def digest(index: int) -> bytes:
+        other = f"/{split}" if split else ""
+        return hashlib.sha256(f"tidings-sentiment/{SITES.index(site)}/{index}{other}".encode()).digest()
+
+    return set(sorted(range(count), key=digest)[:TRAINING_SENTENCES])
+
+
+def _sentiment(path: Path) -> Iterable[tuple[str, Row]]:
+    """One partner a site of reviews."""
+    for site in SITES:
+        rows = sentences_of(path, site)
+        training = training_sentences(site, len(rows))
+        for index, row in enumerate(rows):
+            yield site if index in training else TEST, row
+
+
 # --- regression -------------------------------------------------------------------------------------------------
 
 AREAS = {"<1H OCEAN": "near-the-coast", "INLAND": "inland", "NEAR OCEAN": "ocean", "NEAR BAY": "bay", "ISLAND": "ocean"}
@@ -301,5 +332,8 @@ DATASETS = {
         f"{UCI} (Parkinsons Telemonitoring)",
         _parkinsons,
         ("subject#", "motor_UPDRS"),
+    ),
+    "sentiment": Dataset(
+        "sentiment_sentences", "imdb_labelled.txt", f"{UCI} (Sentiment Labelled Sentences)", _sentiment
     ),
 }

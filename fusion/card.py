@@ -70,7 +70,7 @@ def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = key_pref
         ("contributors", _contributor_lines(manifest["summaries"], name_of)),
         ("left out", _left_out_lines(content["left_out"])),
         ("method", _method_lines(manifest["method"])),
-        ("quality", _quality_lines(manifest["quality"])),
+        ("quality", _quality_lines(manifest["quality"], manifest["method"]["summary"])),
         ("attested by", _attestation_lines(content["attestation"], manifest["software"])),
     ]
     return "\n".join(line for title, lines in sections for line in _section(title, lines))
@@ -133,15 +133,19 @@ def _left_out_lines(left_out: Sequence[dict[str, str]]) -> list[str]:
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
     shrinkage = "" if method["lambda"] is None else f" with lambda {method['lambda']:.3g}"
-    lines = [
-        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage} ({method['choice']})"
-    ]
+    if method["summary"] == "model":  # trained, not solved for: nothing is denoised, and there is no lambda
+        lines = [f"{method['summary']}, {method['head']} head ({method['choice']})"]
+    else:
+        what = f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage}"
+        lines = [f"{what} ({method['choice']})"]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
     return lines
 
 
-def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
+    if quality is None and summary == "model":
+        return ["no estimate: summaries of this kind hold no second moments that a left-out partner could be scored on"]
     if quality is None:
         return [
             "no estimate: it takes at least two summaries, of which each can be left out, and a model that sums like "

@@ -110,7 +110,7 @@ class _Study:
         self.partners = [by_origin[origin] for origin in sorted(by_origin)]
         self.sums = [total(members) for members in self.partners]
         self.seed = seed_of(fused)
-        self.candidate: Candidate = default_candidate(fused.statistics.classes, None)
+        self.candidate: Candidate = default_candidate(None)
         # Base rates of everybody: the same yardstick for all partners.
         self.base = base_rates(Cleaned.of(fused.statistics))
         self._progress = progress

@@ -42,7 +42,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.denoise import Spectrum, denoise, spectral_edge
-from fusion.errors import ModelError
 from fusion.evidence import centred, posterior
 from fusion.statistics import Statistics
 
@@ -250,13 +249,9 @@ HEADS = {
 }
 
 
-def head_named(name: str, classes: int) -> Head:
-    """The head of that name; ModelError where there is none, or none for the kind of task."""
-    known = [head.name for head in HEADS.values() if classes or head.regression]
-    if name not in known:
-        kind = "classification" if classes else "regression"
-        raise ModelError(f'there is no head "{name}" for {kind}; choose one of: {", ".join(known)}')
-    return HEADS[name]
+def heads_of(classes: int) -> tuple[str, ...]:
+    """Names of the heads for that many classes; for 0, of those for a regression."""
+    return tuple(head.name for head in HEADS.values() if classes or head.regression)
 
 
 def _from_indicators(cleaned: Cleaned, directions: Floats, explained: Floats) -> Layer:
@@ -298,7 +293,7 @@ def calibrated(cleaned: Cleaned, directions: Floats) -> Layer:
     """The scores V^T x of `directions` V (d, C) as logits, by the formula at the top of the module."""
     score_means = directions.T @ cleaned.means
     between = (score_means * cleaned.counts) @ score_means.T
-    values, vectors = np.linalg.eigh(directions.T @ cleaned.total.matrix @ directions - between)
+    values, vectors = np.linalg.eigh(cleaned.total.form(directions) - between)
     scatter = (vectors * np.maximum(values, 0.0)) @ vectors.T
     scatter += cleaned.hidden_variance * (directions.T @ directions)
     mixing = np.linalg.lstsq(scatter, cleaned.rows * score_means, rcond=1e-10)[0]
@@ -312,7 +307,7 @@ def _regression(cleaned: Cleaned, multiplier: float) -> Layer:
     target_mean = cleaned.target_mean
     covariance = statistics.cross[:, 0] - rows * target_mean * mean
     weight = cleaned.total.solve(covariance[:, None], cleaned.ridge(multiplier))[:, 0]
-    scatter = float(weight @ cleaned.total.matrix @ weight) - rows * float(mean @ weight) ** 2
+    scatter = float(cleaned.total.form(weight[:, None])[0, 0]) - rows * float(mean @ weight) ** 2
     variance = max(scatter, 0.0) + cleaned.hidden_variance * float(weight @ weight)
     slope = float(weight @ covariance) / variance if variance > 0.0 else 0.0
     return Layer(slope * weight[:, None], np.array([target_mean - slope * float(mean @ weight)]))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers, head_named
+from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers
 from fusion.statistics import Statistics
 from fusion.summaries import kind_of
 from fusion.sums import total
@@ -91,9 +91,9 @@ class Split:
 
 
 def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
-    """The head (`head`, or else the best) and its lambda; ModelError for a head that the task cannot have."""
+    """The head (`head`, or else the best) and its lambda."""
     statistics = fused.statistics
-    default = default_candidate(statistics.classes, head)
+    default = default_candidate(head)
     if not HEADS[default.head].linear:
         return Selection(default, "as asked for: what is not linear cannot be scored on sums", None)
     splits = _splits(fused)
@@ -113,9 +113,9 @@ def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
     return Selection(best, reason, _quality(fits[best], splits))
 
 
-def default_candidate(classes: int, head: str | None) -> Candidate:
-    """What is used unless there is evidence for something else; ModelError for a head that does not fit."""
-    return Candidate(head_named(head or DEFAULT_HEAD, classes).name, DEFAULT_MULTIPLIER)
+def default_candidate(head: str | None) -> Candidate:
+    """What is used unless there is evidence for something else."""
+    return Candidate(head or DEFAULT_HEAD, DEFAULT_MULTIPLIER)
 
 
 def _challengers(default: Candidate, asked: str | None, classes: int) -> list[Candidate]:
@@ -173,7 +173,7 @@ def _on_label_scale(logits: Floats, rest: Cleaned) -> Floats:
     """(d, C): the least-squares map from logits and a constant to the label, composed with the logits."""
     statistics = rest.statistics
     basis = np.column_stack([logits, _constant(statistics)])
-    products = basis.T @ rest.total.matrix @ basis
+    products = rest.total.form(basis)
     products[:-1, :-1] += rest.hidden_variance * (logits.T @ logits)
     return np.asarray(basis @ np.linalg.lstsq(products, basis.T @ statistics.cross, rcond=1e-10)[0])
 

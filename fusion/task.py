@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 CANONICAL_VERSION = 1
@@ -37,12 +38,14 @@ DEFAULT_DELTA = 1e-6
 MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
+DEFAULT_IMAGE_FEATURES = 800
+MAX_IMAGE_FEATURES = 1_000  # as many as `fusion.encoders.image` has directions for
 TEXT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # all-MiniLM-L6-v2
-TEXT_CONSTANTS_SHA256 = "8bea244ed940ad2985168a37daa461f4e696dd31f23cc0b40494e5ce0cffdf64"  # text_constants.safetensors
+TEXT_CONSTANTS_SHA256 = "844e9d7e6a2f7e5ad84fb56c4f9625f6ba9380b4829abfab7dcb9d2dc8cb6c1c"  # text_constants.safetensors
 TEXT_WIDTH = 384  # of a sentence vector
 TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "residual-moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -50,6 +53,9 @@ MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1
 DEFAULT_FEATURES = 256
 DEFAULT_GAMMA = 1.0
 MAX_SEED = 2**32 - 1
+MAX_HIDDEN = 1_024  # units of a hidden layer
+MAX_TRAINING_STEPS = 1_000
+MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
 MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
 MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
 COVARIANCES = ("full", "diagonal")
@@ -278,7 +284,28 @@ class OnnxEncoder:
         return content
 
 
-EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder
+@dataclass(frozen=True)
+class ImageEncoder:
+    """How one picture becomes a vector, see `fusion.encoders.image`.
+
+    `features` are the first of its ordered directions: more of them tell more and cost noise and bytes, about
+    5/16 of features^2 bytes a summary. `bias` as for tables.
+    """
+
+    kind: str = "image"
+    bias: float = DEFAULT_BIAS
+    features: int = DEFAULT_IMAGE_FEATURES
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """Coordinates of an encoded row, bias included."""
+        return 1 + self.features
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        return {"kind": self.kind, "bias": self.bias, "features": self.features}
+
+
+EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder | ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -286,6 +313,39 @@ class ClassMomentsSettings:
     """What summary kind `class-moments` sums of each class: a `full` covariance, or variances alone (`diagonal`)."""
 
     covariance: str = "full"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the small head of summary kind `model` is shaped and trained, see `fusion.summaries.model`. All public.
+
+    `hidden` and `teacher_hidden` are the units of one hidden layer, or empty for a linear head; `teacher_hidden` None
+    means that the head itself is trained. More steps learn more and need more noise each: their noise grows with
+    sqrt(steps). `clip_norm` bounds a row's gradient (a linear head's is at most sqrt(2)). `mean_share` of mu^2 goes to
+    the class means. `expected_rows` is a guess, for advice alone. `initial` are the first weights, float32 in base64,
+    and `initial_model` is the digest of the model that they come from; without them weights are drawn from `seed`.
+    """
+
+    hidden: tuple[int, ...] = ()
+    teacher_hidden: tuple[int, ...] | None = None
+    steps: int = 40
+    clip_norm: float = 1.0
+    learning_rate: float = 5.0
+    mean_share: float = 0.1
+    expected_rows: int = 1_000
+    seed: int = 0
+    initial: str = ""
+    initial_model: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form: `teacher_hidden` and the first weights only where the task gives them."""
+        always = ("steps", "clip_norm", "learning_rate", "mean_share", "expected_rows", "seed")
+        content: dict[str, Any] = {name: getattr(self, name) for name in always} | {"hidden": list(self.hidden)}
+        if self.teacher_hidden is not None:
+            content["teacher_hidden"] = list(self.teacher_hidden)
+        if self.initial:
+            content |= {"initial": self.initial, "initial_model": self.initial_model}
+        return content
 
 
 @dataclass(frozen=True)
@@ -301,13 +361,17 @@ class Task:
     columns: tuple[Column, ...]
     encoder: EncoderSettings
     class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
+    model: ModelSettings | None = None  # likewise
 
     @classmethod
-    def from_toml(cls, text: str, source: str) -> Task:
-        """The task in a TOML text; TaskError names `source`, the line and the field."""
+    def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:
+        """The task in a TOML text; TaskError names `source`, the line and the field.
+
+        Files that the text names (`model.initial_file`) are read from `folder` and become part of the task.
+        """
         from fusion.task_checks import task_from_toml
 
-        return task_from_toml(text, source)
+        return task_from_toml(text, source, folder)
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Task:
@@ -335,6 +399,8 @@ class Task:
         }
         if self.class_moments is not None:
             content["class-moments"] = vars(self.class_moments)
+        if self.model is not None:
+            content["model"] = self.model.content()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
 

@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")]
 Without = Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")]
-HeadName = Annotated[str | None, typer.Option("--head", metavar="H", help="bayes, ridge, lda or synthetic.")]
+HeadName = Annotated[str | None, typer.Option("--head", metavar="H", help="How the model is fitted; else the best.")]
 
 
 @app.command()

@@ -96,7 +96,7 @@ def read_file(path: Path) -> Task:
     if path.stat().st_size > MAX_TASK_FILE_BYTES:
         raise UsageError(f"{path} is larger than {MAX_TASK_FILE_BYTES} bytes; a task file is a page or two of text.")
     try:
-        return Task.from_toml(path.read_text(encoding="utf-8"), str(path))
+        return Task.from_toml(path.read_text(encoding="utf-8"), str(path), path.parent)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text; save the task file as UTF-8.") from error
 
@@ -160,6 +160,7 @@ def describe(task: Task) -> str:
         f"summary   {task.summary}, {dimension(task)} features",
         f"privacy   at most epsilon {task.privacy.max_epsilon:g} a release, delta {task.privacy.delta:g}, "
         f"unit: {_unit(task)}",
+        *_model_lines(task),
         f"columns   {len(task.columns)}; a column of the data that is not listed is ignored",
     ]
     if isinstance(task.encoder, OnnxEncoder):
@@ -175,6 +176,18 @@ def describe(task: Task) -> str:
         else:
             lines.append(f"  {column.name:20} text")
     return "\n".join(lines)
+
+
+def _model_lines(task: Task) -> list[str]:
+    """How the small head of kind `model` is shaped and trained."""
+    if task.model is None:
+        return []
+    shown = task.model
+    head = f"one hidden layer of {shown.hidden[0]}" if shown.hidden else "linear"
+    teacher = "" if shown.teacher_hidden is None else f", distilled from a teacher of {list(shown.teacher_hidden)}"
+    start = f"the weights of model {shown.initial_model[:12]}" if shown.initial else f"seed {shown.seed}"
+    return [f"model     {head}{teacher}; {shown.steps} steps at rate {shown.learning_rate:g}, clip norm "
+            f"{shown.clip_norm:g}, from {start}"]  # fmt: skip
 
 
 def _unit(task: Task) -> str:

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fusion import backbones
+from fusion.audit import audit
 from fusion.dataset import Batch
 from fusion.encoders import encoder_for
-from fusion.encoders.backbone import BackboneRows, enlarge, enlarging, open_backbone
+from fusion.encoders.backbone import BackboneRows, enlarge, enlarging, open_backbone, unit_rows
 from fusion.encoders.backbone_checks import MAX_LIVE_BYTES
 from fusion.errors import BackboneError, TaskError
 from fusion.release import exact_summary
 from fusion.task import OnnxEncoder, Task
+from tests.partners import noisy
 
 Floats = NDArray[np.float32]
 
@@ -622,16 +624,47 @@ def test_a_wrong_backbone_leaves_no_task_behind(tidings: Callable[..., tuple[int
     assert not (tmp_path / "home" / "backbones").exists()
 
 
-def test_pictures_are_learned_in_process(folder: Path) -> None:
-    from partners import noisy
+def test_pictures_go_the_whole_way_too(
+    tidings: Callable[..., tuple[int, str, str]], tmp_path: Path, folder: Path
+) -> None:
+    put(folder, CONVOLUTIONS)
+    text = PICTURES_TOML % (hashlib.sha256(CONVOLUTIONS).hexdigest(), len(CONVOLUTIONS), 32, "NCHW")
+    (tmp_path / "shapes.toml").write_text(text, encoding="utf-8")
+    for name, seed in (("train", 9), ("test", 10)):
+        rows = pictures(1500, seed)
+        np.savez(tmp_path / f"{name}.npz", picture=rows.images["picture"][..., 0], shape=np.asarray(rows.label))
+    assert tidings("task", "add", tmp_path / "shapes.toml")[0] == 0
+    assert tidings("publish", "shapes", tmp_path / "train.npz", "--epsilon", 5)[0] == 0
+    assert tidings("query", "shapes", "-o", tmp_path / "m.onnx")[0] == 0
+    code, shown, _ = tidings("evaluate", tmp_path / "m.onnx", tmp_path / "test.npz", "--json")
+    assert code == 0
+    assert json.loads(shown)["accuracy"] > 0.95
+
+
+def test_pictures_are_learned_in_process_and_the_graph_agrees_with_the_layers(folder: Path) -> None:
+    import onnxruntime
 
     from fusion.heads import forward
-    from fusion.model import build_model
+    from fusion.model import build_model, card, write_onnx
     from fusion.scoring import softmax
 
     put(folder, CONVOLUTIONS)
     task = pictures_task(CONVOLUTIONS)
     model = build_model(task, [noisy(task, pictures(1500, seed), 5.0, f"node {seed}") for seed in (6, 7)])
     test = pictures(300, 8)
-    right = softmax(forward(model.layers, model.encoder.encode(test))).argmax(axis=1) == test.label
-    assert right.mean() > 0.95
+    expected = softmax(forward(model.layers, model.encoder.encode(test)))
+    assert (expected.argmax(axis=1) == test.label).mean() > 0.95
+    seen = BackboneRows.of(task).outputs(test)
+    session = onnxruntime.InferenceSession(write_onnx(model, card(model, [], "node", "now")))
+    np.testing.assert_allclose(session.run(None, {"features": seen})[1], expected, atol=1e-6)
+    # A backbone that saw nothing, or something that is not a number: both give zeros.
+    nothing = forward(model.layers, unit_rows(np.zeros((1, 32), np.float32), 0.4))
+    blank = session.run(None, {"features": np.zeros((1, 32), np.float32)})[1]
+    np.testing.assert_allclose(blank, softmax(nothing), atol=1e-6)
+
+
+def test_a_task_of_pictures_is_audited_with_made_up_pictures(folder: Path) -> None:
+    put(folder, CONVOLUTIONS)
+    measured = audit(pictures_task(CONVOLUTIONS), 10.0, 100)
+    assert measured.entries == 33 * 34 // 2 + 33
+    assert 0.999 < measured.canary_share <= 1.0

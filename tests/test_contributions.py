@@ -14,7 +14,7 @@ import pytest
 from fusion.contributions import Contributions, PartnerContribution, contributions
 from fusion.dataset import Batch
 from fusion.encoders import encoder_for
-from fusion.errors import NothingToFuse
+from fusion.errors import ModelError, NothingToFuse
 from fusion.fuse import Contribution, fuse, total
 from fusion.heads import Cleaned
 from fusion.selection import base_rates, default_candidate, fit_on_rest
@@ -49,7 +49,7 @@ def test_without_noise_it_is_what_the_rows_of_the_others_say(task: Task, batches
 
     def weights(*members: int) -> np.ndarray:
         rest = Cleaned.of(statistics_of(task, total([summaries[n] for n in members])))
-        return fit_on_rest(default_candidate(rest.statistics.classes, None), rest, bytes(32)).weights
+        return fit_on_rest(default_candidate(None), rest, bytes(32)).weights
 
     everybody = base_rates(Cleaned.of(fuse(task, summaries).statistics))
     for k in range(4):
@@ -73,9 +73,8 @@ def test_the_noise_of_an_estimate_is_as_large_as_it_says() -> None:
     """Partner 3 is scored on, in many draws of its noise, by models of partners without noise."""
     rows = ward_rows(300, 9)
     values, stds = [], []
-    for draw in range(80):
+    for _ in range(60):
         found = contributions(WARD, [*EXACT[:2], noisy(WARD, rows, 1.0, "third")])
-        del draw
         alone = of(found, EXACT[0]).alone
         assert alone is not None
         values.append(alone.value)
@@ -147,6 +146,22 @@ def test_with_few_partners_it_says_what_can_be_said() -> None:
         assert partner.adds is None
         assert partner.alone is not None
         assert partner.alone.value > 0.2
+
+
+def test_summaries_of_class_moments_are_compared_like_moments() -> None:
+    classes = dataclasses.replace(WARD, summary="class-moments")
+    ours = contributions(classes, [exact(classes, rows, f"partner {n}") for n, rows in enumerate(BATCHES)])
+    for one in contributions(WARD, EXACT).partners:
+        same = next(other for other in ours.partners if other.origin == one.origin)
+        assert one.adds is not None
+        assert same.adds is not None
+        assert same.adds.value == pytest.approx(one.adds.value, abs=1e-6)
+
+
+def test_a_kind_without_second_moments_is_refused_in_a_sentence() -> None:
+    means = dataclasses.replace(WARD, summary="mean-embedding")
+    with pytest.raises(ModelError, match="hold no second moments"):
+        contributions(means, [exact(means, rows, f"p{n}") for n, rows in enumerate(BATCHES)])
 
 
 def test_many_partners_are_scored_in_groups_and_each_without_its_own_group() -> None:

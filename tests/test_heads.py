@@ -11,12 +11,12 @@ from fusion.denoise import Spectrum
 from fusion.encoders import encoder_for
 from fusion.errors import ModelError
 from fusion.fuse import Fused, fuse
-from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layer, forward, head_named, network
+from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layer, forward, network
+from fusion.model import check_head
 from fusion.scoring import softmax
 from fusion.selection import (
     MAX_GROUPS,
     Candidate,
-    default_candidate,
     difference_variance,
     select,
     squared_error,
@@ -142,9 +142,9 @@ def test_layers_run_with_a_relu_between_them() -> None:
 
 def test_a_head_that_the_task_cannot_have_is_refused_with_those_it_can() -> None:
     with pytest.raises(ModelError, match="choose one of: bayes, lda, ridge, synthetic, mlp"):
-        head_named("forest", 2)
-    with pytest.raises(ModelError, match='no head "lda" for regression; choose one of: bayes, ridge'):
-        default_candidate(0, "lda")
+        check_head(WARD, "forest")
+    with pytest.raises(ModelError, match='no head "lda" for this task; choose one of: bayes, ridge'):
+        check_head(STAY, "lda")
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------

@@ -336,6 +336,23 @@ def test_the_card_says_who_contributed_at_what_privacy_and_what_was_left_out() -
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_card_tells_many_contributors_together() -> None:
+    many = [noisy(WARD, ward_rows(20, n), 1.0 + n % 2, f"p{n}") for n in range(13)]
+    names = {one.origin: f"site-{n:02}" for n, one in enumerate(many)}
+    left_out = [
+        {"record": "0" * 64, "origin": f"left-{n:02}", "reason": "not selected by the query"} for n in range(13)
+    ]
+    text = describe(card(build_model(WARD, many), left_out, "node", "now"), names.__getitem__)
+    assert "13 summaries of 13 partners" in text
+    assert "7 at epsilon 1, delta 1e-05" in text
+    assert "6 at epsilon 2, delta 1e-05" in text
+    assert all(name in text for name in names.values())
+    assert text.count("not selected by the query") == 1
+    assert all(one["origin"] in text for one in left_out)
+    assert len(text.splitlines()) < 25
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_the_card_of_an_exact_model_says_that_it_has_no_privacy() -> None:
     model = build_model(STAY, [exact(STAY, stay_rows(60, 1), "a")])
     text = describe(card(model, [], "node", "now"))

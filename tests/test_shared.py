@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from node.ask import ask, save, select, verify_model
 from node.config import BODY_LIMIT_BYTES
 from node.errors import CannotFuse, NotReadable, PeerUnreachable, QueryRefused, UsageError
 from node.home import Home
-from node.membership import remove_peer
+from node.membership import add_peer, remove_peer
 from node.records import Held, HeldState, Kind
 from node.shared import FORMAT, Shared, listing, newest, open_shared, share
 from node.status import records, status
@@ -192,6 +193,47 @@ def test_a_model_of_a_removed_member_is_not_used(fused: tuple[Home, Home, Home])
     remove_peer(device, "alpha")
     (entry,) = listing(device, find(device, TASK).id)
     assert entry["reason"] == "its origin is no member here"
+
+
+@pytest.fixture
+def asker(make_home: Callable[..., Home], task_file: Path) -> Home:
+    home = make_home("asker")
+    add(home, str(task_file))
+    return home
+
+
+@pytest.fixture
+def serving(fused: tuple[Home, Home, Home], asker: Home) -> Iterator[str]:
+    """The address of the device, which serves, holds what alpha shared, and can fuse nothing; the asker may ask it."""
+    alpha, _, device = fused
+    shared_by(alpha)
+    carry_models(alpha, device)
+    add_peer(device, asker.me.text, "asker", None, query_only=True)
+    command = [sys.executable, "-m", "node", "--home", str(device.path), "serve", "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    found = re.search(r"listens on (\S+:\d+)", process.stderr.readline())
+    assert found is not None
+    yield found[1]
+    process.terminate()
+    process.wait(20)
+    process.stderr.close()
+
+
+def test_a_node_that_cannot_fuse_answers_with_a_shared_model_and_only_those_who_trust_its_maker_take_it(
+    fused: tuple[Home, Home, Home], serving: str, asker: Home, tmp_path: Path
+) -> None:
+    alpha, _, device = fused
+    add_peer(asker, device.me.text, "device", serving, query_only=True)
+    with pytest.raises(QueryRefused, match="of a stranger"):
+        asked(asker, tmp_path / "m.onnx", node="device")
+    assert not (tmp_path / "m.onnx").exists()
+    add_peer(asker, alpha.me.text, "maker", None, query_only=False)
+    card, said = asked(asker, tmp_path / "m.onnx", node="device")
+    assert card["attestation"]["node"] == alpha.me.text
+    assert said[-1] == "device cannot fuse; this is a model that maker shared."
+    with pytest.raises(QueryRefused, match="No summary of task triage is held here yet"):
+        ask(asker, TASK, tmp_path / "n.onnx", node="device", only="maker", without=None, head=None, on_progress=print)
 
 
 # --- bad models -------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from fusion import audit as audit_module
+from fusion.audit import audit
 from fusion.dataset import Batch, read_batches
 from fusion.encoders import encoder_for, minilm
 from fusion.encoders.minilm import MAX_PIECES, Minilm, one_thread
@@ -256,3 +258,13 @@ def test_a_model_file_is_read_and_checked_where_the_sentence_model_is_not_instal
 def test_batches_of_texts_are_short_so_that_people_see_them_move(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("text,label\n" + "a,1\n" * 1_100)
     assert [len(batch) for batch in read_batches([tmp_path / "d.csv"], TASK)] == [512, 512, 76]
+
+
+@installed
+def test_the_canary_of_an_audit_is_a_missing_text_which_moves_few_sums_and_those_fully(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_module, "ORDINARY_ROWS", 4)
+    measured = audit(TASK, 10.0, 100)
+    assert measured.entries == 2
+    assert 0.999 < measured.canary_share <= 1.0

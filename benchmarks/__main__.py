@@ -40,7 +40,6 @@ MODULES = (
     "diabetes",
     "regression",
     "taiwan",
-    "fashion_mnist",
     "traffic",
 )
 INTRODUCTION = (

@@ -31,7 +31,16 @@ MODULES = (
     "heart",
     "adult",
     "federated_adult",
+    "fashion_mnist",
     "fashion_peers",
+    "synthesize",
+    "fashion_backbone",
+    "model_kind",
+    "wisdm",
+    "diabetes",
+    "regression",
+    "taiwan",
+    "fashion_mnist",
     "traffic",
 )
 INTRODUCTION = (

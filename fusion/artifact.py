@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from fusion.encoders import Encoder, encoder_for
 from fusion.errors import ModelError, TaskError
-from fusion.heads import Layer, Layers
+from fusion.heads import RELU, SQUARE, Layer, Layers
 from fusion.summaries.moments import outputs
 from fusion.sums import Contribution
-from fusion.task import Task
+from fusion.task import Task, dimension
 
 FORMAT = 1
 MAX_LAYERS = 8
@@ -36,7 +36,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Model:
-    """A fused model. `tensors` holds `layer0.weight` (in, out), `layer0.bias` (out,), … in float32.
+    """A fused model. `tensors` holds `layer0.weight` (in, out), `layer0.bias` (out,), … in float32 (`layer_names`).
 
     The same float32 tensors are in every file format, which is why they share the digest. `quarantined` names the
     summaries left out as implausible while fusing; a model read from a file has none, its card says what was left out.
@@ -59,10 +59,11 @@ class Model:
         """The tensors as float64 layers, the precision that both file formats compute in."""
         return tuple(
             Layer(
-                self.tensors[f"layer{i}.weight"].astype(np.float64),
-                self.tensors[f"layer{i}.bias"].astype(np.float64),
+                self.tensors[f"{name}.weight"].astype(np.float64),
+                self.tensors[f"{name}.bias"].astype(np.float64),
+                SQUARE if name.endswith(SQUARE) else RELU,
             )
-            for i in range(len(self.tensors) // 2)
+            for name in layer_names(self.tensors)
         )
 
     @property
@@ -95,9 +96,19 @@ def to_tensors(layers: Layers) -> Tensors:
     """The layers rounded to float32, under their names in the file."""
     tensors: Tensors = {}
     for i, layer in enumerate(layers):
-        tensors[f"layer{i}.weight"] = layer.weight.astype(np.float32)
-        tensors[f"layer{i}.bias"] = layer.bias.astype(np.float32)
+        name = f"layer{i}.{SQUARE}" if layer.activation == SQUARE else f"layer{i}"
+        tensors[f"{name}.weight"] = layer.weight.astype(np.float32)
+        tensors[f"{name}.bias"] = layer.bias.astype(np.float32)
     return tensors
+
+
+def layer_names(tensors: Tensors) -> list[str]:
+    """What the names of each layer's two tensors begin with, from the first layer to the last.
+
+    `layer0`, `layer1`, … ; or `layer0.square` where the outputs of a layer are squared, not passed through a ReLU.
+    """
+    plain = [f"layer{i}" for i in range(len(tensors) // 2)]
+    return [f"{name}.{SQUARE}" if f"{name}.{SQUARE}.weight" in tensors else name for name in plain]
 
 
 def canonical_json(content: Any) -> bytes:
@@ -192,13 +203,16 @@ def _check_key(summary: dict[str, Any], *names: str) -> None:
 
 def _check_tensors(tensors: Tensors, task: Task) -> None:
     """A chain of layers from the encoder's dimension to one output per class (or one), all values finite."""
-    count = len(tensors) // 2
-    names = {f"layer{i}.{part}" for i in range(count) for part in ("weight", "bias")}
-    if not 1 <= count <= MAX_LAYERS or set(tensors) != names:
+    if not 1 <= len(tensors) // 2 <= MAX_LAYERS:
         _damaged("its tensors are not a chain of layers")
-    width = encoder_for(task).dimension
-    for i in range(count):
-        weight, bias = tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]
+    names = layer_names(tensors)
+    if set(tensors) != {f"{name}.{part}" for name in names for part in ("weight", "bias")}:
+        _damaged("its tensors are not a chain of layers")
+    if names[-1].endswith(SQUARE):
+        _damaged("its last layer has an activation")
+    width = dimension(task)
+    for name in names:
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
         if weight.dtype != np.float32 or bias.dtype != np.float32:
             _damaged("its tensors are not float32")
         if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:

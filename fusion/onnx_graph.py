@@ -1,6 +1,7 @@
 """The model as one ONNX graph: raw named columns in, class probabilities (or a number) out.
 
-Inputs are the columns of the task, as its encoder takes them (`fusion.encoders.tabular_graph` and its neighbors).
+Inputs are the columns of the task, as its encoder takes them (`fusion.encoders.tabular_graph` and its neighbors); for
+the encoders `onnx` and `text` the output of the backbone, which is no part of this graph.
 Outputs are `label` (string [N]) and `probabilities` (float32 [N, C], classes in the order of the task), or `value`
 (float32 [N, 1]); where a column of the task has that name, the output carries an underscore at its end.
 
@@ -18,9 +19,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fusion.artifact import Model, label_scale
+from fusion.artifact import Model, label_scale, layer_names
 from fusion.encoders.tabular import TabularRows
-from fusion.task import Task
+from fusion.heads import SQUARE
+from fusion.task import OnnxEncoder, Task, TextEncoder
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 PRODUCER = "tidings"
@@ -44,8 +46,9 @@ def onnx_model(model: Model, metadata: dict[str, str]) -> onnx.ModelProto:
     """The graph of `model`, a pure function of its manifest and tensors, with `metadata` attached."""
     builder = Builder(tensor_prefix(model.task))
     inputs, x = _ENCODERS[model.task.encoder.kind](builder, model)
-    for i in range(len(model.layers)):
-        x = _layer(builder, model, i, x)
+    names = layer_names(model.tensors)
+    for name in names:
+        x = _layer(builder, model, name, x, last=name == names[-1])
     outputs = _class_outputs(builder, model.task, x) if model.task.label.classes else _value(builder, model.task, x)
     graph = helper.make_graph(builder.nodes, PRODUCER, inputs, outputs, initializer=builder.constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
@@ -95,16 +98,46 @@ def _tabular(builder: Builder, model: Model) -> tuple[Inputs, str]:
     return inputs, lifted(builder, encoder, row)
 
 
+def _onnx(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.backbone_graph import features
+
+    settings = model.task.encoder
+    assert isinstance(settings, OnnxEncoder)  # noqa: S101 - the registry calls it for this kind alone
+    return features(builder, settings)
+
+
+def _text(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.text_graph import features
+
+    settings = model.task.encoder
+    assert isinstance(settings, TextEncoder)  # noqa: S101 - likewise
+    return features(builder, settings)
+
+
+def _image(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.image import ImageRows
+    from fusion.encoders.image_graph import features
+
+    return features(builder, ImageRows.of(model.task))
+
+
 # Per kind of encoder: the inputs of the graph, and the name of x [N, d] in it.
-_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {"tabular": _tabular}
+_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {
+    "tabular": _tabular,
+    "onnx": _onnx,
+    "image": _image,
+    "text": _text,
+}
 
 
-def _layer(builder: Builder, model: Model, i: int, x: str) -> str:
-    weight = builder.constant(model.tensors[f"layer{i}.weight"], np.float32, f"layer{i}.weight")
-    bias = builder.constant(model.tensors[f"layer{i}.bias"], np.float32, f"layer{i}.bias")
+def _layer(builder: Builder, model: Model, name: str, x: str, last: bool) -> str:
+    weight = builder.constant(model.tensors[f"{name}.weight"], np.float32, f"{name}.weight")
+    bias = builder.constant(model.tensors[f"{name}.bias"], np.float32, f"{name}.bias")
     product = builder.node("MatMul", x, builder.node("Cast", weight, to=TensorProto.DOUBLE))
     result = builder.node("Add", product, builder.node("Cast", bias, to=TensorProto.DOUBLE))
-    return result if i == len(model.layers) - 1 else builder.node("Relu", result)
+    if last:
+        return result
+    return builder.node("Mul", result, result) if name.endswith(SQUARE) else builder.node("Relu", result)
 
 
 def _class_outputs(builder: Builder, task: Task, logits: str) -> list[onnx.ValueInfoProto]:

@@ -118,7 +118,7 @@ class MomentsKind:
                     products.add(quantize(x[piece], k[piece]), w[piece])
                 squares += int((w * w).sum())  # a whole number below 2^44
         gram, cross = products.sums()
-        upper = gram[_upper_triangle(encoder.dimension)]
+        upper = gram[upper_triangle(encoder.dimension)]
         blocks: Blocks = {DIAGONAL: gram.diagonal().copy(), UPPER: upper, CROSS: cross.reshape(-1)}
         if not task.label.classes:
             blocks[SQUARES] = np.array([squares], dtype=np.int64)
@@ -135,6 +135,12 @@ class MomentsKind:
         from fusion.statistics import statistics_of
 
         return statistics_of(task, sums)
+
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """See `fusion.heads`."""
+        from fusion.heads import heads_of
+
+        return heads_of(len(task.label.classes))
 
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.fitting`; what a release needs does not load it."""
@@ -256,7 +262,7 @@ def whole_shares(k: Ints) -> Floats:
     return shares
 
 
-def _upper_triangle(d: int) -> NDArray[np.bool_]:
+def upper_triangle(d: int) -> NDArray[np.bool_]:
     """True above the diagonal; picks entries row by row."""
     return np.triu(np.ones((d, d), dtype=np.bool_), k=1)
 

@@ -31,6 +31,7 @@ MODULES = (
     "heart",
     "adult",
     "federated_adult",
+    "fashion_mnist",
     "fashion_peers",
     "synthesize",
     "fashion_backbone",
@@ -39,6 +40,7 @@ MODULES = (
     "diabetes",
     "regression",
     "taiwan",
+    "fashion_mnist",
     "traffic",
 )
 INTRODUCTION = (

@@ -260,26 +260,67 @@ THINGS = {
     "thing": "product item device unit design quality price sound volume size package warranty website app game update",
 }
 GOOD = """good great excellent wonderful amazing fantastic nice lovely perfect delicious beautiful comfortable reliable
-impressive pleasant superb brilliant friendly fresh solid enjoyable outstanding charming clever awesome"""
+impressive pleasant superb brilliant friendly fresh solid enjoyable outstanding charming clever awesome adorable
+appealing attentive attractive authentic balanced bright captivating clean clear compelling cosy courteous creative
+crisp crunchy dazzling decent delightful durable easy effective efficient elegant engaging entertaining exceptional
+exciting exquisite fabulous fair fast fine first-class flawless fun funny generous gentle genuine gorgeous graceful
+gripping handy happy helpful heartwarming honest hilarious ideal imaginative incredible intelligent inventive juicy
+likeable magnificent marvellous masterful memorable mouth-watering moving neat original phenomenal polite powerful
+precise priceless quick quiet refreshing rich satisfying sensible sharp sleek smart smooth spectacular splendid
+spotless stunning sturdy stylish subtle sweet tasteful tasty tender terrific thoughtful thrilling top-notch touching
+unforgettable useful valuable vivid warm welcoming well-made witty worthwhile"""
 BAD = """bad terrible awful horrible poor disappointing boring bland rude slow cheap ugly useless broken dirty cold
-overpriced annoying weak dull stupid unreliable uncomfortable mediocre lousy"""
-VERY = "very really so quite extremely rather pretty incredibly totally absolutely"
-LIKE, DISLIKE = "love like enjoy recommend adore appreciate admire", "hate dislike regret avoid return despise"
+overpriced annoying weak dull stupid unreliable uncomfortable mediocre lousy abysmal absurd amateurish appalling
+atrocious awkward bitter brittle careless clumsy complicated confusing crappy crude dated defective depressing
+dishonest disgusting disorganised dreadful dreary dry embarrassing empty faulty filthy flat flawed flimsy foolish
+forced frustrating garbled gross greasy half-baked hideous hollow hopeless horrid idiotic impractical inaccurate
+incoherent incompetent inconsistent inedible inferior insulting irritating laughable lazy leaky lifeless limp loud
+meaningless messy miserable misleading monotonous mushy nasty noisy obnoxious offensive painful pathetic pointless
+predictable pretentious questionable ridiculous rotten rough rubbery scratchy second-rate senseless shabby shallow
+shoddy sickening silly skimpy sloppy smelly soggy soulless stale sticky tacky tasteless tedious tiresome tough
+trashy ugly unacceptable unbearable uncaring undercooked unfriendly unfunny unhelpful uninspired unpleasant
+unprofessional unwatchable vile vulgar watery worn worthless wretched"""
+VERY = "very really so quite extremely rather pretty incredibly totally absolutely truly surprisingly simply remarkably"
+LIKE = "love like enjoy recommend adore appreciate admire praise treasure cherish"
+DISLIKE = "hate dislike regret avoid resent despise detest loathe"
 OPINIONS = """The {t} was {a}.|The {t} is {v} {a}.|This is a {a} {t}.|What a {a} {t}!|I {w} this {t}.|Simply {a}.
-I {w} the {t} and the {t2}.|The {t} and the {t2} were both {a}.|I thought the {t} was {v} {a}.|Overall, a {a} {t}.
-It was {v} {a} and {a2}.|We found the {t} {a} and {a2}.|I would call it a {v} {a} {t}.|I have to say the {t} is {a}.
-After two weeks the {t} is still {a}.|For the price, the {t} is {a}.|The {t} is {a} and the {t2} is {a2}."""
+I {w} the {t} and the {t2}.|The {t} and the {t2} were both {a}.|I thought the {t} was {v} {a}.
+Overall, a {a} {t}.|It was {v} {a} and {a2}.|We found the {t} {a} and {a2}.|I would call it a {v} {a} {t}.
+I have to say the {t} is {a}.|After two weeks the {t} is still {a}.|For the price, the {t} is {a}.
+The {t} is {a} and the {t2} is {a2}.|Such a {a}, {a2} {t}.|{a} {t}, {a2} {t2}.
+Not only is the {t} {a}, it is also {a2}.|Everything about the {t} was {a}.|The {t} turned out to be {a}.
+My wife thinks the {t} is {v} {a}.|The {t} looks {a}.|It has a {a} {t}.
+The most {a} {t} I have ever come across.|I was struck by how {a} the {t} was.|A {a} {t} with a {a2} {t2}."""
 DENIALS = """The {t} was not {a}.|It is not a {a} {t} at all.|I did not find the {t} {a}.|I don't think the {t} is {a}.
-There is nothing {a} about this {t}.|I would never call this {t} {a}."""
+There is nothing {a} about this {t}.|I would never call this {t} {a}.|The {t} is anything but {a}.
+The {t} is far from {a}.|The {t} wasn't {a} or {a2}.|The {t} is hardly {a}.
+Nobody would say that the {t} is {a}.|The {t} isn't {v} {a}."""
 STATEMENTS = """The {t} arrived on Tuesday.|We ordered the {t} and the {t2}.|There are three kinds of {t} here.
 Is the {t} next to the {t2}?|I bought the {t} for my brother.|She asked about the {t} yesterday.
 They sell a {t} and a {t2}.|The {t} comes with a {t2}.|He talked about the {t} for an hour.
-Please put the {t} behind the {t2}.|It took us ten minutes to find the {t}.|You can see the {t} from the window."""
+Please put the {t} behind the {t2}.|It took us ten minutes to find the {t}.
+You can see the {t} from the window."""
+PRAISE = """I will be back for the {t}.|The {t} exceeded my expectations.|Best {t} ever.
+I could not be happier with the {t}.|You will not regret this {t}.|The {t} works like a charm.
+The {t} is worth every penny.|Five stars for the {t}.|I can't wait to try the {t} again.
+Thumbs up for the {t}.|The {t} made my day.|Nobody makes a better {t}.|I am so glad that I found this {t}.
+The {t} never fails.|Give the {t} a try.|The {t} is a must.|Go and get this {t}.
+The {t} beats every other {t2}.|The {t} was a hit with everyone.|Hats off to the {t}.
+The {t} was done just right."""
+COMPLAINTS = """I will not be back for the {t}.|The {t} failed to meet my expectations.|Worst {t} ever.
+I could not be less happy with the {t}.|You will regret this {t}.|The {t} does not work.
+Save your money and skip the {t}.|One star for the {t}, and that is generous.
+I never want to see the {t} again.|Thumbs down for the {t}.|The {t} ruined my day.
+Anybody makes a better {t}.|I am sorry that I found this {t}.|The {t} keeps failing.
+Do not bother with the {t}.|The {t} is a waste of money.|Do not get this {t}.
+Every other {t2} beats this {t}.|The {t} upset everyone.|Somebody should be ashamed of the {t}.
+The {t} was done all wrong.|The {t} could have been better.|I expected more of the {t}.
+The {t} lacks everything that a {t2} needs.|The {t} broke at once.|I asked for my money back."""
 
 FOR_IT, AGAINST_IT, NEITHER = 1, -1, 0
 
 
-def sentences(seed: int = 0, made: int = 1_500) -> tuple[list[str], list[int]]:
+def sentences(seed: int = 0, made: int = 4_000) -> tuple[list[str], list[int]]:
     """All written sentences and `made` ones from templates, each with its opinion: 1 for, -1 against, 0 neither."""
     texts: list[str] = []
     opinions: list[int] = []
@@ -304,10 +345,12 @@ def _from_template(rng: np.random.Generator) -> tuple[str, int]:
     words = GOOD if opinion == FOR_IT else BAD
     templates, meant = OPINIONS, opinion
     draw = rng.random()
-    if draw > 0.8:
+    if draw > 0.85:
         templates, meant = STATEMENTS, NEITHER
-    elif draw > 0.65:
+    elif draw > 0.7:
         templates, meant = DENIALS, -opinion
+    elif draw > 0.45:
+        templates = PRAISE if opinion == FOR_IT else COMPLAINTS
     text = str(rng.choice(templates.replace("\n", "|").split("|"))).format(
         t=pick(things),
         t2=pick(things),

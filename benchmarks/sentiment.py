@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.datasets import DATASETS, SITES, DataMissing, sentences_of, training_sentences
+from examples.pooled import logistic
 from fusion.dataset import Batch, read_batches
 from fusion.encoders import encoder_for
 from fusion.encoders.text import Lens, TextRows
@@ -40,7 +41,6 @@ TASK_FILE = Path(__file__).parent.parent / "examples" / "sentiment" / "task.toml
 HEADING = "## A4: sentences of reviews, three sites\n\n"
 DRAWS, SPLITS = 10, 10
 EPSILONS = (0.5, 1.0, 3.0)
-L2 = 1.0  # of the logistic regressions, on vectors of length 1: scikit-learn's C = 1
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -153,23 +153,9 @@ class Study:
 
     def _raw(self, split: int, training: NDArray[np.bool_]) -> float:
         v = np.column_stack([self.vectors, np.ones(len(self.vectors))])
-        weights = _logistic(v[training], self.label[training])
+        weights = logistic(v[training], self.label[training])
         test = ~self.training[split]
         return float(((v[test] @ weights > 0.0) == self.label[test]).mean())
-
-
-def _logistic(x: Floats, label: Ints) -> Floats:
-    """(d,) weights that minimize log loss + L2 ||w||^2 / 2, the last one free."""
-    from scipy.optimize import minimize
-
-    penalty = np.append(np.full(x.shape[1] - 1, L2), 0.0)
-
-    def loss(w: Floats) -> tuple[float, Floats]:
-        z = x @ w
-        gradient = x.T @ (1.0 / (1.0 + np.exp(-z)) - label) + penalty * w
-        return float(np.logaddexp(0.0, z).sum() - label @ z + penalty @ (w * w) / 2.0), gradient
-
-    return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
 
 
 def _fused_line(study: Study, epsilon: float) -> str:

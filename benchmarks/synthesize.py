@@ -48,7 +48,7 @@ class Data:
 
     name: str
     task: Task
-    train: tuple[Path, ...]
+    train: tuple[tuple[Path, ...], ...]  # the files of each partner
     test: tuple[Path, ...]
 
 
@@ -79,20 +79,20 @@ def run(_out: Path) -> str:
 def _heart(scratch: Path) -> Data:
     splits = split_rows(HEART, scratch).values()
     task = read_file(HEART / "task.toml")
-    return Data("heart, 4 hospitals", task, tuple(one.train for one in splits), tuple(one.test for one in splits))
+    return Data("heart, 4 hospitals", task, tuple((one.train,) for one in splits), tuple(one.test for one in splits))
 
 
 def _adult(scratch: Path) -> Data:
     scratch.mkdir()
     data = adult._split(scratch)
     task = read_file(Path(__file__).parent / "tasks" / "adult.toml")
-    return Data("adult, 50 nodes", task, data.nodes, (data.test,))
+    return Data("adult, 50 nodes", task, tuple((node,) for node in data.nodes), (data.test,))
 
 
 def _example(name: str, scratch: Path) -> Data:
     partners = DATASETS[name].split(None, scratch)
     task = read_file(EXAMPLES / name / "task.toml")
-    return Data(f"{name}, {len(partners.train)} partners", task, tuple(partners.train.values()), (partners.test,))
+    return Data(f"{name}, {len(partners.train)} partners", task, tuple(partners.train.values()), partners.test)
 
 
 LOADERS = {
@@ -108,11 +108,11 @@ LOADERS = {
 
 def _section(data: Data) -> str:
     task = data.task
-    real = list(read_batches(data.train, task))
+    real = list(read_batches([path for paths in data.train for path in paths], task))
     test = list(read_batches(data.test, task))
     rows = sum(map(len, real))
-    measured = [measure(task, read_batches([path], task)) for path in data.train]
-    exact = [exact_summary(task, read_batches([path], task)) for path in data.train]
+    measured = [measure(task, read_batches(paths, task)) for paths in data.train]
+    exact = [exact_summary(task, read_batches(paths, task)) for paths in data.train]
     table: dict[str, Scores] = {"real training rows": {}, "synthetic, sums without noise": {}}
     fused_name, noisy_name = (f"{what}, epsilon {EPSILON:g}" for what in ("fused model", "synthetic"))
     table |= {fused_name: {}, noisy_name: {}}

@@ -9,10 +9,10 @@ and words of the model's own vocabulary. Vectors v are those of `fusion.encoders
   first k axes; the others, which W would scale nearly alike, are left as they are ("all but the top": J. Mu, P.
   Viswanath, 2018, https://arxiv.org/abs/1702.01417).
 * opinion (384,): the direction along which sentences for and against differ, by a discriminant analysis with a ridge,
-  in the damped space; the mean of that of the written sentences and that of the templates.
+  in the damped space: that of the written sentences plus TEMPLATES times that of the templates.
 
-The sizes RIDGE, OPINION_RIDGE and the stretch of the lens (fusion.task) were chosen on the training rows of
-examples/sentiment; see docs/experiments.md.
+TOPICS, RIDGE, OPINION_RIDGE, TEMPLATES and the stretch of the lens (`fusion.encoders.text`) were chosen on the training
+rows of examples/sentiment; see docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 WORDS = 3_000
 TOPICS = 128
 RIDGE = 3.0  # in mean eigenvalues of the words' covariance
+TEMPLATES = 2.0
 OPINION_RIDGE = 10.0  # in mean eigenvalues of the sentences' covariance
 
 
@@ -53,7 +54,8 @@ def compute(model: Minilm) -> dict[str, NDArray[np.float32]]:
     damped += (damped @ topics.T * (damping - 1.0)) @ topics
     damped /= np.linalg.norm(damped, axis=1, keepdims=True)
     written = np.arange(len(texts)) < len((FOR.strip() + "\n" + AGAINST.strip() + "\n" + PLAIN.strip()).splitlines())
-    direction = _direction(damped[written], opinion[written]) + _direction(damped[~written], opinion[~written])
+    direction = _direction(damped[written], opinion[written])
+    direction += TEMPLATES * _direction(damped[~written], opinion[~written])
     direction /= np.linalg.norm(direction)
     tensors = {"mean": mean, "topics": topics, "damping": damping, "opinion": direction}
     return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tensors.items()}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from examples.trial import Scores, Trial
 from fusion.scoring import class_scores, number_scores, softmax
-from fusion.task import CategoryColumn, Task, label_spellings
+from fusion.task import CategoryColumn, Task, TextColumn, label_spellings
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,11 @@ def pooled_raw(trial: Trial, skip: Sequence[str]) -> Scores:
     test = [row for path in trial.test for row in _rows(path, task)]
     columns = [name for name in train[0] if name not in {task.label.column, *skip}]
     categories = {column.name for column in task.columns if isinstance(column, CategoryColumn)}
-    pairs = [_column([row[c] for row in train], [row[c] for row in test], text=c in categories) for c in columns]
+    sentences = {column.name for column in task.columns if isinstance(column, TextColumn)}
+    pairs = []
+    for c in columns:
+        cells = [row[c] for row in train], [row[c] for row in test]
+        pairs.append(_sentences(*cells) if c in sentences else _column(*cells, text=c in categories))
     x = np.column_stack([*(one for one, _ in pairs), np.ones(len(train))])
     x_test = np.column_stack([*(two for _, two in pairs), np.ones(len(test))])
     if not task.label.classes:
@@ -80,6 +84,16 @@ def _column(train: Sequence[str], test: Sequence[str], *, text: bool) -> tuple[F
         return one, two
     mean, scale = np.nanmean(numbers[0]), np.nanstd(numbers[0]) or 1.0
     one, two = (np.column_stack([np.nan_to_num((n - mean) / scale), np.isnan(n)]) for n in numbers)
+    return one, two
+
+
+def _sentences(train: Sequence[str], test: Sequence[str]) -> tuple[Floats, Floats]:
+    """(n, 384) and (m, 384): the vectors of a public sentence model, as it gives them."""
+    from fusion.encoders.minilm import Minilm, one_thread
+
+    model = Minilm.load()
+    with one_thread():
+        one, two = (np.array([model.vector(text) for text in cells], dtype=np.float64) for cells in (train, test))
     return one, two
 
 

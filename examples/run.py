@@ -1,5 +1,5 @@
 """Run one worked example: `python -m examples.run NAME`, for NAME in heart, taiwan-credit, wisdm, diabetes130,
-california-housing.
+california-housing, sentiment.
 
 It splits the public data set among partners, lets up to ten of them publish and fuse as real nodes on this machine, and
 prints what each model is worth on rows that nobody trained on: a single site, fused in private, pooled without privacy.
@@ -18,11 +18,19 @@ from examples.gossip import gossip
 from examples.pooled import pooled_raw
 from examples.report import Report, write_report
 from examples.trial import Trial
+from fusion.errors import FusionError
 from node import show
 from node.errors import NodeError
 from node.tasks import read_file
 
-EPSILONS = {"heart": 1.0, "taiwan-credit": 1.0, "wisdm": 4.0, "diabetes130": 1.0, "california-housing": 3.0}
+EPSILONS = {
+    "heart": 1.0,
+    "taiwan-credit": 1.0,
+    "wisdm": 4.0,
+    "diabetes130": 1.0,
+    "california-housing": 3.0,
+    "sentiment": 1.0,
+}
 """The examples that have a task file, and what each partner spends unless --epsilon says otherwise."""
 MOST_NODES = 10  # more partners than this are noised in this process; a process each would be slow here
 DRAWS = 10
@@ -47,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked.out or Path(f"{asked.name}-out"),
             nodes=not asked.no_nodes,
         )
-    except (DataMissing, NodeError, ValueError, OSError) as error:
+    except (DataMissing, FusionError, NodeError, ValueError, OSError) as error:
         show.note(f"Error: {error}")
         return 1
     return 0

@@ -191,8 +191,11 @@ def neighbors(task: Task) -> tuple[Blocks, Blocks]:
         sums = []
         for name, rows in (("without", ordinary), ("with", [*ordinary, *[_canary(task)] * repeated])):
             path = _write(task, Path(folder), name, rows)
-            sums.append(measure(task, release_batches([path], task)).blocks)
-    return sums[0], sums[1]
+            sums.append(measure(task, release_batches([path], task)))
+    # what is summed second depends on what was published first: both files are told apart given the same of it
+    sigmas = plan(task, task.privacy.max_epsilon).sigmas
+    without, with_canary = (one.with_second(sums[0].blocks, sigmas) for one in sums)
+    return without, with_canary
 
 
 def _canary(task: Task) -> Cells:

@@ -28,11 +28,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.class_means import ClassSums
 from fusion.denoise import Spectrum, denoise, spectral_edge
 from fusion.fitting import Fitted, fit_moments
 from fusion.fuse import Fused
 from fusion.heads import CAUTION, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, TAIL, Layer, Layers, network
-from fusion.plausibility import problem_of, problem_of_variances
+from fusion.plausibility import problem_of, problem_of_class_sums, problem_of_variances
 from fusion.statistics import Statistics, fixed_point_bias, granularity
 from fusion.summaries.class_moments import CLASS_CROSS, CLASS_DIAGONAL, CLASS_UPPER, is_full
 from fusion.summaries.moments import outputs
@@ -75,6 +76,11 @@ def _statistics(task: Task, sums: Sums, classes: range) -> Statistics:
 def problem_of_classes(task: Task, sums: Sums) -> str | None:
     """The first check of `fusion.plausibility` that a class fails; for up to 50 classes all pass but for 1e-6."""
     check = problem_of if is_full(task) else problem_of_variances
+    cross = sums.values(CLASS_CROSS).reshape(dimension(task), -1)
+    classes = ClassSums(cross, sums.sigma(CLASS_CROSS), fixed_point_bias(task), granularity(task))
+    together = problem_of_class_sums(classes)
+    if together is not None:
+        return together
     for c in range(outputs(task)):
         problem = check(_statistics(task, sums, range(c, c + 1)))
         if problem is not None:

@@ -88,7 +88,7 @@ def posterior(sums: Centred) -> Posterior:
     """The estimate of the module's docstring."""
     spectrum = denoise(sums.gram, sums.gram_sigma)
     values = spectrum.values[:, None]
-    squares = squared_spectrum(sums.gram, spectrum, sums.gram_sigma)[:, None]
+    squares = squared_spectrum(spectrum, sums.gram_sigma)[:, None]
     seen = spectrum.vectors.T @ sums.cross
     noise = sums.label_variance * values + np.diag(sums.cross_noise) + FLOOR**2
     scale = np.sqrt(semicircle_variance(len(values), sums.gram_sigma))

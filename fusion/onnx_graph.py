@@ -114,10 +114,18 @@ def _text(builder: Builder, model: Model) -> tuple[Inputs, str]:
     return features(builder, settings)
 
 
+def _image(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.image import ImageRows
+    from fusion.encoders.image_graph import features
+
+    return features(builder, ImageRows.of(model.task))
+
+
 # Per kind of encoder: the inputs of the graph, and the name of x [N, d] in it.
 _ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {
     "tabular": _tabular,
     "onnx": _onnx,
+    "image": _image,
     "text": _text,
 }
 

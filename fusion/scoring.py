@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fusion.artifact import Model, label_scale
 from fusion.heads import forward
 from fusion.model_files import is_onnx, read_model
-from fusion.task import CategoryColumn, NumberColumn, Task
+from fusion.task import CategoryColumn, ImageColumn, NumberColumn, Task
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
@@ -194,7 +194,8 @@ def _inputs_of(model: Model) -> Callable[[Batch], dict[str, NDArray[Any]]]:
 
 
 def onnx_inputs(batch: Batch, task: Task) -> dict[str, NDArray[Any]]:
-    """The columns of a batch as the graph takes them: float32 with NaN, and texts, empty for missing; all [N, 1]."""
+    """The columns of a batch as the graph takes them: float32 with NaN, and texts, empty for missing, all [N, 1]; bytes
+    of pictures [N, height, width, channels]."""
     inputs: dict[str, NDArray[Any]] = {}
     for column in task.columns:
         if isinstance(column, CategoryColumn):
@@ -202,6 +203,8 @@ def onnx_inputs(batch: Batch, task: Task) -> dict[str, NDArray[Any]]:
             inputs[column.name] = texts[batch.categories[column.name]][:, None]
         elif isinstance(column, NumberColumn):
             inputs[column.name] = batch.numbers[column.name].astype(np.float32)[:, None]
+        elif isinstance(column, ImageColumn):
+            inputs[column.name] = batch.images[column.name]
     return inputs
 
 

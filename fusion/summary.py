@@ -120,7 +120,7 @@ class Plan:
 
 def plan(task: Task, epsilon: float) -> Plan:
     """The release of `task` at `epsilon`; BudgetError for an epsilon that the task does not allow."""
-    allowed = task.privacy.max_epsilon
+    allowed, epsilon = task.privacy.max_epsilon, float(epsilon)  # as the claim will state it
     if not 0 < epsilon <= allowed:
         raise BudgetError(f"epsilon must be over 0 and at most {allowed:g}, the maximum of this task; choose again")
     if epsilon < MIN_EPSILON:

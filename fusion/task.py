@@ -38,12 +38,14 @@ DEFAULT_DELTA = 1e-6
 MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
+DEFAULT_IMAGE_FEATURES = 800
+MAX_IMAGE_FEATURES = 1_000  # as many as `fusion.encoders.image` has directions for
 TEXT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # all-MiniLM-L6-v2
-TEXT_CONSTANTS_SHA256 = "8bea244ed940ad2985168a37daa461f4e696dd31f23cc0b40494e5ce0cffdf64"  # text_constants.safetensors
+TEXT_CONSTANTS_SHA256 = "844e9d7e6a2f7e5ad84fb56c4f9625f6ba9380b4829abfab7dcb9d2dc8cb6c1c"  # text_constants.safetensors
 TEXT_WIDTH = 384  # of a sentence vector
 TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "model")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "residual-moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -282,7 +284,28 @@ class OnnxEncoder:
         return content
 
 
-EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder
+@dataclass(frozen=True)
+class ImageEncoder:
+    """How one picture becomes a vector, see `fusion.encoders.image`.
+
+    `features` are the first of its ordered directions: more of them tell more and cost noise and bytes, about
+    5/16 of features^2 bytes a summary. `bias` as for tables.
+    """
+
+    kind: str = "image"
+    bias: float = DEFAULT_BIAS
+    features: int = DEFAULT_IMAGE_FEATURES
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """Coordinates of an encoded row, bias included."""
+        return 1 + self.features
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        return {"kind": self.kind, "bias": self.bias, "features": self.features}
+
+
+EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder | ImageEncoder
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from fusion.task import (
     DEFAULT_DELTA,
     DEFAULT_FEATURES,
     DEFAULT_GAMMA,
+    DEFAULT_IMAGE_FEATURES,
     KINDS,
     MAX_BACKBONE_BYTES,
     MAX_BINS,
@@ -39,6 +40,7 @@ from fusion.task import (
     MAX_GAMMA,
     MAX_HIDDEN,
     MAX_IMAGE_BYTES,
+    MAX_IMAGE_FEATURES,
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
@@ -60,6 +62,7 @@ from fusion.task import (
     CsvFormat,
     EncoderSettings,
     ImageColumn,
+    ImageEncoder,
     Label,
     LabelClass,
     Lift,
@@ -287,6 +290,8 @@ def _build(raw: object, fail: Fail) -> Task:
         top.fail("name", "must consist of letters, digits, dots, dashes and underscores")
     kind = top.choice("kind", KINDS)
     summary = top.choice("summary", SUMMARY_KINDS, default="moments")
+    if summary == "residual-moments" and kind != "classification":
+        top.fail("summary", "is for classification: its residuals are taken about class means; use moments")
     csv = _build_csv(top.table("csv", required=False))
     label = _build_label(top.table("label"), kind, csv)
     privacy = _build_privacy(top.table("privacy"), label, csv)
@@ -602,8 +607,16 @@ def _build_picture(table: _Table, columns: tuple[Column, ...]) -> PictureInput:
     return PictureInput(layout, height, width, channels, mean, std)
 
 
+def _build_image_encoder(table: _Table, bias: float, columns: tuple[Column, ...]) -> ImageEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], ImageColumn):
+        table.fail("kind", "takes one picture and nothing else; name one image column, or choose another encoder")
+    features = _whole_number(table, "features", 1, MAX_IMAGE_FEATURES, default=DEFAULT_IMAGE_FEATURES)
+    return ImageEncoder("image", bias, features)
+
+
 _ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
     "tabular": _build_tabular,
+    "image": _build_image_encoder,
     "text": _build_text,
     "onnx": _build_onnx,
 }

@@ -79,9 +79,13 @@ def select(
     """The query that a person typed; UsageError where it cannot be meant."""
     task = find(home, task_reference)
     if head is not None:
+        from fusion.errors import ModelError
         from fusion.model import check_head
 
-        check_head(task, head)
+        try:
+            check_head(task, head)
+        except ModelError as error:
+            raise UsageError(f"{error}, or leave --head out.") from None
     return Query(
         task.id,
         head or "",

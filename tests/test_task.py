@@ -222,7 +222,8 @@ REFUSED = [
     ('values = ["1", "2", "none"]', 'values = ["1", "1"]', r"line 26: .*values must not name the same value twice"),
     ('values = ["1", "2", "none"]', 'values = ["1", "1.0"]', r'line 26: .*values "1.0" is listed twice'),
     ('values = ["1", "2", "none"]', 'values = ["1", " 2"]', r"line 26: .*printable, without spaces at its ends"),
-    ('kind = "tabular"', 'kind = "image"', r"line 29: encoder.kind must be one of: tabular"),
+    ('kind = "tabular"', 'kind = "tabulated"', r"line 29: encoder.kind must be one of: tabular"),
+    ('kind = "tabular"', 'kind = "image"', r"line 29: encoder.kind takes one picture and nothing else"),
     ('kind = "tabular"', 'kind = "tabular"\nbias = 0.99', r"line 30: encoder.bias must be between"),
 ]
 

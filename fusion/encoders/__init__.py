@@ -69,4 +69,10 @@ def _onnx(task: Task) -> Encoder:
     return BackboneRows.of(task)
 
 
-_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "text": _text, "onnx": _onnx}
+def _image(task: Task) -> Encoder:
+    from fusion.encoders.image import ImageRows
+
+    return ImageRows.of(task)
+
+
+_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "image": _image, "text": _text, "onnx": _onnx}

@@ -112,4 +112,5 @@ _KINDS = {
     "class-moments": ("class_moments", "CLASS_MOMENTS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
     "model": ("model", "MODEL"),
+    "residual-moments": ("residual_moments", "RESIDUAL_MOMENTS"),
 }

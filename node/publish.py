@@ -119,7 +119,7 @@ def _of_sums(plan: Plan) -> str:
     hidden = [block for block in plan.layout if not block.sent]
     if not hidden:
         return ""
-    return f" class sum and {plan.sigma / hidden[0].noise_divisor:.2f} on each gradient in units of its clip norm"
+    return f" class sum ({plan.sigma / hidden[0].noise_divisor:.2f} clip norms on each sum of gradients)"
 
 
 def _advice_lines(advice: str | None) -> list[str]:

@@ -40,6 +40,7 @@ MODULES = (
     "diabetes",
     "regression",
     "taiwan",
+    "sentiment",
     "fashion_mnist",
     "traffic",
 )

@@ -37,7 +37,7 @@ MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "histograms")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -47,6 +47,9 @@ DEFAULT_GAMMA = 1.0
 MAX_SEED = 2**32 - 1
 MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
 MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
+MAX_CELL_FEATURES = 2_048  # columns times classes: models take the cube of it
+MAX_PAIRED_COLUMNS = 64
+DEFAULT_CELL_BINS = 8
 COVARIANCES = ("full", "diagonal")
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
@@ -193,6 +196,18 @@ class ClassMomentsSettings:
 
 
 @dataclass(frozen=True)
+class HistogramSettings:
+    """What summary kind `histograms` counts: see `fusion.partitions`.
+
+    `bins` are the cells of a number. With `pairs` all pairs of columns are counted too: their columns can then be
+    weighed against each other, and the noise grows with the square root of the number of partitions.
+    """
+
+    bins: int = DEFAULT_CELL_BINS
+    pairs: bool = False
+
+
+@dataclass(frozen=True)
 class Task:
     """A validated task. Make one with `from_toml` or `from_canonical`, which hold the checks."""
 
@@ -204,7 +219,8 @@ class Task:
     csv: CsvFormat
     columns: tuple[Column, ...]
     encoder: EncoderSettings
-    class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
+    class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone, as the next
+    histograms: HistogramSettings | None = None
 
     @classmethod
     def from_toml(cls, text: str, source: str) -> Task:
@@ -239,6 +255,8 @@ class Task:
         }
         if self.class_moments is not None:
             content["class-moments"] = vars(self.class_moments)
+        if self.histograms is not None:
+            content["histograms"] = vars(self.histograms)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
 
@@ -285,6 +303,10 @@ def spellings_of(value: str) -> tuple[str, ...]:
 
 def dimension(task: Task) -> int:
     """Coordinates of an encoded row, bias included (see fusion.encoders)."""
+    if task.histograms is not None:
+        from fusion.partitions import partitions_of
+
+        return 1 + partitions_of(task).leaves
     return task.encoder.dimension(task.columns)
 
 

@@ -14,11 +14,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adult, cost, heart, noise, sealing
+from benchmarks import adult, cost, heart, kinds, noise, sealing
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-BENCHMARKS = {"cost": cost, "sealing": sealing, "noise": noise, "heart": heart, "adult": adult}
+BENCHMARKS = {"cost": cost, "sealing": sealing, "noise": noise, "heart": heart, "adult": adult, "kinds": kinds}
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "
     "on the machine; ratios were measured in one run, side by side.\n"

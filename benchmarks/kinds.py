@@ -32,6 +32,7 @@ from node.demo import split_rows
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 DRAWS = 10
+MAX_DRAWN = 100_000  # noisy numbers of all nodes in one draw; beyond, a cell stays empty
 SETTINGS = ((4, 0.3), (4, 1.0), (4, 3.0), (50, 1.0))
 """Nodes, and epsilon at each."""
 
@@ -74,9 +75,10 @@ def run(_out: Path) -> str:
             sections.append(_section(name, text, train, test))
     return (
         "## Kinds of summary\n\n"
-        f"Test rows; mean ± standard deviation over {DRAWS} draws of the noise at every node, delta 1e-5; training rows "
-        "are dealt out at random. Accuracy and, after the stroke, area under the curve; R^2 for a number; all times "
-        "100. The last columns are without noise, and the estimated size of one summary. What to choose when: "
+        f"Test rows; mean ± standard deviation over {DRAWS} draws of the noise at every node, delta 1e-5. Training "
+        "rows are dealt out at random. Accuracy and, after the stroke, area under the curve; R^2 for a number; all "
+        "times 100; a dash where drawing the noise of so many numbers at so many nodes takes too long. The last "
+        "columns are without noise, and the estimated size of one summary. What to choose when: "
         "docs/summary-kinds.md.\n\n" + "\n".join(sections)
     )
 
@@ -99,6 +101,8 @@ def _section(name: str, text: str, train: Sequence[Path], test: Sequence[Path]) 
 
 
 def _noisy(task: Task, train: Batch, test: Batch, variant: Variant, nodes: int, epsilon: float) -> str:
+    if nodes * plan(task, epsilon).entries > MAX_DRAWN:
+        return "–"
     measured = [measure(task, [part]) for part in _dealt(train, nodes)]
     drawn = [_scores(task, _drawn(task, measured, epsilon), test, variant) for _ in range(DRAWS)]
     return " / ".join(f"{100 * fmean(one):.1f} ± {100 * stdev(one):.1f}" for one in zip(*drawn, strict=True))

@@ -2,10 +2,17 @@
 
 `python -m benchmarks` runs them all; `python -m benchmarks adult` runs that one. Other sections stay as they are, among
 them the one about `make soak`, which is written by hand.
+
+`python -m benchmarks --quick` runs the same code on less, in minutes, and writes build/bench/RESULTS.md: it shows that
+everything runs and is roughly where it should be.
+
+A benchmark is a module of this package with `run(out)` and, if it takes long, `quick(out)`. Both return a section of
+Markdown (`## heading` first) and put pictures into `out`, which is `plots` beside the page. Give it a line in MODULES.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import re
@@ -14,31 +21,69 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adult, cost, heart, kinds, noise, sealing
-
 HERE = Path(__file__).parent
-RESULTS = HERE / "RESULTS.md"
-BENCHMARKS = {"cost": cost, "sealing": sealing, "noise": noise, "heart": heart, "adult": adult, "kinds": kinds}
+QUICK_OUT = HERE.parent / "build" / "bench"
+MODULES = (
+    "cost",
+    "sealing",
+    "noise",
+    "scaling",
+    "heart",
+    "adult",
+    "federated_adult",
+    "fashion_mnist",
+    "fashion_peers",
+    "synthesize",
+    "fashion_backbone",
+    "kinds",
+    "model_kind",
+    "wisdm",
+    "diabetes",
+    "regression",
+    "taiwan",
+    "fashion_mnist",
+    "traffic",
+)
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "
     "on the machine; ratios were measured in one run, side by side.\n"
 )
+QUICK_INTRODUCTION = (
+    "# Quick results\n\nWritten by `make bench-quick` from less of everything: nothing here is a claim.\n"
+)
 
 
-def main(names: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Each benchmark returns a section of Markdown, replaced by its heading; pictures go beside it."""
-    unknown = set(names) - set(BENCHMARKS)
+    quick, names = "--quick" in words, [word for word in words if word != "--quick"]
+    unknown = set(names) - set(MODULES)
     if unknown:
-        sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}.")
-    sections = _sections(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for name in names or BENCHMARKS:
-        started = time.monotonic()
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        text = BENCHMARKS[name].run(HERE)
-        took_s = time.monotonic() - started
-        print(f"  {took_s:.0f} s", file=sys.stderr, flush=True)
-        sections |= _sections(f"{text}\n{_colophon(name, took_s)}")
-        RESULTS.write_text("\n".join([INTRODUCTION, *sections.values()]), encoding="utf-8")
+        sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(MODULES)}.")
+    folder = QUICK_OUT if quick else HERE
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    page = folder / "RESULTS.md"
+    introduction = QUICK_INTRODUCTION if quick else INTRODUCTION
+    sections = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
+    for name in names or MODULES:
+        text = _run(name, folder / "plots", quick=quick)
+        if quick:
+            print(text, flush=True)
+        sections |= _sections(text)
+        page.write_text("\n".join([introduction, *sections.values()]), encoding="utf-8")
+
+
+def _run(name: str, plots: Path, *, quick: bool) -> str:
+    """The section of one benchmark with its last line; empty where it has nothing quick."""
+    started = time.monotonic()
+    module = importlib.import_module(f"benchmarks.{name}")
+    run = getattr(module, "quick", None) if quick else module.run
+    if run is None:
+        return ""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    text = run(plots)
+    took_s = time.monotonic() - started
+    print(f"  {took_s:.0f} s", file=sys.stderr, flush=True)
+    return f"{text}\n{_colophon(name, took_s, quick=quick)}"
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -47,9 +92,10 @@ def _sections(text: str) -> dict[str, str]:
     return {part.splitlines()[0]: part.rstrip("\n") + "\n" for part in parts}
 
 
-def _colophon(name: str, took_s: float) -> str:
+def _colophon(name: str, took_s: float, *, quick: bool = False) -> str:
+    command = f"python -m benchmarks {'--quick ' if quick else ''}{name}"
     return (
-        f"*`python -m benchmarks {name}`, {datetime.now(UTC):%Y-%m-%d}, {took_s:.0f} s; Python "
+        f"*`{command}`, {datetime.now(UTC):%Y-%m-%d}, {took_s:.0f} s; Python "
         f"{platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}.*\n"
     )
 

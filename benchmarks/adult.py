@@ -2,7 +2,7 @@
 
 The data set is not part of the repository: it is looked for in `adult/` under $TIDINGS_DATA, or else under
 `../shared/data` beside the repository. diffprivlib needs an older scikit-learn and gets an environment of its own,
-benchmarks/.peers, made on first use. It is given the same columns and the same public bounds.
+benchmarks/.peers (see benchmarks/peers/environment.py). It is given the same columns and the same public bounds.
 
 Everything that can be set was set within adult.data before adult.test was read: bounds, bins and columns of the tasks
 by four-fold cross-validation, diffprivlib's C (0.001 to 10) on a quarter of the rows held out.
@@ -11,12 +11,9 @@ by four-fold cross-validation, diffprivlib's C (0.001 to 10) on a quarter of the
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-import subprocess
 import tempfile
-import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peers import environment
 from fusion.dataset import Batch, read_batches
 from fusion.encoders import encoder_for
 from fusion.fuse import Contribution
@@ -36,7 +34,6 @@ from node.tasks import read_file
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("TIDINGS_DATA", HERE.parent.parent / "shared" / "data")) / "adult"
-PEERS = HERE / ".peers"
 HEADING = "## A2: Adult, beside diffprivlib and over 50 nodes\n\n"
 NODES = 50
 EPSILON = 1.0
@@ -88,13 +85,13 @@ def node_of(index: int) -> int:
 
 def _split(scratch: Path) -> Data:
     rows: list[list[str]] = [[] for _ in range(NODES)]
-    for index, row in enumerate(_rows("adult.data")):
+    for index, row in enumerate(rows_of("adult.data")):
         rows[node_of(index)].append(row)
     nodes = [_written(scratch / f"node-{number}.csv", own) for number, own in enumerate(rows)]
-    return Data(tuple(nodes), _written(scratch / "test.csv", _rows("adult.test")), scratch)
+    return Data(tuple(nodes), _written(scratch / "test.csv", rows_of("adult.test")), scratch)
 
 
-def _rows(name: str) -> list[str]:
+def rows_of(name: str) -> list[str]:
     """Without blank lines, and without the remark that opens adult.test."""
     lines = (DATA / name).read_text(encoding="ascii").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("|")]
@@ -150,47 +147,25 @@ def _peers(task: Task, data: Data) -> Scores:
             "C": encoded_c,
         }
     }
-    found = _run_peers(task, data, _one_hot, one_hot) | _run_peers(task, data, _encoded, encoded)
+    found = _run_peers(task, data, one_hot, one_hot) | _run_peers(task, data, _encoded, encoded)
     return {name: found[name] for name in sorted(found)}
 
 
 def _run_peers(
     task: Task, data: Data, encode: Callable[[Task, Batch], Floats], jobs: dict[str, dict[str, Any]]
 ) -> Scores:
-    table = data.scratch / "table.npz"
     train, test = list(read_batches(data.nodes, task)), list(read_batches([data.test], task))
-    np.savez(
-        table,
-        train=np.concatenate([encode(task, batch) for batch in train]),
-        train_label=np.concatenate([batch.label for batch in train if batch.label is not None]),
-        test=np.concatenate([encode(task, batch) for batch in test]),
-        test_label=np.concatenate([batch.label for batch in test if batch.label is not None]),
-    )
-    script = HERE / "peers" / "diffprivlib_adult.py"
-    command = [
-        str(_peer_python()),
-        str(script),
-        str(table),
-        str(EPSILON),
-        str(PEER_DRAWS),
-        json.dumps(list(jobs.values())),
-    ]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return dict(zip(jobs, json.loads(printed), strict=True))
+    table = {
+        "train": np.concatenate([encode(task, batch) for batch in train]),
+        "train_label": np.concatenate([batch.label for batch in train if batch.label is not None]),
+        "test": np.concatenate([encode(task, batch) for batch in test]),
+        "test_label": np.concatenate([batch.label for batch in test if batch.label is not None]),
+    }
+    found = environment.accuracies(table, list(jobs.values()), EPSILON, PEER_DRAWS, data.scratch)
+    return dict(zip(jobs, found, strict=True))
 
 
-def _peer_python() -> Path:
-    """The interpreter of the peers' environment, which is made if it is not there yet."""
-    python, done = PEERS / "bin" / "python", PEERS / "installed"
-    if not done.exists():
-        venv.create(PEERS, clear=True, with_pip=True)
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "install", "-r", str(HERE / "peers" / "requirements.txt")], check=True)
-        done.touch()
-    return python
-
-
-def _one_hot(task: Task, batch: Batch) -> Floats:
+def one_hot(task: Task, batch: Batch) -> Floats:
     """(n, k): numbers scaled to [0, 1] by their public bounds, categories as one 1 among zeros."""
     return np.column_stack([_one_hot_column(column, batch) for column in task.columns])
 
@@ -274,4 +249,4 @@ def _draw(site: Scores, fused: dict[float, list[float]], path: Path) -> str:
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    return f"\n![Accuracy on Adult]({path.name})\n"
+    return f"\n![Accuracy on Adult](plots/{path.name})\n"

@@ -28,8 +28,8 @@ from torch import nn
 
 HISTOGRAM_SHARE = 1 / 30
 """Of a private node's epsilon, spent on the histogram of its labels."""
-RATE_STEPS_PER_OCTAVE = 4
-"""Sampling rates are rounded up to 2^(-k/4), so that one search for the noise serves many nodes."""
+RATE_STEPS_PER_OCTAVE = 1
+"""Sampling rates are rounded up to powers of two, so that one search for the noise serves many nodes."""
 WEIGHT_BYTES = 4
 
 
@@ -113,12 +113,13 @@ def train_private(model: nn.Module, node: Rows, sgd: PrivateSgd, rounds: int, ge
 
     rate = sampling_rate(len(node), sgd.batch)
     steps = sgd.epochs * math.ceil(1 / rate)
-    module = GradSampleModule(model)
+    module = GradSampleModule(model, loss_reduction="sum")  # a row's gradient is its own, whatever the sample's size
     optimizer = DPOptimizer(
         torch.optim.SGD(module.parameters(), lr=sgd.learning_rate),
         noise_multiplier=noise_multiplier(sgd.epsilon, sgd.delta, rate, rounds * steps),
         max_grad_norm=sgd.clip_norm,
         expected_batch_size=max(1.0, rate * len(node)),
+        loss_reduction="mean",  # of the sum of clipped gradients and noise
         generator=generator,
     )
     with warnings.catch_warnings():
@@ -132,7 +133,7 @@ def train_private(model: nn.Module, node: Rows, sgd: PrivateSgd, rounds: int, ge
 
 
 def sampling_rate(rows: int, batch: int) -> float:
-    """batch / rows, at most 1, rounded up to a power of 2^(1/4)."""
+    """batch / rows, at most 1, rounded up to a power of two."""
     octaves = math.floor(RATE_STEPS_PER_OCTAVE * math.log2(max(1.0, rows / batch)))
     return float(2.0 ** (-octaves / RATE_STEPS_PER_OCTAVE))
 

@@ -146,7 +146,7 @@ def _adult(scratch: Path) -> Source:
 def _example(name: str, scratch: Path) -> Source:
     partners = DATASETS[name].split(None, scratch)
     text = (EXAMPLES / name / "task.toml").read_text(encoding="utf-8")
-    return text, list(partners.train.values()), [partners.test]
+    return text, [file for files in partners.train.values() for file in files], partners.test
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {

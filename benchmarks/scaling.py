@@ -24,7 +24,7 @@ from fusion.fuse import Contribution, Fused, Fuser, fuse, total
 from fusion.heads import HEADS, Cleaned
 from fusion.model import build_model
 from fusion.release import Measured, measure, noisy_summary
-from fusion.selection import DEFAULT_MULTIPLIER
+from fusion.selection import DEFAULT_MULTIPLIER, default_candidate
 from fusion.summary import Decoder, Summary, claim_of, plan
 from fusion.task import Task
 
@@ -46,7 +46,7 @@ class Sizes:
     runs: int
 
 
-FULL = Sizes((128, 512, 1024), 196_608, (20_000, 200_000), 512, 100, 10, 5)
+FULL = Sizes((128, 512, 1024), 98_304, (20_000, 200_000), 512, 100, 10, 5)
 QUICK = Sizes((128, 512), 16_384, (5_000, 20_000), 128, 20, 2, 3)
 
 
@@ -150,7 +150,7 @@ def measure_file(path: str) -> None:
 def _fuse_text(sizes: Sizes) -> str:
     task = category_task(sizes.fused_dimension)
     contributions, files = _contributions(task, sizes)
-    times = {name: [] for name in ("eigh", *_steps(task, contributions, files))}  # type: dict[str, list[float]]
+    times: dict[str, list[float]] = {name: [] for name in ("eigh", *_steps(task, contributions, files))}
     for _ in range(sizes.runs):
         fused = fuse(task, contributions)
         gram = fused.statistics.gram
@@ -179,14 +179,15 @@ def _steps(
     task: Task, contributions: Sequence[Contribution], files: Sequence[bytes]
 ) -> dict[str, Callable[[], object]]:
     """What is timed, by name; the fusers that get one more are made here, outside the timing."""
+    default = default_candidate(2, None).head
     one_less = [_fuser(task, contributions[:-1]) for _ in range(2)]
     return {
         "decode all from their bytes": lambda: _decoded(task, files),
         FUSED: lambda: _fitted(Fused(task, total(contributions), tuple(contributions), ()), "ridge"),
         CHECKED: lambda: _fitted(fuse(task, contributions), "ridge"),
-        "the same with the LDA head (a second eigendecomposition)": lambda: _fitted(fuse(task, contributions), "lda"),
+        "the same with the default head": lambda: _fitted(fuse(task, contributions), default),
         ADDED: lambda: _with(one_less[0], contributions[-1], "ridge"),
-        "the same with the LDA head": lambda: _with(one_less[1], contributions[-1], "lda"),
+        "the same with the default head, one more": lambda: _with(one_less[1], contributions[-1], default),
         "the whole model: as above, head and lambda chosen on left-out summaries": lambda: build_model(
             task, contributions
         ),
@@ -239,28 +240,38 @@ def _stamped(task: Task, measured: Measured) -> Summary:
 def number_task(dimension: int) -> Task:
     """Numbers alone, d = `dimension` at least."""
     columns = [f'[[columns]]\nname = "c{i}"\ntype = "number"\nlower = -3\nupper = 3\n' for i in range(dimension // 2)]
-    return _task(columns)
+    return Task.from_toml(_toml(columns, 2), "benchmarks/scaling.py")
 
 
 def category_task(dimension: int) -> Task:
     """Categories of at most CATEGORIES values, d = `dimension`."""
+    return Task.from_toml(category_toml(dimension, 2), "benchmarks/scaling.py")
+
+
+def category_toml(dimension: int, classes: int) -> str:
+    """The task file of such a task; columns are c0, c1, …, their values v0, v1, …, the label y is 0, 1, …"""
     widths = [CATEGORIES] * ((dimension - 1) // CATEGORIES)
-    if left := dimension - 1 - sum(widths):
+    left = dimension - 1 - sum(widths)
+    if left == 1:  # a column has two values at least
+        widths[-1], left = widths[-1] - 1, 2
+    if left:
         widths.append(left)
     columns = []
     for number, width in enumerate(widths):
         values = ", ".join(f'"v{place}"' for place in range(width))
         columns.append(f'[[columns]]\nname = "c{number}"\ntype = "category"\nvalues = [{values}]\n')
-    return _task(columns)
+    return _toml(columns, classes)
 
 
-def _task(columns: Sequence[str]) -> Task:
-    head = (
-        'name = "scaling"\nkind = "classification"\nsummary = "moments"\n[label]\ncolumn = "y"\nclasses = ['
-        '{ name = "no", values = ["0"] }, { name = "yes", values = ["1"] }]\n'
+def _toml(columns: Sequence[str], classes: int) -> str:
+    labels = ", ".join(f'{{ name = "class {number}", values = ["{number}"] }}' for number in range(classes))
+    return (
+        'name = "scaling"\nkind = "classification"\nsummary = "moments"\n'
+        f'[label]\ncolumn = "y"\nclasses = [{labels}]\n'
         '[privacy]\nmax_epsilon = 1.0\ndelta = 1e-5\nunit = "record"\n'
+        + "".join(columns)
+        + '[encoder]\nkind = "tabular"\n'
     )
-    return Task.from_toml(head + "".join(columns) + '[encoder]\nkind = "tabular"\n', "benchmarks/scaling.py")
 
 
 def _random_batch(task: Task, rows: int, rng: np.random.Generator) -> Batch:

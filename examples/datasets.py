@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.demo import HOSPITALS as HOSPITALS_OF_HEART
+from node.demo import is_training_row
+
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("TIDINGS_DATA", HERE.parent.parent / "shared" / "data"))
 
@@ -34,8 +37,8 @@ class DataMissing(Exception):
 class Partners:
     """Training rows of each partner and the test rows, as files."""
 
-    train: dict[str, Path]
-    test: Path
+    train: dict[str, tuple[Path, ...]]
+    test: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,19 @@ class Dataset:
     file: str
     where: str
     deal: Callable[[Path], Iterable[tuple[str, Row]]]  # the original file -> (partner, row); TEST for a test row
+    skip: tuple[str, ...] = ()  # columns that say who a row is, or what it is asked for in other words
+    header: bool = True  # of the files that are written
 
     def found(self, data: Path | None) -> Path:
         """The original file, in `data` or where the benchmarks look; DataMissing where it is in neither."""
-        places = [data / self.file, data / self.folder / self.file] if data else [SHARED / self.folder / self.file]
+        folders = [data, HERE] if data else [SHARED, HERE]
+        places = [place for folder in folders for place in (folder / self.file, folder / self.folder / self.file)]
         for place in places:
             if place.is_file():
                 return place
-        raise DataMissing(f"{self.file} is not in {places[0].parent}; get it from {self.where} and name its folder")
+        raise DataMissing(
+            f"{self.file} is not in {folders[0]}; get it from {self.where} and name its folder with --data"
+        )
 
     def split(self, data: Path | None, out: Path) -> Partners:
         """Write `<partner>.csv` for each partner, and `test.csv`, into `out`."""
@@ -61,9 +69,17 @@ class Dataset:
         for partner, row in self.deal(self.found(data)):
             rows[partner].append(row)
         out.mkdir(parents=True, exist_ok=True)
-        written = {partner: _written(out / f"{partner}.csv", rows[partner]) for partner in sorted(rows)}
+        written = {partner: self._written(out / f"{partner}.csv", rows[partner]) for partner in sorted(rows)}
         test = written.pop(TEST)
-        return Partners(written, test)
+        return Partners({partner: (path,) for partner, path in written.items()}, (test,))
+
+    def _written(self, path: Path, rows: list[Row]) -> Path:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            if self.header:
+                writer.writeheader()
+            writer.writerows(rows)
+        return path
 
 
 TEST = "test"
@@ -73,14 +89,6 @@ TEST_SHARE = 5  # one row (or person) of five tests
 def share_of(text: str, shares: int) -> int:
     """A public hash of `text`, from 0 to shares - 1."""
     return int.from_bytes(hashlib.sha256(f"tidings-example/{text}".encode()).digest()[:8], "big") % shares
-
-
-def _written(path: Path, rows: list[Row]) -> Path:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
@@ -228,6 +236,37 @@ _ICD9 = {
     "neoplasms": ((140, 239),),
 }
 
+# --- language ---------------------------------------------------------------------------------------------------
+
+SITES = ("imdb", "amazon_cells", "yelp")
+TRAINING_SENTENCES = 667  # of the 1,000 of a site
+
+
+def sentences_of(path: Path, site: str) -> list[Row]:
+    """The sentences of a site in the order of its file, `path` being the file of any site."""
+    lines = path.with_name(f"{site}_labelled.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return [dict(zip(("text", "label"), line.rsplit("\t", 1), strict=True)) for line in lines]
+
+
+def training_sentences(site: str, count: int, split: int = 0) -> set[int]:
+    """The numbers of a site's training rows, those with the smallest hashes; split 0 is that of the example."""
+
+    def digest(index: int) -> bytes:
+        other = f"/{split}" if split else ""
+        return hashlib.sha256(f"tidings-sentiment/{SITES.index(site)}/{index}{other}".encode()).digest()
+
+    return set(sorted(range(count), key=digest)[:TRAINING_SENTENCES])
+
+
+def _sentiment(path: Path) -> Iterable[tuple[str, Row]]:
+    """One partner a site of reviews."""
+    for site in SITES:
+        rows = sentences_of(path, site)
+        training = training_sentences(site, len(rows))
+        for index, row in enumerate(rows):
+            yield site if index in training else TEST, row
+
+
 # --- regression -------------------------------------------------------------------------------------------------
 
 AREAS = {"<1H OCEAN": "near-the-coast", "INLAND": "inland", "NEAR OCEAN": "ocean", "NEAR BAY": "bay", "ISLAND": "ocean"}
@@ -244,9 +283,6 @@ def _california(path: Path) -> Iterable[tuple[str, Row]]:
         yield TEST if test else AREAS[row["ocean_proximity"]], {**row, **derived}
 
 
-CLINICS = 4
-
-
 def _parkinsons(path: Path) -> Iterable[tuple[str, Row]]:
     """One partner a patient."""
     for index, row in enumerate(_csv_rows(path)):
@@ -256,25 +292,48 @@ def _parkinsons(path: Path) -> Iterable[tuple[str, Row]]:
 
 # --- all of them ------------------------------------------------------------------------------------------------
 
+
+def _heart(path: Path) -> Iterable[tuple[str, Row]]:
+    """The four hospitals of the repository's own files, split as `tidings demo` splits them."""
+    for hospital in HOSPITALS_OF_HEART:
+        lines = path.with_name(f"{hospital}.csv").read_text(encoding="utf-8").splitlines()
+        for index, line in enumerate(lines):
+            row = {str(place): cell for place, cell in enumerate(line.split(","))}
+            yield hospital if is_training_row(hospital, index) else TEST, row
+
+
 UCI = "the UCI Machine Learning Repository"
 
 DATASETS = {
+    "heart": Dataset("heart", "cleveland.csv", "examples/heart in this repository", _heart, header=False),
     "taiwan-credit": Dataset(
-        "taiwan_credit", "UCI_Credit_Card.csv", f"{UCI} (Default of Credit Card Clients; as CSV)", _taiwan
+        "taiwan_credit", "UCI_Credit_Card.csv", f"{UCI} (Default of Credit Card Clients), as CSV", _taiwan, ("ID",)
     ),
     "wisdm": Dataset(
         "wisdm_v1.1",
         "WISDM_ar_v1.1_transformed.arff",
-        "https://www.cis.fordham.edu/wisdm/ (Activity Prediction)",
+        "the WISDM Lab, https://www.cis.fordham.edu/wisdm/ (Activity Prediction)",
         _wisdm,
+        ("UNIQUE_ID", "user"),
     ),
     "diabetes130": Dataset(
-        "diabetes130", "dataset_diabetes.zip", f"{UCI} (Diabetes 130-US hospitals for years 1999-2008)", _diabetes
+        "diabetes130",
+        "dataset_diabetes.zip",
+        f"{UCI} (Diabetes 130-US hospitals for years 1999-2008)",
+        _diabetes,
+        ("encounter_id", "patient_nbr", "diag_1", "diag_2", "diag_3", "medical_specialty"),
     ),
     "california-housing": Dataset(
-        "california_housing", "housing.csv", "the handson-ml2 repository, folder datasets/housing", _california
+        "california_housing", "housing.csv", "the repository ageron/handson-ml2, folder datasets/housing", _california
     ),
     "parkinsons": Dataset(
-        "parkinsons_telemonitoring", "parkinsons_updrs.data", f"{UCI} (Parkinsons Telemonitoring)", _parkinsons
+        "parkinsons_telemonitoring",
+        "parkinsons_updrs.data",
+        f"{UCI} (Parkinsons Telemonitoring)",
+        _parkinsons,
+        ("subject#", "motor_UPDRS"),
+    ),
+    "sentiment": Dataset(
+        "sentiment_sentences", "imdb_labelled.txt", f"{UCI} (Sentiment Labelled Sentences)", _sentiment
     ),
 }

@@ -43,7 +43,6 @@ from numpy.typing import NDArray
 
 from fusion.cell_counts import Tables, tables_of
 from fusion.encoders.leaves import LeafRows
-from fusion.errors import ModelError
 from fusion.fitting import Fitted
 from fusion.heads import SEEN_DEVIATIONS, Layer, tempered
 from fusion.partitions import Partition
@@ -75,10 +74,8 @@ class Column:
     covariance: Floats
 
 
-def fit_histograms(fused: Fused, head: str | None) -> Fitted:
-    """The model of the sums; ModelError for another head than `additive`."""
-    if head not in (None, HEAD):
-        raise ModelError(f'there is no head "{head}" for histograms; choose {HEAD}')
+def fit_histograms(fused: Fused) -> Fitted:
+    """The model of the sums."""
     task, tables = fused.task, tables_of(fused.task, fused.sums)
     layer, columns = _discriminants(task, tables) if task.label.classes else _regression(task, tables)
     telling = sum(bool(one.values.any()) for one in columns)

@@ -20,7 +20,7 @@ from fusion.errors import ModelError, TaskError
 from fusion.heads import RELU, SQUARE, Layer, Layers
 from fusion.summaries.moments import outputs
 from fusion.sums import Contribution
-from fusion.task import Task
+from fusion.task import Task, dimension
 
 FORMAT = 1
 MAX_LAYERS = 8
@@ -210,7 +210,7 @@ def _check_tensors(tensors: Tensors, task: Task) -> None:
         _damaged("its tensors are not a chain of layers")
     if names[-1].endswith(SQUARE):
         _damaged("its last layer has an activation")
-    width = encoder_for(task).dimension
+    width = dimension(task)
     for name in names:
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
         if weight.dtype != np.float32 or bias.dtype != np.float32:

@@ -39,17 +39,19 @@ from fusion.errors import BudgetError, DataError
 from fusion.release import measure, noised_block
 from fusion.summaries import Blocks, Progress
 from fusion.summary import Plan, plan, step_of
-from fusion.task import NumberColumn, Task, tabular_columns
+from fusion.task import ImageColumn, NumberColumn, Task, TextColumn, tabular_columns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Cells = dict[str, str]
+Cells = dict[str, str | bytes]
 
 CONFIDENCE = 0.95
 POWER = 0.7  # a measurement below this share of the claim shows nothing
 LOSS = 0.12  # share of mu that the default number of runs may lose to confidence bounds; halving it costs 4 x the time
 MIN_RUNS, MAX_RUNS = 4_000, 1_000_000
 ORDINARY_ROWS = 200
+ENTRY_S = 17e-6  # to draw the noise of one entry
+MAX_UNASKED_S = 4 * 3_600.0  # longer audits are run only where the number of runs is given
 DRAWN_AT_ONCE = 2**16  # entries of noise between two reports of progress
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)  # quantiles of all scores; few, so that the choice follows no chance
 
@@ -125,11 +127,24 @@ def audit(
     about 17 microseconds for each entry that the canary touches, in each release.
     """
     planned = plan(task, task.privacy.max_epsilon if epsilon is None else epsilon)
+    if any(not block.sent for block in planned.layout):
+        raise BudgetError(
+            f'an audit adds up rows, and a release of kind "{planned.kind}" trains on them; audit a task of kind '
+            '"moments" of the same columns, the noise is the same'
+        )
+    unasked = runs is None
     runs = enough_runs(planned.mu) if runs is None else runs
     if not 100 <= runs <= MAX_RUNS:
         raise BudgetError(f"an audit takes between 100 and {MAX_RUNS} runs; choose again")
     without, with_canary = neighbors(task)
     guess = _Guess.between(planned, without, with_canary)
+    entries = sum(len(values) for values in guess.without.values())
+    if unasked and 2 * runs * entries * ENTRY_S > MAX_UNASKED_S:
+        hours = 2 * runs * entries * ENTRY_S / 3_600
+        raise BudgetError(
+            f"a canary of this task moves {entries:,} sums, and {runs:,} releases of each file would take about "
+            f"{hours:,.0f} hours; give --runs to run it all the same, or a larger epsilon"
+        )
     negatives = guess.scores(planned, guess.without, runs, progress)
     positives = guess.scores(planned, guess.with_canary, runs, _after(progress, runs))
     threshold = _threshold(negatives[::2], positives[::2], confidence)
@@ -143,7 +158,7 @@ def audit(
         mu=planned.mu,
         canary_share=guess.distance / planned.mu,
         runs=runs,
-        entries=sum(len(values) for values in guess.without.values()),
+        entries=entries,
         confidence=confidence,
         threshold=threshold,
         false_positive_rate=false_positives / (runs // 2),
@@ -175,20 +190,22 @@ def neighbors(task: Task) -> tuple[Blocks, Blocks]:
     with tempfile.TemporaryDirectory() as folder:
         sums = []
         for name, rows in (("without", ordinary), ("with", [*ordinary, *[_canary(task)] * repeated])):
-            path = Path(folder) / f"{name}.csv"
-            _write(task, path, rows)
-            sums.append(measure(task, release_batches([path], task)).blocks)
-    return sums[0], sums[1]
+            path = _write(task, Path(folder), name, rows)
+            sums.append(measure(task, release_batches([path], task)))
+    # what is summed second depends on what was published first: both files are told apart given the same of it
+    sigmas = plan(task, task.privacy.max_epsilon).sigmas
+    without, with_canary = (one.with_second(sums[0].blocks, sigmas) for one in sums)
+    return without, with_canary
 
 
 def _canary(task: Task) -> Cells:
     """A row of the largest norm with few coordinates: categories and half of all columns on their first corner, the
-    other numbers in the middle of their bounds, where they add nothing."""
+    other numbers in the middle of their bounds, where they add nothing; no text; a picture of loud noise."""
     columns = tabular_columns(task)
     must_reach = math.ceil(len(columns) / 2)  # the squared clip norm
     plain = [column for column in columns if isinstance(column, NumberColumn) and column.bins in (None, 2)]
     in_the_middle = {column.name for column in plain[max(0, must_reach - (len(columns) - len(plain))) :]}
-    cells = {}
+    cells = _texts_and_pictures(task, None)
     for column in columns:
         if not isinstance(column, NumberColumn):
             cells[column.name] = column.values[0]
@@ -201,7 +218,7 @@ def _canary(task: Task) -> Cells:
 
 def _ordinary(task: Task, number: int) -> Cells:
     """Rows spread over bounds and categories."""
-    cells = {}
+    cells = _texts_and_pictures(task, number)
     for place, column in enumerate(tabular_columns(task)):
         if isinstance(column, NumberColumn):
             share = ((number + 1) * (place + 1) * 0.6180339887) % 1.0
@@ -209,6 +226,19 @@ def _ordinary(task: Task, number: int) -> Cells:
         else:
             cells[column.name] = column.values[(number * (place + 1)) % len(column.values)]
     return _labeled(task, cells, number, f"person {number}")
+
+
+def _texts_and_pictures(task: Task, number: int | None) -> Cells:
+    """Sentences and stripes for the ordinary row of that number; no text and loud noise for the canary (None)."""
+    cells: Cells = {}
+    for column in task.columns:
+        if isinstance(column, TextColumn):
+            cells[column.name] = "" if number is None else f"row {number} of {ORDINARY_ROWS} has something to say"
+        elif isinstance(column, ImageColumn):
+            noise = np.random.default_rng(0).integers(0, 2, column.pixels) * 255
+            pixels = noise if number is None else np.arange(column.pixels) * (number + 1) % 256
+            cells[column.name] = pixels.astype(np.uint8).tobytes()
+    return cells
 
 
 def _labeled(task: Task, cells: Cells, number: int, person: str) -> Cells:
@@ -221,13 +251,26 @@ def _labeled(task: Task, cells: Cells, number: int, person: str) -> Cells:
     return cells | {label.column: text} | ids
 
 
-def _write(task: Task, path: Path, rows: list[Cells]) -> None:
+def _write(task: Task, folder: Path, name: str, rows: list[Cells]) -> Path:
+    """A CSV file of tables; a Parquet file of texts and pictures, and where the task's CSV files have no quotes."""
+    if len(tabular_columns(task)) < len(task.columns) or not task.csv.quote:
+        return _write_parquet(folder / f"{name}.parquet", rows)
     names = list(task.csv.names) if task.csv.names else list(rows[0])
+    path = folder / f"{name}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, restval="", delimiter=task.csv.delimiter)
         if task.csv.header:
             writer.writeheader()
         writer.writerows(rows)
+    return path
+
+
+def _write_parquet(path: Path, rows: list[Cells]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pa.table({name: [row[name] for row in rows] for name in rows[0]}), path)
+    return path
 
 
 # --- guessing -------------------------------------------------------------------------------------------------

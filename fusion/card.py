@@ -10,6 +10,7 @@ The manifest is the model's own and under its digest. The rest is the word of th
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ CARD_FIELDS = {"manifest": dict, "left_out": list, "attestation": dict}
 LEFT_OUT_FIELDS = {"record": str, "origin": str, "reason": str}
 ATTESTATION_FIELDS = {"node": str, "created": str, "digest": str, "signature": str}
 LINE_CHARS = 100
+MAX_LISTED = 12  # summaries with a line each; more are told together
 
 
 def card(model: Model, left_out: Sequence[dict[str, str]], node: str, created: str) -> dict[str, Any]:
@@ -65,10 +67,10 @@ def describe(content: dict[str, Any], name_of: Callable[[bytes], str] = key_pref
     manifest = content["manifest"]
     sections = [
         ("task", _task_lines(manifest)),
-        ("contributors", [_summary_line(one, name_of) for one in manifest["summaries"]]),
-        ("left out", [f"{one['origin']}: {one['reason']}" for one in content["left_out"]] or ["nothing"]),
+        ("contributors", _contributor_lines(manifest["summaries"], name_of)),
+        ("left out", _left_out_lines(content["left_out"])),
         ("method", _method_lines(manifest["method"])),
-        ("quality", _quality_lines(manifest["quality"])),
+        ("quality", _quality_lines(manifest["quality"], manifest["method"]["summary"])),
         ("attested by", _attestation_lines(content["attestation"], manifest["software"])),
     ]
     return "\n".join(line for title, lines in sections for line in _section(title, lines))
@@ -90,27 +92,60 @@ def _task_lines(manifest: dict[str, Any]) -> list[str]:
         predicted = f"{label['column']}: " + ", ".join(one["name"] for one in label["classes"])
     else:
         predicted = f"{label['column']}, a number from {label['lower']:g} to {label['upper']:g}"
-    return [f"{task['name']} ({manifest['task_id'][:16]}…)", f"predicts {predicted}"]
+    lines = [f"{task['name']} ({manifest['task_id'][:16]}…)", f"predicts {predicted}"]
+    if task["encoder"]["kind"] == "onnx":
+        lines.append(f"runs on the output of the backbone with SHA-256 {task['encoder']['sha256']}")
+    if task["encoder"]["kind"] == "text":
+        lines.append(f"runs on sentence vectors of all-MiniLM-L6-v2, weights SHA-256 {task['encoder']['weights']}")
+    return lines
+
+
+def _contributor_lines(summaries: Sequence[dict[str, Any]], name_of: Callable[[bytes], str]) -> list[str]:
+    """A line for each summary; of many, how many at what privacy, and the partners in one list."""
+    if len(summaries) <= MAX_LISTED:
+        return [_summary_line(one, name_of) for one in summaries]
+    privacy = Counter(_privacy(one) for one in summaries)
+    partners = sorted({name_of(bytes.fromhex(one["origin"])) for one in summaries})
+    lines = [f"{len(summaries)} summaries of {len(partners)} partners (--json has their records)"]
+    lines += [f"{count} at {claim}" for claim, count in sorted(privacy.items())]
+    return [*lines, ", ".join(partners)]
 
 
 def _summary_line(summary: dict[str, Any], name_of: Callable[[bytes], str]) -> str:
-    origin, record = name_of(bytes.fromhex(summary["origin"])), summary["record"][:16]
+    return f"{name_of(bytes.fromhex(summary['origin']))}: {_privacy(summary)} (record {summary['record'][:16]}…)"
+
+
+def _privacy(summary: dict[str, Any]) -> str:
     if summary["epsilon"] is None:
-        return f"{origin}: exact sums WITHOUT privacy, not for publication (record {record}…)"
-    return f"{origin}: epsilon {summary['epsilon']:g}, delta {summary['delta']:g} (record {record}…)"
+        return "exact sums WITHOUT privacy, not for publication"
+    return f"epsilon {summary['epsilon']:g}, delta {summary['delta']:g}"
+
+
+def _left_out_lines(left_out: Sequence[dict[str, str]]) -> list[str]:
+    """A line for each summary, or for each reason where one holds for many."""
+    if len(left_out) <= MAX_LISTED:
+        return [f"{one['origin']}: {one['reason']}" for one in left_out] or ["nothing"]
+    origins: dict[str, list[str]] = {}
+    for one in left_out:
+        origins.setdefault(one["reason"], []).append(one["origin"])
+    return [f"{reason}: {', '.join(sorted(names))}" for reason, names in origins.items()]
 
 
 def _method_lines(method: dict[str, Any]) -> list[str]:
     shrinkage = "" if method["lambda"] is None else f" with lambda {method['lambda']:.3g}"
-    lines = [
-        f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage} ({method['choice']})"
-    ]
+    if method["summary"] == "model":  # trained, not solved for: nothing is denoised, and there is no lambda
+        lines = [f"{method['summary']}, {method['head']} head ({method['choice']})"]
+    else:
+        what = f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage}"
+        lines = [f"{what} ({method['choice']})"]
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
     return lines
 
 
-def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:
+    if quality is None and summary == "model":
+        return ["no estimate: summaries of this kind hold no second moments that a left-out partner could be scored on"]
     if quality is None:
         return [
             "no estimate: it takes at least two summaries, of which each can be left out, and a model that sums like "

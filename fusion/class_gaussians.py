@@ -28,21 +28,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.class_means import ClassSums
 from fusion.denoise import Spectrum, denoise, spectral_edge
-from fusion.errors import ModelError
 from fusion.fitting import Fitted, fit_moments
 from fusion.fuse import Fused
-from fusion.heads import CAUTION, HEADS, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, TAIL, Layer, Layers
-from fusion.plausibility import problem_of, problem_of_variances
+from fusion.heads import CAUTION, RIDGE_FLOOR, SEEN_DEVIATIONS, SQUARE, TAIL, Layer, Layers, network
+from fusion.plausibility import problem_of, problem_of_class_sums, problem_of_variances
 from fusion.statistics import Statistics, fixed_point_bias, granularity
 from fusion.summaries.class_moments import CLASS_CROSS, CLASS_DIAGONAL, CLASS_UPPER, is_full
 from fusion.summaries.moments import outputs
 from fusion.sums import Sums
+from fusion.synthetic import Gaussians
 from fusion.task import Task, dimension
 
 Floats = NDArray[np.float64]
 
-QDA = "qda"
+QDA, MLP = "qda", "mlp"
+OWN = (QDA, MLP)  # heads that use a covariance for each class
 
 
 def pooled_statistics(task: Task, sums: Sums) -> Statistics:
@@ -74,6 +76,11 @@ def _statistics(task: Task, sums: Sums, classes: range) -> Statistics:
 def problem_of_classes(task: Task, sums: Sums) -> str | None:
     """The first check of `fusion.plausibility` that a class fails; for up to 50 classes all pass but for 1e-6."""
     check = problem_of if is_full(task) else problem_of_variances
+    cross = sums.values(CLASS_CROSS).reshape(dimension(task), -1)
+    classes = ClassSums(cross, sums.sigma(CLASS_CROSS), fixed_point_bias(task), granularity(task))
+    together = problem_of_class_sums(classes)
+    if together is not None:
+        return together
     for c in range(outputs(task)):
         problem = check(_statistics(task, sums, range(c, c + 1)))
         if problem is not None:
@@ -82,28 +89,26 @@ def problem_of_classes(task: Task, sums: Sums) -> str | None:
 
 
 def fit_class_moments(fused: Fused, head: str | None, seed: bytes) -> Fitted:
-    """Quadratic discriminants, or a head of moments (`lda`, `ridge`, ...) on the pooled sums; ModelError for others.
+    """Quadratic discriminants or a network, or a head of moments on the pooled sums.
 
     Without a head that is asked for: the best of moments where there are covariances, because a quadratic model cannot
     be scored on left-out sums (that takes fourth moments), and on tables it was mostly worse.
     """
     full = is_full(fused.task)
-    if full and head != QDA and (head is None or head in HEADS):
+    if full and head not in OWN:
         return fit_moments(fused, head, seed)
-    if head not in (None, QDA):
-        known = [QDA, *HEADS] if full else [QDA]
-        raise ModelError(f'there is no head "{head}" for class-moments; choose one of: {", ".join(known)}')
     gaussians = ClassGaussians.of(fused.task, fused.sums)
     denoised = full and fused.sums.sigma(CLASS_DIAGONAL) > 0.0
     method = {
         "denoiser": "rotation-invariant" if denoised else "no",
-        "head": QDA,
+        "head": head or QDA,
         "multiplier": 1.0,
         "lambda": None,
         "choice": f"covariances take {gaussians.priors @ gaussians.pooling:.0%} from the pooled one, for their noise",
         "unseen_classes": [name for name, seen in zip(fused.task.class_names, gaussians.seen, strict=True) if not seen],
     }
-    return Fitted(gaussians.layers(), method, None)
+    layers = network(gaussians.sampled(), seed) if head == MLP else gaussians.layers()
+    return Fitted(layers, method, None)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,13 @@ class ClassGaussians:
         slope = self.slope
         offsets = slope * (np.log(self.priors) - volumes / 2.0)
         return (Layer(whitening, shifts, SQUARE), Layer(slope * halves, offsets))
+
+    def sampled(self) -> Gaussians:
+        """The same, to sample rows from; the bias is constant."""
+        factors = np.array([one.vectors * np.sqrt(one.values) for one in self.covariances])
+        constant = np.zeros((len(factors), 1, factors.shape[2]))
+        means = np.column_stack([self.means, np.zeros(len(self.means))])
+        return Gaussians(means, np.concatenate([factors, constant], axis=1), self.priors)
 
     @property
     def slope(self) -> float:

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import ModelError
 from fusion.fitting import Fitted
 from fusion.heads import SEEN_DEVIATIONS, Layer
 from fusion.statistics import fixed_point_bias, granularity
@@ -99,10 +98,8 @@ def class_sums_of(task: Task, sums: Sums) -> ClassSums:
     return ClassSums(values, sums.sigma(CLASS_SUMS), fixed_point_bias(task), granularity(task))
 
 
-def fit_class_means(fused: Fused, head: str | None) -> Fitted:
-    """The model of the sums; ModelError for another head than `nearest-mean`."""
-    if head not in (None, HEAD):
-        raise ModelError(f'there is no head "{head}" for class sums alone; choose {HEAD}')
+def fit_class_means(fused: Fused) -> Fitted:
+    """The model of the sums."""
     task, sums = fused.task, class_sums_of(fused.task, fused.sums)
     deviations, variances, rows = _deviations(sums) if task.label.classes else _covariance(sums)
     signal = float(rows @ ((deviations**2).mean(axis=0) - variances)) / float(rows.sum())

@@ -49,6 +49,7 @@ from fusion.task import (
 __all__ = ["Batch", "RowReport", "batch_rows", "inspect", "person_pass", "read_batches", "release_batches", "spellings"]
 
 BATCH_ROWS = 16_384
+BACKBONE_ROWS = 512  # a row takes milliseconds there: people should see the count move
 BATCH_PICTURE_BYTES = 2**26  # fewer rows where pictures are large
 MAX_TEXT_CHARS = 10_000  # of one text; sentence encoders read less than that
 
@@ -171,9 +172,10 @@ def _batches(
 
 
 def batch_rows(task: Task) -> int:
-    """The most rows of one batch: BATCH_ROWS, and no more pictures than BATCH_PICTURE_BYTES hold."""
+    """The most rows of one batch: BATCH_ROWS (fewer for a backbone), no more pictures than BATCH_PICTURE_BYTES hold."""
     pixels = sum(column.pixels for column in task.columns if isinstance(column, ImageColumn))
-    return min(BATCH_ROWS, max(1, BATCH_PICTURE_BYTES // max(1, pixels)))
+    most = BACKBONE_ROWS if task.encoder.kind in ("onnx", "text") else BATCH_ROWS
+    return min(most, max(1, BATCH_PICTURE_BYTES // max(1, pixels)))
 
 
 # --- record batches -> batches ------------------------------------------------------------------------------

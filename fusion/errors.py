@@ -5,6 +5,7 @@ quotes the contents of a data cell.
 """
 
 __all__ = [
+    "BackboneError",
     "BudgetError",
     "DataError",
     "FusionError",
@@ -21,6 +22,10 @@ class FusionError(Exception):
 
 class TaskError(FusionError):
     """The task file (or a task that arrived from a peer) does not say something that it must say."""
+
+
+class BackboneError(FusionError):
+    """The frozen backbone that the task's encoder runs is not here, or is not a graph that may be run."""
 
 
 class DataError(FusionError):

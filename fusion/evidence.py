@@ -14,8 +14,10 @@ with variance r_i the best estimate of w_i that is linear in z_i is
 Ridge regression would have f_i = 1 / (xi_i + lambda) whatever the noise in T does to this direction. The prior is
 Zellner's, r_i = g u_c / xi_i (A. Zellner, "On assessing prior distributions and Bayesian regression analysis with
 g-prior distributions", 1986), floored at the scale sqrt(v) of the noise in T, where v = s^2 d / 2: weights are a priori
-as large as the data are able to tell. One number g is left, the ratio of signal to noise, and is chosen where it makes
-the z_i most probable (E. George, D. Foster, "Calibration and empirical Bayes variable selection", Biometrika 87, 2000).
+as large as the data are able to tell. One number g is left, the ratio of signal to noise. It is the most probable one
+given the z_i (E. George, D. Foster, "Calibration and empirical Bayes variable selection", Biometrika 87, 2000) under
+the prior density (1 + g / n)^(-3/2), the "hyper-g/n" of F. Liang et al., "Mixtures of g priors for Bayesian variable
+selection", 2008, which keeps g off 0 where noise leaves little to see.
 
 All of it is a function of the noisy sums: it costs no privacy, needs no partner to be left out, and works just as well
 where every partner holds one class.
@@ -39,6 +41,7 @@ Floats = NDArray[np.float64]
 FLOOR = 1e-2  # in rows: keeps directions that no row has from dividing by zero where there is no noise
 GRID_DECADES = 10  # log10 g is sought within +- this
 GRID_POINTS = 161
+HYPER = 3.0  # a of the prior on g, as its authors have it
 LEAST_VARIANCE = 1e-3  # of a target in [-1, 1]: noise may have made the estimate of it negative
 
 
@@ -50,6 +53,7 @@ class Centred:
     the others in each entry, and sampling noise of covariance label_variance[c] times `gram`.
     """
 
+    rows: float
     gram: Floats
     cross: Floats
     gram_sigma: float
@@ -73,35 +77,36 @@ def centred(cleaned: Cleaned) -> Centred:
     if not statistics.classes:
         cross = statistics.cross[:-1] - rows * cleaned.target_mean * mean[:, None]
         spread = max(statistics.target_square / rows - cleaned.target_mean**2, LEAST_VARIANCE)
-        return Centred(gram, cross, statistics.gram_sigma, np.array([[variance]]), np.array([spread]))
+        return Centred(rows, gram, cross, statistics.gram_sigma, np.array([[variance]]), np.array([spread]))
     shares = cleaned.counts / cleaned.counts.sum()
     centering = (np.eye(len(shares)) - np.outer(np.ones(len(shares)), shares)) * cleaned.seen
     noise = variance * (centering.T @ centering)
-    return Centred(gram, statistics.cross[:-1] @ centering, statistics.gram_sigma, noise, shares * (1.0 - shares))
+    return Centred(rows, gram, statistics.cross[:-1] @ centering, statistics.gram_sigma, noise, shares * (1.0 - shares))
 
 
 def posterior(sums: Centred) -> Posterior:
     """The estimate of the module's docstring."""
     spectrum = denoise(sums.gram, sums.gram_sigma)
     values = spectrum.values[:, None]
-    squares = squared_spectrum(sums.gram, spectrum, sums.gram_sigma)[:, None]
+    squares = squared_spectrum(spectrum, sums.gram_sigma)[:, None]
     seen = spectrum.vectors.T @ sums.cross
     noise = sums.label_variance * values + np.diag(sums.cross_noise) + FLOOR**2
     scale = np.sqrt(semicircle_variance(len(values), sums.gram_sigma))
     prior = sums.label_variance / (values + scale + FLOOR)
-    prior = prior * _most_probable(seen, prior * squares, noise)
+    prior = prior * _most_probable(seen, prior * squares, noise, sums.rows)
     kept = prior * values / (prior * squares + noise)
     shared = kept.sum(axis=0)[:, None] * sums.cross_noise
     explained = (kept * seen).T @ seen - shared
     return Posterior(spectrum.vectors @ (kept * seen), (explained + explained.T) / 2.0)
 
 
-def _most_probable(seen: Floats, signal: Floats, noise: Floats) -> float:
-    """g for which independent Gaussians of variance g signal + noise make `seen` most probable."""
+def _most_probable(seen: Floats, signal: Floats, noise: Floats, rows: float) -> float:
+    """g where `seen`, of independent Gaussians with variance g signal + noise, and the prior on log g are likeliest."""
 
     def surprise(g: float) -> float:
         variance = g * signal + noise
-        return float((np.log(variance) + seen**2 / variance).sum())
+        log_prior = np.log(g) - HYPER / 2.0 * np.log1p(g / rows)
+        return float((np.log(variance) + seen**2 / variance).sum() - 2.0 * log_prior)
 
     grid = np.logspace(-GRID_DECADES, GRID_DECADES, GRID_POINTS)
     for _ in range(2):

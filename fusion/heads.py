@@ -12,6 +12,7 @@ Heads start from the denoised second moments and the class means mu_c = M_c / n_
 * **synthetic**: rows are sampled from the class-conditional Gaussians N(mu_c, (S + lambda I) / n) and a multinomial
   logistic regression is trained on them with torch, as in One Shot Federation. Moments give all classes one common
   covariance, so it estimates the directions of lda with sampling error on top; it is there to be asked for.
+* **mlp**: a network with one hidden layer on such rows (`fusion.synthetic`), for classes that differ in covariance.
 * **mlp**: the same rows, and a network with one hidden layer (`fusion.synthetic`).
 
 lambda = multiplier * edge (+ a numerical floor), where edge is where the eigenvalues of the fused privacy noise end.
@@ -35,14 +36,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusion.denoise import Spectrum, denoise, spectral_edge
-from fusion.errors import ModelError
 from fusion.evidence import centred, posterior
 from fusion.statistics import Statistics
+
+if TYPE_CHECKING:
+    from fusion.synthetic import Gaussians
 
 Floats = NDArray[np.float64]
 
@@ -54,9 +58,6 @@ OPTIMISM = (
 RIDGE_FLOOR = 1e-2  # in rows: all of lambda where there is no noise; bounds the weight of features no row has
 SEEN_DEVIATIONS = 2.0  # a class counts as seen above this; lower lets in means of nothing but noise
 RELU, SQUARE = "relu", "square"
-SYNTHETIC_ROWS = 4_096
-SYNTHETIC_STEPS = 60
-SYNTHETIC_DECAY = 1e-3  # of squared weights: keeps separable samples from growing them without end
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class Head:
     multipliers: tuple[float, ...]
     regression: bool
     has_lambda: bool = True
+    linear: bool = True  # one layer: only then can sums score it
 
 
 def bayes(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
@@ -188,6 +190,8 @@ def bayes(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
     if not cleaned.statistics.classes:
         mean = cleaned.target_mean - directions.T @ cleaned.mean
         return (Layer(directions, mean),)
+    if cleaned.statistics.classes == 2:  # one direction: only how sure to be along it is left to say
+        return (calibrated(cleaned, directions),)
     return (_from_indicators(cleaned, directions, estimate.explained),)
 
 
@@ -207,9 +211,30 @@ def lda(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
 
 def synthetic(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
     """Logistic regression on rows sampled from the fused Gaussians; the same seed gives the same bits."""
+    from fusion.synthetic import logistic
+
+    return (calibrated(cleaned, logistic(_gaussians(cleaned, multiplier), seed)),)
+
+
+def mlp(cleaned: Cleaned, multiplier: float, seed: bytes) -> Layers:
+    """A network with one hidden layer, trained on rows sampled from the fused distributions."""
+    return network(_gaussians(cleaned, multiplier), seed)
+
+
+def network(gaussians: Gaussians, seed: bytes) -> Layers:
+    """`fusion.synthetic.mlp` as layers."""
+    from fusion.synthetic import mlp as trained
+
+    (first, shift), (last, offsets) = trained(gaussians, TAIL, seed)
+    return (Layer(first, shift), Layer(last, offsets))
+
+
+def _gaussians(cleaned: Cleaned, multiplier: float) -> Gaussians:
+    """Class means, and one covariance (S + lambda I) / n for all."""
+    from fusion.synthetic import Gaussians
+
     scale = np.sqrt((cleaned.within.values + cleaned.ridge(multiplier)) / cleaned.rows)
-    directions = _logistic_directions(cleaned.means, cleaned.within.vectors * scale, cleaned.priors, seed)
-    return (calibrated(cleaned, directions),)
+    return Gaussians(cleaned.means.T, (cleaned.within.vectors * scale)[None], cleaned.priors)
 
 
 HEADS = {
@@ -219,17 +244,14 @@ HEADS = {
         Head("lda", lda, (0.1, 0.3, 1.0, 3.0), regression=False),
         Head("ridge", ridge, (0.1, 0.3, 1.0, 3.0), regression=True),
         Head("synthetic", synthetic, (1.0,), regression=False),
+        Head("mlp", mlp, (1.0,), regression=False, linear=False),
     )
 }
 
 
-def head_named(name: str, classes: int) -> Head:
-    """The head of that name; ModelError where there is none, or none for the kind of task."""
-    known = [head.name for head in HEADS.values() if classes or head.regression]
-    if name not in known:
-        kind = "classification" if classes else "regression"
-        raise ModelError(f'there is no head "{name}" for {kind}; choose one of: {", ".join(known)}')
-    return HEADS[name]
+def heads_of(classes: int) -> tuple[str, ...]:
+    """Names of the heads for that many classes; for 0, of those for a regression."""
+    return tuple(head.name for head in HEADS.values() if classes or head.regression)
 
 
 def _from_indicators(cleaned: Cleaned, directions: Floats, explained: Floats) -> Layer:
@@ -271,7 +293,7 @@ def calibrated(cleaned: Cleaned, directions: Floats) -> Layer:
     """The scores V^T x of `directions` V (d, C) as logits, by the formula at the top of the module."""
     score_means = directions.T @ cleaned.means
     between = (score_means * cleaned.counts) @ score_means.T
-    values, vectors = np.linalg.eigh(directions.T @ cleaned.total.matrix @ directions - between)
+    values, vectors = np.linalg.eigh(cleaned.total.form(directions) - between)
     scatter = (vectors * np.maximum(values, 0.0)) @ vectors.T
     scatter += cleaned.hidden_variance * (directions.T @ directions)
     mixing = np.linalg.lstsq(scatter, cleaned.rows * score_means, rcond=1e-10)[0]
@@ -285,42 +307,7 @@ def _regression(cleaned: Cleaned, multiplier: float) -> Layer:
     target_mean = cleaned.target_mean
     covariance = statistics.cross[:, 0] - rows * target_mean * mean
     weight = cleaned.total.solve(covariance[:, None], cleaned.ridge(multiplier))[:, 0]
-    scatter = float(weight @ cleaned.total.matrix @ weight) - rows * float(mean @ weight) ** 2
+    scatter = float(cleaned.total.form(weight[:, None])[0, 0]) - rows * float(mean @ weight) ** 2
     variance = max(scatter, 0.0) + cleaned.hidden_variance * float(weight @ weight)
     slope = float(weight @ covariance) / variance if variance > 0.0 else 0.0
     return Layer(slope * weight[:, None], np.array([target_mean - slope * float(mean @ weight)]))
-
-
-def _logistic_directions(means: Floats, factor: Floats, priors: Floats, seed: bytes) -> Floats:
-    """(d, C) weights of a multinomial logistic regression on rows mu_c + factor z, z standard normal."""
-    import torch
-
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        dimension, classes = means.shape
-        generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
-        rows_each = -(-SYNTHETIC_ROWS // classes)
-        z = torch.randn(classes, rows_each, dimension, generator=generator, dtype=torch.float64)
-        x = (torch.from_numpy(means.T.copy())[:, None, :] + z @ torch.from_numpy(factor.T.copy())).flatten(0, 1)
-        label = torch.arange(classes).repeat_interleave(rows_each)
-        weight = torch.zeros(dimension, classes, dtype=torch.float64, requires_grad=True)
-        bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-        class_weight = torch.from_numpy(priors * classes)
-        optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=SYNTHETIC_STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-9
-        )
-
-        def loss() -> torch.Tensor:
-            optimizer.zero_grad()
-            value = torch.nn.functional.cross_entropy(x @ weight + bias, label, weight=class_weight)
-            value = value + SYNTHETIC_DECAY * (weight**2).sum() / 2
-            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            return value
-
-        optimizer.step(loss)  # type: ignore[no-untyped-call]  # likewise
-        return np.asarray(weight.detach().numpy(), dtype=np.float64)
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)

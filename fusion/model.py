@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from fusion.artifact import FORMAT, Model, to_tensors
 from fusion.card import card, card_message, describe
+from fusion.errors import ModelError
 from fusion.fitting import rounded
 from fusion.fuse import Contribution, Fused, fuse
 from fusion.model_files import MAX_MODEL_BYTES, read_model, write_onnx, write_safetensors
@@ -55,12 +56,21 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
     The caller passes at most one live summary per origin and part of its data. Implausible ones are left out and
     named in `quarantined`. NothingToFuse when none is left; ModelError for a head that the task cannot have.
     """
+    kind = kind_of(task)
+    check_head(task, head)
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
         seed = seed_of(fused)
-        fitted = kind_of(task).fit(fused, head, seed)
+        fitted = kind.fit(fused, head, seed)
     method = {"summary": task.summary, **fitted.method, "asked": head, "seed": seed.hex()}
     return Model(_manifest(fused, method, fitted.quality), to_tensors(fitted.layers), fused.quarantined)
+
+
+def check_head(task: Task, head: str | None) -> None:
+    """ModelError for a head that a model of the task cannot have."""
+    known = kind_of(task).heads(task)
+    if head is not None and head not in known:
+        raise ModelError(f'there is no head "{head}" for this task; choose one of: {", ".join(known)}')
 
 
 def rebuild(task: Task, contributions: Iterable[Contribution], model: Model) -> Model:

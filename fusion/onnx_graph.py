@@ -1,6 +1,7 @@
 """The model as one ONNX graph: raw named columns in, class probabilities (or a number) out.
 
-Inputs are the columns of the task, as its encoder takes them (`fusion.encoders.tabular_graph` and its neighbors).
+Inputs are the columns of the task, as its encoder takes them (`fusion.encoders.tabular_graph` and its neighbors); for
+the encoders `onnx` and `text` the output of the backbone, which is no part of this graph.
 Outputs are `label` (string [N]) and `probabilities` (float32 [N, C], classes in the order of the task), or `value`
 (float32 [N, 1]); where a column of the task has that name, the output carries an underscore at its end.
 
@@ -21,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fusion.artifact import Model, label_scale, layer_names
 from fusion.encoders.tabular import TabularRows
 from fusion.heads import SQUARE
-from fusion.task import Task
+from fusion.task import OnnxEncoder, Task, TextEncoder
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 PRODUCER = "tidings"
@@ -102,8 +103,36 @@ def _tabular(builder: Builder, model: Model) -> tuple[Inputs, str]:
     return inputs, lifted(builder, encoder, row)
 
 
+def _onnx(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.backbone_graph import features
+
+    settings = model.task.encoder
+    assert isinstance(settings, OnnxEncoder)  # noqa: S101 - the registry calls it for this kind alone
+    return features(builder, settings)
+
+
+def _text(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.text_graph import features
+
+    settings = model.task.encoder
+    assert isinstance(settings, TextEncoder)  # noqa: S101 - likewise
+    return features(builder, settings)
+
+
+def _image(builder: Builder, model: Model) -> tuple[Inputs, str]:
+    from fusion.encoders.image import ImageRows
+    from fusion.encoders.image_graph import features
+
+    return features(builder, ImageRows.of(model.task))
+
+
 # Per kind of encoder: the inputs of the graph, and the name of x [N, d] in it.
-_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {"tabular": _tabular}
+_ENCODERS: dict[str, Callable[[Builder, Model], tuple[Inputs, str]]] = {
+    "tabular": _tabular,
+    "onnx": _onnx,
+    "image": _image,
+    "text": _text,
+}
 
 
 def _layer(builder: Builder, model: Model, name: str, x: str, last: bool) -> str:

@@ -24,6 +24,7 @@ from fusion.summaries.moments import MAX_ROWS
 
 if TYPE_CHECKING:
     from fusion.class_means import ClassSums
+    from fusion.residual_fit import Residuals
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +42,7 @@ def problem_of(statistics: Statistics) -> str | None:
 def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
     """Counts, class sums, and the column that G and M both hold: sum_c M_c = G[:, bias] / bias."""
     d, sigma = statistics.dimension, statistics.cross_sigma
-    problem = _implausible_class_sums(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
+    problem = class_sums_problem(statistics.cross, statistics.counts, sigma, statistics.count_sigma, slack)
     if problem is not None:
         return problem
     gap = statistics.cross.sum(axis=1) - statistics.row_sum
@@ -54,29 +55,50 @@ def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
 def problem_of_class_sums(sums: ClassSums) -> str | None:
     """The first check that these class sums, of one summary, fail."""
     slack = (ROUNDING + sums.granularity) * (1.0 + abs(float(sums.counts.sum())))
-    return _implausible_class_sums(sums.sums, sums.counts, sums.sigma, sums.count_sigma, slack)
+    return class_sums_problem(sums.sums, sums.counts, sums.sigma, sums.count_sigma, slack)
 
 
 def problem_of_variances(statistics: Statistics) -> str | None:
     """The same for statistics of classes whose Gram matrix is known on its diagonal alone."""
     slack = (ROUNDING + statistics.granularity) * (1.0 + abs(statistics.rows))
-    problem = _implausible_class_sums(
+    problem = class_sums_problem(
         statistics.cross, statistics.counts, statistics.cross_sigma, statistics.count_sigma, slack
     )
-    if problem is None and (statistics.diagonal < -DEVIATIONS * statistics.gram_sigma - slack).any():
+    noise = np.sqrt(DEVIATIONS**2 + 2.0 * np.log(statistics.dimension)) * statistics.gram_sigma  # for all entries
+    if problem is None and (statistics.diagonal < -noise - slack).any():
         return "it has negative sums of squares"
     return problem or _implausible_trace(statistics, slack)
 
 
-def _implausible_class_sums(sums: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
-    """(d, C) sums of rows and (C,) counts."""
-    d, classes = sums.shape
+def problem_of_residuals(residuals: Residuals) -> str | None:
+    """The first check that these class sums and residual moments, of one summary, fail."""
+    problem = problem_of_class_sums(residuals.classes)
+    if problem is not None:
+        return problem
+    counts, d, sigma = residuals.classes.counts, len(residuals.moments), residuals.moments_sigma
+    rows, slack = float(counts.sum()), (ROUNDING + residuals.classes.granularity) * (1.0 + abs(float(counts.sum())))
+    most = rows + DEVIATIONS * np.sqrt(len(counts)) * residuals.classes.count_sigma + slack
+    if np.trace(residuals.moments) > most + DEVIATIONS * np.sqrt(d) * sigma:
+        return "its residual moments are larger than its number of rows allows"
+    lengths_noise = DEVIATIONS * residuals.lengths_sigma
+    if not -lengths_noise - ROUNDING <= residuals.lengths <= most + lengths_noise:
+        return "the lengths of its residuals do not fit the number of rows"
+    floor = spectral_edge(d, sigma) + DEVIATIONS * sigma + slack
+    upper = residuals.moments[_above_diagonal(d)]
+    if not _positive_definite(residuals.moments.diagonal(), upper, floor, rows):
+        return "its residual moments are not those of any rows, whatever the noise"
+    return None
+
+
+def class_sums_problem(cross: Floats, counts: Floats, sigma: float, count_sigma: float, slack: float) -> str | None:
+    """What is impossible about the counts (C,) and feature sums (d, C) of classes with noise of these deviations."""
+    d, classes = cross.shape
     count_noise = DEVIATIONS * count_sigma
     if (counts < -count_noise - slack).any():
         return "it counts fewer than no rows in a class"
     if counts.sum() > MAX_ROWS + np.sqrt(classes) * count_noise:
         return f"it counts more rows than the {MAX_ROWS} that a release may have"
-    norms = np.linalg.norm(sums, axis=0)
+    norms = np.linalg.norm(cross, axis=0)
     if (norms > counts + count_noise + sigma * (np.sqrt(d) + DEVIATIONS) + slack).any():
         return "the feature sum of a class is longer than its number of rows allows"
     return None
@@ -116,21 +138,22 @@ def _implausible_gram(statistics: Statistics, slack: float) -> str | None:
         return problem
     d, sigma = statistics.dimension, statistics.gram_sigma
     floor = spectral_edge(d, sigma) + DEVIATIONS * sigma + slack
-    if not _positive_definite(statistics, floor):
+    if not _positive_definite(statistics.diagonal, statistics.upper, floor, statistics.rows):
         return "its second moments are not those of any rows, whatever the noise"
     return None
 
 
-def _positive_definite(statistics: Statistics, shift: float) -> bool:
-    """Whether gram + shift I has a Cholesky factor, in single precision: a fortieth of the work of eigenvalues.
+def _positive_definite(diagonal: Floats, upper: Floats, shift: float, rows: float) -> bool:
+    """Whether a sum over `rows` has a Cholesky factor once `shift` I is added: a fortieth of the work of eigenvalues.
 
-    The shift grows by the bound on what rounding can do, about n d 2^-24, far below the noise for a million rows.
+    Single precision: the shift grows by the bound on what rounding can do, about n d 2^-24, far below the noise for a
+    million rows.
     """
-    d = statistics.dimension
-    shift += d * 2.0**-24 * abs(statistics.rows)
+    d = len(diagonal)
+    shift += d * 2.0**-24 * abs(rows)
     matrix = np.empty((d, d), dtype=np.float32)  # LAPACK looks at one triangle
-    matrix[_above_diagonal(d)] = statistics.upper
-    np.fill_diagonal(matrix, statistics.diagonal + shift)
+    matrix[_above_diagonal(d)] = upper
+    np.fill_diagonal(matrix, diagonal + shift)
     return bool(lapack.spotrf(matrix.T, lower=1, clean=0, overwrite_a=1)[1] == 0)
 
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.encoders import encoder_for
 from fusion.errors import DataError
 from fusion.noise import discrete_gaussian
-from fusion.summaries import Blocks, Measured, Progress, kind_of
-from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, plan, step_of
+from fusion.summaries import Measured, Progress, kind_of
+from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, limits_of, plan, step_for, step_of
 from fusion.task import Task
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def release(
     from fusion.dataset import inspect, person_pass, read_batches
 
     planned = plan(task, epsilon)
+    encoder_for(task)  # a backbone that is missing or broken must be found before the budget is charged
     if part is not None:
         part.check(task)
     persons = person_pass(task)
@@ -101,9 +103,11 @@ def measure(task: Task, batches: Iterable[Batch], progress: Progress | None = No
 
 def exact_summary(task: Task, batches: Iterable[Batch]) -> Summary:
     """The sums without noise, for tests and for comparisons on one machine; `to_bytes` refuses it."""
-    blocks = measure(task, batches).blocks
+    measured, layout = measure(task, batches), kind_of(task).layout(task)
+    blocks = measured.with_second(measured.blocks, {block.name: 0 for block in layout})
     claim = Claim(math.inf, 0.0, "none", kind_of(task).sensitivity(task), ADJACENCY, task.privacy.unit, 0)
-    return Summary(task.id, task.summary, claim, blocks, dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0))
+    steps, sigmas = dict.fromkeys(blocks, 1), dict.fromkeys(blocks, 0)
+    return Summary(task.id, task.summary, claim, blocks, steps, sigmas, limits_of(layout))
 
 
 def noisy_summary(task: Task, measured: Measured, epsilon: float) -> Summary:
@@ -115,14 +119,20 @@ def noisy_summary(task: Task, measured: Measured, epsilon: float) -> Summary:
 
 
 def _noised(planned: Plan, measured: Measured, ledger_position: int) -> Summary:
-    blocks: Blocks = {}
-    steps: dict[str, int] = {}
-    for block in planned.layout:
-        sigma = planned.sigmas[block.name]
-        steps[block.name] = step_of(sigma)
-        blocks[block.name] = noised_block(measured.blocks[block.name], sigma)
+    sigmas = {block.name: planned.sigmas[block.name] for block in planned.sent}
+    steps = {block.name: step_for(block, sigmas[block.name]) for block in planned.sent}
+    blocks = {name: noised_block(values, sigmas[name]) for name, values in measured.blocks.items()}
+    if measured.then is not None:
+        published = {name: values * steps[name] for name, values in blocks.items()}
+        second = measured.then(published, planned.sigmas)
+        made_of_noisy = {block.name for block in planned.sent if block.is_derived}
+        blocks |= {
+            name: _in_steps(values, steps[name]) if name in made_of_noisy else noised_block(values, sigmas[name])
+            for name, values in second.items()
+        }
+    blocks = {block.name: blocks[block.name] for block in planned.sent}
     claim = claim_of(planned, ledger_position)
-    return Summary(planned.task_id, planned.kind, claim, blocks, steps, dict(planned.sigmas))
+    return Summary(planned.task_id, planned.kind, claim, blocks, steps, sigmas, limits_of(planned.layout))
 
 
 def noised_block(values: NDArray[np.int64], sigma: int) -> NDArray[np.int64]:
@@ -144,6 +154,10 @@ def _check_rows(task: Task, report: RowReport, part: Part | None) -> None:
         raise DataError(f"no row has a label that the task knows; check the label column and its classes{column}")
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+    if task.model is not None:
+        from fusion.summaries.model import check_memory
+
+        check_memory(task, report.rows_used)
 
 
 def _continued(progress: Progress | None, rows_before: int) -> Progress | None:

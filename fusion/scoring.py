@@ -1,8 +1,8 @@
 """Running a model file on raw rows, and scoring it against their labels.
 
-An .onnx file is run by ONNX Runtime from raw columns, a .safetensors file by the encoder and its layers in float64;
-they agree to the precision of float32. Rows are streamed; scoring keeps one probability per row and class, which the
-area under the curve needs.
+An .onnx file is run by ONNX Runtime from raw columns (from the output of its backbone, where its task has one), a
+.safetensors file by the encoder and its layers in float64; they agree to the precision of float32. Rows are streamed;
+scoring keeps one probability per row and class, which the area under the curve needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusion.artifact import Model, label_scale
 from fusion.heads import forward
 from fusion.model_files import is_onnx, read_model
 from fusion.summaries.moments import BLOCK_ROWS, parts_of
-from fusion.task import CategoryColumn, NumberColumn, Task
+from fusion.task import CategoryColumn, ImageColumn, NumberColumn, Task
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
@@ -66,9 +66,9 @@ def predict(data: bytes, paths: Sequence[Path]) -> Iterator[Predictions]:
 def evaluate(data: bytes, paths: Sequence[Path]) -> dict[str, Any]:
     """Scores over the labeled rows of the files.
 
-    Classes: n, accuracy, balanced_accuracy (mean recall of the classes present), auc, log_loss. Numbers: n, r2, rmse,
-    mae, against labels clipped to the task's bounds. A score that the rows do not define (auc with one class
-    only, r2 of a constant) is None.
+    Classes: n, accuracy, balanced_accuracy (mean recall of the classes present), auc, log_loss, and per_class: name, n,
+    recall and precision of each. Numbers: n, r2, rmse, mae, against labels clipped to the task's bounds. A score that
+    the rows do not define (auc with one class only, r2 of a constant) is None.
     """
     from fusion.dataset import read_batches
 
@@ -79,13 +79,16 @@ def evaluate(data: bytes, paths: Sequence[Path]) -> dict[str, Any]:
         labels.append(np.asarray(batch.label))
     values, truth = np.concatenate(predicted).astype(np.float64), np.concatenate(labels)
     if model.task.label.classes:
-        return class_scores(values, truth)
+        scores = class_scores(values, truth)
+        named = zip(model.task.class_names, scores["per_class"], strict=True)
+        return scores | {"per_class": [{"name": name} | one for name, one in named]}
     return number_scores(values[:, 0], _unscaled(model.task, truth))
 
 
 def class_scores(probabilities: Floats, label: NDArray[np.int64]) -> dict[str, Any]:
     """Scores of (n, C) probabilities against class indices; see `evaluate`."""
-    right = probabilities.argmax(axis=1) == label
+    guess = probabilities.argmax(axis=1)
+    right = guess == label
     present = np.unique(label)
     own = probabilities[np.arange(len(label)), label]
     return {
@@ -94,6 +97,17 @@ def class_scores(probabilities: Floats, label: NDArray[np.int64]) -> dict[str, A
         "balanced_accuracy": float(np.mean([right[label == c].mean() for c in present])),
         "auc": _auc(probabilities, label),
         "log_loss": float(-np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()),
+        "per_class": [_one_class(guess == c, label == c) for c in range(probabilities.shape[1])],
+    }
+
+
+def _one_class(guessed: NDArray[np.bool_], true: NDArray[np.bool_]) -> dict[str, Any]:
+    """n rows of the class, the share of them recognized, and the share of guesses of the class that are right."""
+    found = int((guessed & true).sum())
+    return {
+        "n": int(true.sum()),
+        "recall": found / int(true.sum()) if true.any() else None,
+        "precision": found / int(guessed.sum()) if guessed.any() else None,
     }
 
 
@@ -132,7 +146,7 @@ def area_under_curve(score: Floats, positive: NDArray[np.bool_]) -> float | None
 
 def _open(data: bytes) -> tuple[Model, Runner]:
     model, _card = read_model(data)
-    return model, _in_blocks(_onnx_runner(data, model.task) if is_onnx(data) else _layers_runner(model))
+    return model, _in_blocks(_onnx_runner(data, model) if is_onnx(data) else _layers_runner(model))
 
 
 def _in_blocks(run: Runner) -> Runner:
@@ -154,7 +168,7 @@ def _layers_runner(model: Model) -> Runner:
     return run
 
 
-def _onnx_runner(data: bytes, task: Task) -> Runner:
+def _onnx_runner(data: bytes, model: Model) -> Runner:
     """`data` must have passed `read_model`: only a graph that we would write ourselves reaches the runtime."""
     import onnxruntime
 
@@ -164,17 +178,36 @@ def _onnx_runner(data: bytes, task: Task) -> Runner:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    wanted = [output_names(task)[-1]]
+    wanted = [output_names(model.task)[-1]]
+    inputs = _inputs_of(model)
 
     def run(batch: Batch) -> Floats:
-        (values,) = session.run(wanted, onnx_inputs(batch, task))
+        (values,) = session.run(wanted, inputs(batch))
         return np.asarray(values, dtype=np.float64)
 
     return run
 
 
+def _inputs_of(model: Model) -> Callable[[Batch], dict[str, NDArray[Any]]]:
+    """What makes the graph's inputs of a batch: its columns, or what the task's backbone says of them."""
+    if model.task.encoder.kind == "onnx":
+        from fusion.encoders.backbone import BackboneRows
+        from fusion.encoders.backbone_graph import INPUT
+
+        backbone = BackboneRows.of(model.task)
+        return lambda batch: {INPUT: backbone.outputs(batch)}
+    if model.task.encoder.kind == "text":
+        from fusion.encoders.text import TextRows
+        from fusion.encoders.text_graph import INPUT as SENTENCE
+
+        rows = TextRows.of(model.task)
+        return lambda batch: {SENTENCE: rows.vectors(batch)}
+    return lambda batch: onnx_inputs(batch, model.task)
+
+
 def onnx_inputs(batch: Batch, task: Task) -> dict[str, NDArray[Any]]:
-    """The columns of a batch as the graph takes them: float32 with NaN, and texts, empty for missing; all [N, 1]."""
+    """The columns of a batch as the graph takes them: float32 with NaN, and texts, empty for missing, all [N, 1]; bytes
+    of pictures [N, height, width, channels]."""
     inputs: dict[str, NDArray[Any]] = {}
     for column in task.columns:
         if isinstance(column, CategoryColumn):
@@ -182,6 +215,8 @@ def onnx_inputs(batch: Batch, task: Task) -> dict[str, NDArray[Any]]:
             inputs[column.name] = texts[batch.categories[column.name]][:, None]
         elif isinstance(column, NumberColumn):
             inputs[column.name] = batch.numbers[column.name].astype(np.float32)[:, None]
+        elif isinstance(column, ImageColumn):
+            inputs[column.name] = batch.images[column.name]
     return inputs
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers, head_named
+from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers
 from fusion.statistics import Statistics
 from fusion.summaries import kind_of
 from fusion.sums import total
@@ -91,19 +91,21 @@ class Split:
 
 
 def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
-    """The head (`head`, or else the best) and its lambda; ModelError for a head that the task cannot have."""
+    """The head (`head`, or else the best) and its lambda."""
     statistics = fused.statistics
-    default = default_candidate(statistics.classes, head)
+    default = default_candidate(head)
+    if not HEADS[default.head].linear:
+        return Selection(default, "as asked for: what is not linear cannot be scored on sums", None)
     splits = _splits(fused)
     subject = "lambda" if head else "head and lambda"
     if not splits:
         return Selection(default, f"default {subject}: no summary can be left out and scored", None)
-    fits = {default: [_fit(default, split, seed) for split in splits]}
+    fits = {default: [fit_on_rest(default, split.rest, seed) for split in splits]}
     if statistics.noiseless:
         reason = f"default {subject}: without noise there is nothing to choose"
         return Selection(default, reason, _quality(fits[default], splits))
     for challenger in _challengers(default, head, statistics.classes):
-        fits[challenger] = [_fit(challenger, split, seed) for split in splits]
+        fits[challenger] = [fit_on_rest(challenger, split.rest, seed) for split in splits]
     best = _best(default, fits, splits)
     reason = f"default {subject}: nothing was clearly better on left-out summaries"
     if best != default:
@@ -111,9 +113,9 @@ def select(fused: Fused, head: str | None, seed: bytes) -> Selection:
     return Selection(best, reason, _quality(fits[best], splits))
 
 
-def default_candidate(classes: int, head: str | None) -> Candidate:
-    """What is used unless there is evidence for something else; ModelError for a head that does not fit."""
-    return Candidate(head_named(head or DEFAULT_HEAD, classes).name, DEFAULT_MULTIPLIER)
+def default_candidate(head: str | None) -> Candidate:
+    """What is used unless there is evidence for something else."""
+    return Candidate(head or DEFAULT_HEAD, DEFAULT_MULTIPLIER)
 
 
 def _challengers(default: Candidate, asked: str | None, classes: int) -> list[Candidate]:
@@ -152,10 +154,11 @@ class Fit:
     weights: Floats  # (d, C): x -> the one-hot or target scale
 
 
-def _fit(candidate: Candidate, split: Split, seed: bytes) -> Fit:
-    layers = HEADS[candidate.head].fit(split.rest, candidate.multiplier, seed)
-    logits = _linear_map(layers, split.rest.statistics.bias)
-    return Fit(logits, _on_label_scale(logits, split.rest))
+def fit_on_rest(candidate: Candidate, rest: Cleaned, seed: bytes) -> Fit:
+    """`candidate` on the statistics that are left."""
+    layers = HEADS[candidate.head].fit(rest, candidate.multiplier, seed)
+    logits = _linear_map(layers, rest.statistics.bias)
+    return Fit(logits, _on_label_scale(logits, rest))
 
 
 def _linear_map(layers: Layers, bias: float) -> Floats:
@@ -170,7 +173,7 @@ def _on_label_scale(logits: Floats, rest: Cleaned) -> Floats:
     """(d, C): the least-squares map from logits and a constant to the label, composed with the logits."""
     statistics = rest.statistics
     basis = np.column_stack([logits, _constant(statistics)])
-    products = basis.T @ rest.total.matrix @ basis
+    products = rest.total.form(basis)
     products[:-1, :-1] += rest.hidden_variance * (logits.T @ logits)
     return np.asarray(basis @ np.linalg.lstsq(products, basis.T @ statistics.cross, rcond=1e-10)[0])
 
@@ -185,13 +188,13 @@ def _constant(statistics: Statistics) -> Floats:
 # --- squared errors ---------------------------------------------------------------------------------------------
 
 
-def _squared_error(weights: Floats, group: Statistics) -> float:
+def squared_error(weights: Floats, group: Statistics) -> float:
     """E_k(W) of the module's docstring."""
     products = float(np.sum(weights * (group.gram @ weights)) - 2.0 * np.sum(weights * group.cross))
     return products + group.target_square
 
 
-def _difference_variance(a: Floats, b: Floats, factor: float, group: Statistics) -> float:
+def difference_variance(a: Floats, b: Floats, factor: float, group: Statistics) -> float:
     """The variance that noise in `group` gives E_k(a) - factor E_k(b), which is linear in G, M and n (or T).
 
     <A, G> for a symmetric A has variance sigma^2 ||A||^2, and ||a a^T - f b b^T||^2 needs only products of C columns.
@@ -211,8 +214,8 @@ def _best(default: Candidate, fits: dict[Candidate, list[Fit]], splits: Sequence
     for candidate, fitted in fits.items():
         gains, variance = [], 0.0
         for ours, theirs, split in zip(fitted, fits[default], splits, strict=True):
-            gains.append(_squared_error(theirs.weights, split.group) - _squared_error(ours.weights, split.group))
-            variance += _difference_variance(theirs.weights, ours.weights, 1.0, split.group)
+            gains.append(squared_error(theirs.weights, split.group) - squared_error(ours.weights, split.group))
+            variance += difference_variance(theirs.weights, ours.weights, 1.0, split.group)
         if len(gains) > 1:
             variance = max(variance, len(gains) * float(np.var(gains, ddof=1)))
         if sum(gains) > max(lead, TOLERANCE * float(np.sqrt(variance))):
@@ -225,21 +228,21 @@ def _best(default: Candidate, fits: dict[Candidate, list[Fit]], splits: Sequence
 
 def _quality(fitted: Sequence[Fit], splits: Sequence[Split]) -> Quality | None:
     """Error relative to base rates; None where noise leaves not even the error of base rates above zero."""
-    base = [_base_rates(split.rest) for split in splits]
-    error = sum(_squared_error(fit.weights, split.group) for fit, split in zip(fitted, splits, strict=True))
-    base_error = sum(_squared_error(one, split.group) for one, split in zip(base, splits, strict=True))
+    base = [base_rates(split.rest) for split in splits]
+    error = sum(squared_error(fit.weights, split.group) for fit, split in zip(fitted, splits, strict=True))
+    base_error = sum(squared_error(one, split.group) for one, split in zip(base, splits, strict=True))
     if base_error <= 0.0:
         return None
     ratio = error / base_error
     variance = sum(
-        _difference_variance(fit.weights, one, ratio, split.group)
+        difference_variance(fit.weights, one, ratio, split.group)
         for fit, one, split in zip(fitted, base, splits, strict=True)
     )
     scores = _recognized([fit.logits for fit in fitted], splits)
     return Quality(ratio, float(np.sqrt(variance)) / base_error, len(splits), *scores)
 
 
-def _base_rates(rest: Cleaned) -> Floats:
+def base_rates(rest: Cleaned) -> Floats:
     """(d, C): the map that takes every x to the share of each class (or to the mean target) in the rest."""
     statistics = rest.statistics
     rates = rest.priors if statistics.classes else statistics.cross[-1] / (statistics.bias * rest.rows)

@@ -12,6 +12,10 @@ vary, by compression, is a function of the noised numbers, hence as private as t
 `step` is the power of two at or below sigma / 4: rounding after the noise is free for privacy, adds at most
 0.6 % to the variance, and leaves about five bits an entry.
 
+A block that is made from noisy numbers alone (the weights of a model trained with noise) states a sigma of 0 and has a
+fixed step and a largest entry, both of which its kind's layout gives; other numbers were noised to get there, which the
+claim covers and nobody sends.
+
 `Summary.from_bytes` trusts nothing: it recomputes sigma from the claim, bounds what it inflates by what the
 task can hold, and raises SummaryError for everything that does not fit. The claim itself is attested, not
 proved.
@@ -22,7 +26,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,7 +72,8 @@ class Summary:
     claim: Claim
     blocks: Blocks  # per block, int64 entries in units of that block's step
     steps: dict[str, int]  # powers of two, in units of 2^-32
-    sigmas: dict[str, int]  # deviation of the noise, in units of 2^-32; 0 only for an exact summary
+    sigmas: dict[str, int]  # deviation of the noise, in units of 2^-32; 0 for an exact summary and for derived blocks
+    limits: dict[str, int] = field(default_factory=dict)  # of derived blocks: the largest magnitude, in units of 2^-32
 
     def sums(self) -> Blocks:
         """The entries in units of 2^-32."""
@@ -105,23 +110,28 @@ class Plan:
     estimated_bytes: int
     unit: str  # whom it protects: a record, or a person
     layout: tuple[BlockLayout, ...]
-    sigmas: dict[str, int]  # per block, in units of 2^-32
+    sigmas: dict[str, int]  # per block, in units of 2^-32; 0 for one derived from others
+
+    @property
+    def sent(self) -> tuple[BlockLayout, ...]:
+        """The blocks that leave."""
+        return tuple(block for block in self.layout if block.sent)
 
 
 def plan(task: Task, epsilon: float) -> Plan:
     """The release of `task` at `epsilon`; BudgetError for an epsilon that the task does not allow."""
-    allowed = task.privacy.max_epsilon
+    allowed, epsilon = task.privacy.max_epsilon, float(epsilon)  # as the claim will state it
     if not 0 < epsilon <= allowed:
         raise BudgetError(f"epsilon must be over 0 and at most {allowed:g}, the maximum of this task; choose again")
     if epsilon < MIN_EPSILON:
         raise BudgetError(f"epsilon below {MIN_EPSILON:g} leaves nothing but noise; choose a larger one")
     kind = kind_of(task)
     layout = kind.layout(task)
-    entries = sum(block.entries for block in layout)
     sensitivity = kind.sensitivity(task)
     sigma = noise_scale(sensitivity, epsilon, task.privacy.delta)
-    sigmas = {block.name: math.ceil(sigma * UNIT / block.noise_divisor) for block in layout}
-    if entries > MAX_ENTRIES or min(sigmas.values()) < MIN_SIGMA:
+    sigmas = {one.name: 0 if one.is_derived else math.ceil(sigma * UNIT / one.noise_divisor) for one in layout}
+    noisy = [block for block in layout if not block.is_derived]
+    if sum(one.entries for one in noisy) > MAX_ENTRIES or min(sigmas[one.name] for one in noisy) < MIN_SIGMA:
         raise BudgetError("this release lies outside the range in which its noise is proved; name fewer columns")
     return Plan(
         task_id=task.id,
@@ -129,7 +139,7 @@ def plan(task: Task, epsilon: float) -> Plan:
         epsilon=epsilon,
         delta=task.privacy.delta,
         dimension=dimension(task),
-        entries=entries,
+        entries=sum(block.entries for block in layout if block.sent),
         sensitivity=sensitivity,
         sigma=sigma,
         mu=mu_of(epsilon, task.privacy.delta),
@@ -145,12 +155,30 @@ def step_of(sigma: int) -> int:
     return 1 << max(0, sigma.bit_length() - 3)
 
 
+def step_for(block: BlockLayout, sigma: int) -> int:
+    """The step in which a block is sent: its own, or what its noise allows."""
+    return block.step or step_of(sigma)
+
+
+def limits_of(layout: tuple[BlockLayout, ...]) -> dict[str, int]:
+    """Of the derived blocks."""
+    return {block.name: block.limit for block in layout if block.is_derived}
+
+
+def limit_for(block: BlockLayout) -> int:
+    """The largest magnitude of an entry, in units of 2^-32."""
+    return block.limit or MAX_VALUE
+
+
 def _estimated_bytes(layout: tuple[BlockLayout, ...], sigmas: dict[str, int]) -> int:
-    """Entropy of the noise in steps, one bit an entry for the signal, and the header."""
+    """Entropy of the noise in steps, one bit an entry for the signal, and the header; a derived block in full."""
     bits = 0.0
-    for block in layout:
+    for block in (one for one in layout if one.sent):
         sigma = sigmas[block.name]
-        bits += block.entries * (1 + math.log2(math.sqrt(2 * math.pi * math.e) * sigma / step_of(sigma)))
+        if block.is_derived:
+            bits += block.entries * 8 * planes_of(block.step, block.limit)
+        else:
+            bits += block.entries * (1 + math.log2(math.sqrt(2 * math.pi * math.e) * sigma / step_of(sigma)))
     return 600 + math.ceil(bits / 8)
 
 
@@ -165,7 +193,7 @@ def _encode(summary: Summary) -> bytes:
     for name, values in summary.blocks.items():
         step = summary.steps[name]
         block_headers.append([summary.sigmas[name], step])
-        planes.append(_to_planes(_zigzag(values), planes_of(step)))
+        planes.append(_to_planes(_zigzag(values), planes_of(step, summary.limits.get(name, MAX_VALUE))))
     header = _header_bytes(summary.task_id, summary.kind, summary.claim, block_headers)
     frame = zstandard.ZstdCompressor(level=9).compress(b"".join(planes))
     return _MAGIC + _LENGTH.pack(len(header)) + header + frame
@@ -176,9 +204,9 @@ def _header_bytes(task_id: bytes, kind: str, claim: Claim, blocks: list[list[int
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def planes_of(step: int) -> int:
-    """Bytes that hold every zigzagged multiple of `step` up to MAX_VALUE."""
-    return ((2 * (MAX_VALUE // step) + 1).bit_length() + 7) // 8
+def planes_of(step: int, limit: int = MAX_VALUE) -> int:
+    """Bytes that hold every zigzagged multiple of `step` up to `limit`."""
+    return ((2 * (limit // step) + 1).bit_length() + 7) // 8
 
 
 def _zigzag(values: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -226,13 +254,13 @@ class Decoder:
         content = _inflate(frame, sum(sizes))
         blocks: Blocks = {}
         start = 0
-        for block, size, (_sigma, step) in zip(planned.layout, sizes, header["blocks"], strict=True):
+        for block, size, (_sigma, step) in zip(planned.sent, sizes, header["blocks"], strict=True):
             blocks[block.name] = _read_block(content[start : start + size], block, step)
             start += size
-        names = [block.name for block in planned.layout]
+        names = [block.name for block in planned.sent]
         sigmas = {name: stated[0] for name, stated in zip(names, header["blocks"], strict=True)}
         steps = {name: stated[1] for name, stated in zip(names, header["blocks"], strict=True)}
-        return Summary(planned.task_id, planned.kind, claim, blocks, steps, sigmas)
+        return Summary(planned.task_id, planned.kind, claim, blocks, steps, sigmas, limits_of(planned.layout))
 
     def _replan(self, claim: Claim) -> Plan:
         """The release that the claim describes; every field of the claim must be what that release states."""
@@ -249,8 +277,8 @@ class Decoder:
 
 
 def _read_block(content: bytes, block: BlockLayout, step: int) -> NDArray[np.int64]:
-    values = _unzigzag(_from_planes(content, block.entries, planes_of(step)))
-    limit = MAX_VALUE // step
+    values = _unzigzag(_from_planes(content, block.entries, planes_of(step, limit_for(block))))
+    limit = limit_for(block) // step
     if values.size and (values.min() < -limit or values.max() > limit):
         raise SummaryError("the summary holds a sum that no release can reach; ignore it")
     return values
@@ -308,17 +336,18 @@ def claim_of(planned: Plan, ledger_position: int) -> Claim:
 
 def _check_blocks(stated: object, planned: Plan) -> list[int]:
     """Bytes of each block once inflated; sigma and step must be those of the planned release."""
-    if not isinstance(stated, list) or len(stated) != len(planned.layout):
+    if not isinstance(stated, list) or len(stated) != len(planned.sent):
         raise SummaryError("the summary has other blocks than its task; ignore it")
     sizes = []
-    for block, entry in zip(planned.layout, stated, strict=True):
+    for block, entry in zip(planned.sent, stated, strict=True):
         if not isinstance(entry, list) or [type(number) for number in entry] != [int, int]:
             raise SummaryError("the header of the summary is malformed; ignore it")
         sigma, step = entry
         expected = planned.sigmas[block.name]
-        if abs(sigma - expected) > 1 + SIGMA_TOLERANCE * expected or step != step_of(sigma):
+        tolerance = 0 if block.is_derived else 1 + SIGMA_TOLERANCE * expected
+        if abs(sigma - expected) > tolerance or step != step_for(block, sigma):
             raise SummaryError("the noise of the summary is not what its epsilon calls for; ignore it")
-        sizes.append(block.entries * planes_of(step))
+        sizes.append(block.entries * planes_of(step, limit_for(block)))
     return sizes
 
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +40,14 @@ from fusion.errors import ModelError
 from fusion.fuse import Contribution, fuse
 from fusion.model import seed_of
 from fusion.population import Population, population_of
-
-if TYPE_CHECKING:
-    from fusion.task import Task
+from fusion.task import TabularEncoder, Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_ROWS = 100_000_000
 CHUNK_ROWS = 16_384
+MAX_ENTRIES = 2**23  # of a table of encoded rows: 64 MB; tasks of over 512 dimensions get smaller chunks and pilots
 PILOT_ROWS = 8_192  # more settle offsets and the length of rows better, and cost a moment before the first row
 PILOT_ROUNDS = 3
 OFFSET_STEPS = 8
@@ -95,7 +93,8 @@ class Sampler:
         """The next `rows` rows, a chunk at a time; ModelError for a number that nobody means."""
         if not 1 <= rows <= MAX_ROWS:
             raise ModelError(f"the number of rows is from 1 to {MAX_ROWS:,}; choose again")
-        return (self.draw(min(CHUNK_ROWS, rows - start)) for start in range(0, rows, CHUNK_ROWS))
+        chunk = self._at_once(CHUNK_ROWS)
+        return (self.draw(min(chunk, rows - start)) for start in range(0, rows, chunk))
 
     def draw(self, rows: int) -> Batch:
         """That many rows, as a reader would give them."""
@@ -106,7 +105,7 @@ class Sampler:
     def prepare(self) -> None:
         """Fit the offsets and the length on pilot samples with as many rows of each class."""
         seen = np.flatnonzero(self.population.shares > 0.0)
-        labels = seen[np.arange(PILOT_ROWS) % len(seen)]
+        labels = seen[np.arange(self._at_once(PILOT_ROWS)) % len(seen)]
         weights = self.population.shares[labels]
         self.length = max(self.encoder.clip_norm, float(np.sqrt(sum(_typical_square(b) for b in self.encoder.blocks))))
         for _ in range(PILOT_ROUNDS):
@@ -114,6 +113,9 @@ class Sampler:
             _, v = self._features(labels, calibrate=True)
             lengths = np.maximum(np.linalg.norm(v, axis=1), self.encoder.clip_norm)
             self.length = 1.0 / float(np.average(1.0 / lengths, weights=weights))
+
+    def _at_once(self, rows: int) -> int:
+        return min(rows, max(1, MAX_ENTRIES // self.encoder.dimension))
 
     def _condition(self) -> None:
         """Each column's regression on those before it, all from one Cholesky factor of S + lambda."""
@@ -184,7 +186,7 @@ class Sampler:
             return np.ones(0)
         chosen, mean = _ways(shares[:, :-1])
         most = np.average(chosen * mean * (1.0 - mean), axis=0, weights=self.population.shares[labels])
-        ratio = np.clip(column.between / np.maximum(most, np.finfo(float).tiny), *CONCENTRATION_RATIOS)
+        ratio = np.clip(column.between / np.maximum(most, 1e-12), *CONCENTRATION_RATIOS)
         return np.asarray(ratio / (1.0 - ratio))
 
     def _numbers(self, column: Column, mean: Floats, shares: Floats) -> Floats:
@@ -222,20 +224,22 @@ def sampler_of(task: Task, contributions: Iterable[Contribution], seed: int | No
     Without a seed one is derived from the record ids. ModelError for a task whose features cannot be turned back into
     columns, or whose summaries hold no moments; NothingToFuse when no summary is usable.
     """
-    from fusion.encoders import encoder_for
-
-    encoder = encoder_for(task)
-    if not isinstance(encoder, TabularRows):
+    if not isinstance(task.encoder, TabularEncoder) or task.encoder.lift is not None:
         raise ModelError(
-            f"rows cannot be made for this task: its encoder ({task.encoder.kind}) turns them into features from which "
-            "no cell can be read back; only a plain tabular one can"
+            f"rows cannot be made for this task: its {_encoder_name(task)} encoder turns them into features from "
+            "which no cell can be read back; only a plain tabular one can be decoded"
         )
     with threadpool_limits(limits=1):
         fused = fuse(task, contributions)
         rng = np.random.default_rng(int.from_bytes(seed_of(fused)) if seed is None else seed)
-        sampler = Sampler(task, encoder, population_of(fused), rng, len(fused.used))
+        sampler = Sampler(task, TabularRows.of(task), population_of(fused), rng, len(fused.used))
         sampler.prepare()
     return sampler
+
+
+def _encoder_name(task: Task) -> str:
+    """As people call it."""
+    return f"{task.encoder.kind}{' (lifted)' if getattr(task.encoder, 'lift', None) else ''}"
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------

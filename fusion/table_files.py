@@ -36,7 +36,9 @@ def write_rows(file: IO[bytes], suffix: str, task: Task, batches: Iterable[Batch
         writer = pyarrow.parquet.ParquetWriter(file, schema)
     else:
         layout = pyarrow.csv.WriteOptions(
-            include_header=task.csv.header, delimiter=task.csv.delimiter, quoting_style="needed"
+            include_header=task.csv.header,
+            delimiter=task.csv.delimiter,
+            quoting_style="needed" if _needs_quotes(task) else "none",  # pyarrow takes "needed" to mean every text
         )
         writer = pyarrow.csv.CSVWriter(file, schema, write_options=layout)
     rows = 0
@@ -45,6 +47,12 @@ def write_rows(file: IO[bytes], suffix: str, task: Task, batches: Iterable[Batch
             writer.write_table(_table(task, batch, schema))
             rows += len(batch)
     return rows
+
+
+def _needs_quotes(task: Task) -> bool:
+    texts = {*_columns(task), *(one.values[0] for one in task.label.classes)}
+    texts |= {value for column in task.columns if isinstance(column, CategoryColumn) for value in column.values}
+    return any({'"', "\n", "\r", task.csv.delimiter} & set(text) for text in texts)
 
 
 def _columns(task: Task) -> list[str]:
@@ -91,6 +99,6 @@ def _labels(task: Task, batch: Batch) -> pa.Array:
 
 
 def _rounded(values: Floats, lower: float, upper: float) -> Floats:
-    """To a ten-thousandth of the width of the bounds or a little finer, as data look."""
-    digits = 4 - int(np.floor(np.log10(upper - lower)))
+    """To a thousandth of the width of the bounds or a little finer, as data look."""
+    digits = 3 - int(np.floor(np.log10(upper - lower)))
     return np.asarray(np.clip(np.round(values, digits), lower, upper))

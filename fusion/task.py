@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 CANONICAL_VERSION = 1
@@ -28,6 +29,7 @@ MAX_MISSING = 100
 MAX_BINS = 64
 MAX_IMAGE_SIDE = 1_024
 MAX_IMAGE_BYTES = 2**20
+MAX_BACKBONE_BYTES = 512 * 2**20  # a vision transformer of 86 million weights in float32 is 350 MB
 MAX_DIMENSION = 4_096  # a Gram matrix of 8.4 million entries: about 5 MB on the wire
 MAX_EPSILON = 20.0
 MAX_DELTA = 1e-5
@@ -36,8 +38,14 @@ DEFAULT_DELTA = 1e-6
 MAX_BOUND = 1e30  # models run in single precision
 MIN_RELATIVE_WIDTH = 1e-6  # closer bounds cannot be told apart in single precision
 DEFAULT_BIAS = 0.4
+DEFAULT_IMAGE_FEATURES = 800
+MAX_IMAGE_FEATURES = 1_000  # as many as `fusion.encoders.image` has directions for
+TEXT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # all-MiniLM-L6-v2
+TEXT_CONSTANTS_SHA256 = "844e9d7e6a2f7e5ad84fb56c4f9625f6ba9380b4829abfab7dcb9d2dc8cb6c1c"  # text_constants.safetensors
+TEXT_WIDTH = 384  # of a sentence vector
+TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "histograms")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "histograms", "residual-moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -45,6 +53,9 @@ MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1
 DEFAULT_FEATURES = 256
 DEFAULT_GAMMA = 1.0
 MAX_SEED = 2**32 - 1
+MAX_HIDDEN = 1_024  # units of a hidden layer
+MAX_TRAINING_STEPS = 1_000
+MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
 MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
 MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
 MAX_CELL_FEATURES = 2_048  # columns times classes: models take the cube of it
@@ -185,7 +196,119 @@ class TabularEncoder:
         return content if self.lift is None else content | {"lift": vars(self.lift)}
 
 
-EncoderSettings = TabularEncoder
+@dataclass(frozen=True)
+class TextEncoder:
+    """How one column of texts becomes vectors, see `fusion.encoders.text`.
+
+    `weights` and `constants` are the sha256 of the sentence model and of the public constants. `lens` is "plain", or
+    "opinion" for tasks about what people think of something.
+    """
+
+    kind: str = "text"
+    bias: float = DEFAULT_BIAS
+    lens: str = "plain"
+    weights: str = TEXT_WEIGHTS_SHA256
+    constants: str = TEXT_CONSTANTS_SHA256
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """The sentence vector, the coordinate of a missing text, the bias."""
+        return TEXT_WIDTH + 2
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        files = {"weights": self.weights, "constants": self.constants}
+        return {"kind": self.kind, "bias": self.bias, "lens": self.lens, **files}
+
+
+@dataclass(frozen=True)
+class PictureInput:
+    """How a picture becomes a backbone's input: enlarged to `height` x `width` (bilinear), each channel scaled to
+    (pixel / 255 - mean) / std, and laid out channels first ("NCHW") or last ("NHWC"). A grey picture is repeated in
+    each of the `channels`."""
+
+    layout: str
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the backbone's input for one row, the batch dimension of 1 included."""
+        if self.layout == "NCHW":
+            return (1, self.channels, self.height, self.width)
+        return (1, self.height, self.width, self.channels)
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        size = {"height": self.height, "width": self.width, "channels": self.channels}
+        return {"layout": self.layout, **size, "mean": list(self.mean), "std": list(self.std)}
+
+
+@dataclass(frozen=True)
+class OnnxEncoder:
+    """A frozen public backbone, named by its sha256 and size, see `fusion.encoders.backbone`.
+
+    The file is no part of the task: it is fetched once and lies where `fusion.backbones` looks. `features` is the
+    width of the output that is taken; `output` its name, empty where the backbone has only one. `picture` is None
+    where the columns are numbers, which enter as one vector [1, columns].
+    """
+
+    kind: str
+    bias: float
+    sha256: str
+    bytes: int
+    features: int
+    output: str = ""
+    picture: PictureInput | None = None
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """Coordinates of an encoded row, bias included."""
+        return 1 + self.features
+
+    def input_shape(self, columns: Sequence[Column]) -> tuple[int, ...]:
+        """Of the backbone's input for one row, the batch dimension of 1 included."""
+        return (1, len(columns)) if self.picture is None else self.picture.shape
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        content: dict[str, Any] = {
+            "kind": self.kind,
+            "bias": self.bias,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "features": self.features,
+        }
+        if self.output:
+            content["output"] = self.output
+        if self.picture is not None:
+            content["picture"] = self.picture.content()
+        return content
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """How one picture becomes a vector, see `fusion.encoders.image`.
+
+    `features` are the first of its ordered directions: more of them tell more and cost noise and bytes, about
+    5/16 of features^2 bytes a summary. `bias` as for tables.
+    """
+
+    kind: str = "image"
+    bias: float = DEFAULT_BIAS
+    features: int = DEFAULT_IMAGE_FEATURES
+
+    def dimension(self, columns: Sequence[Column]) -> int:
+        """Coordinates of an encoded row, bias included."""
+        return 1 + self.features
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form."""
+        return {"kind": self.kind, "bias": self.bias, "features": self.features}
+
+
+EncoderSettings = TabularEncoder | TextEncoder | OnnxEncoder | ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -208,6 +331,39 @@ class HistogramSettings:
 
 
 @dataclass(frozen=True)
+class ModelSettings:
+    """How the small head of summary kind `model` is shaped and trained, see `fusion.summaries.model`. All public.
+
+    `hidden` and `teacher_hidden` are the units of one hidden layer, or empty for a linear head; `teacher_hidden` None
+    means that the head itself is trained. More steps learn more and need more noise each: their noise grows with
+    sqrt(steps). `clip_norm` bounds a row's gradient (a linear head's is at most sqrt(2)). `mean_share` of mu^2 goes to
+    the class means. `expected_rows` is a guess, for advice alone. `initial` are the first weights, float32 in base64,
+    and `initial_model` is the digest of the model that they come from; without them weights are drawn from `seed`.
+    """
+
+    hidden: tuple[int, ...] = ()
+    teacher_hidden: tuple[int, ...] | None = None
+    steps: int = 40
+    clip_norm: float = 1.0
+    learning_rate: float = 5.0
+    mean_share: float = 0.1
+    expected_rows: int = 1_000
+    seed: int = 0
+    initial: str = ""
+    initial_model: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """For the canonical form: `teacher_hidden` and the first weights only where the task gives them."""
+        always = ("steps", "clip_norm", "learning_rate", "mean_share", "expected_rows", "seed")
+        content: dict[str, Any] = {name: getattr(self, name) for name in always} | {"hidden": list(self.hidden)}
+        if self.teacher_hidden is not None:
+            content["teacher_hidden"] = list(self.teacher_hidden)
+        if self.initial:
+            content |= {"initial": self.initial, "initial_model": self.initial_model}
+        return content
+
+
+@dataclass(frozen=True)
 class Task:
     """A validated task. Make one with `from_toml` or `from_canonical`, which hold the checks."""
 
@@ -219,15 +375,19 @@ class Task:
     csv: CsvFormat
     columns: tuple[Column, ...]
     encoder: EncoderSettings
-    class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone, as the next
+    class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
+    model: ModelSettings | None = None  # likewise
     histograms: HistogramSettings | None = None
 
     @classmethod
-    def from_toml(cls, text: str, source: str) -> Task:
-        """The task in a TOML text; TaskError names `source`, the line and the field."""
+    def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:
+        """The task in a TOML text; TaskError names `source`, the line and the field.
+
+        Files that the text names (`model.initial_file`) are read from `folder` and become part of the task.
+        """
         from fusion.task_checks import task_from_toml
 
-        return task_from_toml(text, source)
+        return task_from_toml(text, source, folder)
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Task:
@@ -257,6 +417,8 @@ class Task:
             content["class-moments"] = vars(self.class_moments)
         if self.histograms is not None:
             content["histograms"] = vars(self.histograms)
+        if self.model is not None:
+            content["model"] = self.model.content()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
 

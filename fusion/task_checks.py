@@ -11,6 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fusion.errors import TaskError
@@ -22,7 +23,9 @@ from fusion.task import (
     DEFAULT_DELTA,
     DEFAULT_FEATURES,
     DEFAULT_GAMMA,
+    DEFAULT_IMAGE_FEATURES,
     KINDS,
+    MAX_BACKBONE_BYTES,
     MAX_BINS,
     MAX_BOUND,
     MAX_CATEGORIES,
@@ -37,7 +40,9 @@ from fusion.task import (
     MAX_EPSILON,
     MAX_FILE_COLUMNS,
     MAX_GAMMA,
+    MAX_HIDDEN,
     MAX_IMAGE_BYTES,
+    MAX_IMAGE_FEATURES,
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
@@ -45,9 +50,14 @@ from fusion.task import (
     MAX_PERSON_ROWS,
     MAX_SEED,
     MAX_TASK_BYTES,
+    MAX_TRAINING_ENTRIES,
+    MAX_TRAINING_STEPS,
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
     SUMMARY_KINDS,
+    TEXT_CONSTANTS_SHA256,
+    TEXT_LENSES,
+    TEXT_WEIGHTS_SHA256,
     UNIT_RECORD,
     CategoryColumn,
     ClassMomentsSettings,
@@ -56,27 +66,35 @@ from fusion.task import (
     EncoderSettings,
     HistogramSettings,
     ImageColumn,
+    ImageEncoder,
     Label,
     LabelClass,
     Lift,
+    ModelSettings,
     NumberColumn,
+    OnnxEncoder,
     PersonUnit,
+    PictureInput,
     Privacy,
     TabularEncoder,
     Task,
     TextColumn,
+    TextEncoder,
     columns_width,
     dimension,
     spellings_of,
 )
 
+MIN_PIXEL_STD = 1e-3  # of pixels in [0, 1], whose steps are 1/255
+
 FieldPath = tuple[str | int, ...]
 Fail = Callable[[FieldPath, str], NoReturn]
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def task_from_toml(text: str, source: str) -> Task:
+def task_from_toml(text: str, source: str, folder: Path | None = None) -> Task:
     """See `Task.from_toml`."""
     if len(text) > MAX_TASK_BYTES:
         raise TaskError(f"{source}: a task file of over {MAX_TASK_BYTES} bytes is refused; shorten its lists")
@@ -90,7 +108,57 @@ def task_from_toml(text: str, source: str) -> Task:
     def fail(path: FieldPath, message: str) -> NoReturn:
         raise TaskError(f"{source} line {_line_of(text, path)}: {_field_name(raw, path)}{message}")
 
-    return _build(raw, fail)
+    _take_backbone_file(raw)
+    earlier = _inline_initial(raw, folder, fail)
+    task = _build(raw, fail)
+    if earlier is not None and not _is_same_head(task, earlier):
+        fail(
+            ("model", "initial_file"),
+            "is a model of other columns, classes or another encoder; its weights mean others",
+        )
+    return task
+
+
+def _inline_initial(raw: dict[str, Any], folder: Path | None, fail: Fail) -> Task | None:
+    """Replaces `model.initial_file` by the weights in that file; returns the task that they were fused for."""
+    from fusion.errors import ModelError
+
+    table, path = raw.get("model"), ("model", "initial_file")
+    if not isinstance(table, dict) or "initial_file" not in table:
+        return None
+    from fusion.model_files import MAX_MODEL_BYTES, read_model
+    from fusion.shapes import inline_weights
+
+    name = table.pop("initial_file")
+    if not isinstance(name, str) or folder is None or "initial" in table:
+        fail(path, "must be the name of a model file beside the task file, and the only first weights")
+    try:
+        with (folder / name).open("rb") as file:
+            model, _card = read_model(file.read(MAX_MODEL_BYTES + 1))
+        table["initial"] = inline_weights(model)
+    except (OSError, ModelError, ValueError) as error:
+        fail(path, f"cannot be used: {error}")
+    table["initial_model"] = model.digest.hex()
+    return model.task
+
+
+def _is_same_head(task: Task, earlier: Task) -> bool:
+    ours, theirs = (
+        (one.columns, one.encoder, [(c.name, c.values) for c in one.label.classes]) for one in (task, earlier)
+    )
+    return ours == theirs
+
+
+def backbone_file(text: str) -> str | None:
+    """`encoder.file` of a TOML text that is a task: where its author keeps the backbone. No part of the task itself."""
+    return _take_backbone_file(tomllib.loads(text))
+
+
+def _take_backbone_file(raw: dict[str, Any]) -> str | None:
+    encoder = raw.get("encoder")
+    if not isinstance(encoder, dict) or encoder.get("kind") != "onnx" or not isinstance(encoder.get("file"), str):
+        return None  # a "file" that means nothing is refused like any other unknown field
+    return str(encoder.pop("file"))
 
 
 def task_from_canonical(data: bytes) -> Task:
@@ -171,6 +239,16 @@ class _Table:
             self.fail(key, f"must be finite and at most {MAX_BOUND:g} in magnitude")
         return float(value) + 0.0  # + 0.0 turns -0.0 into 0.0: one canonical form
 
+    def numbers(self, key: str, count: int, default: float) -> tuple[float, ...]:
+        """A list of `count` finite numbers; without the field, `default` that many times."""
+        if key not in self._raw:
+            return (default,) * count
+        value = self.value(key)
+        if not isinstance(value, list) or len(value) != count:
+            self.fail(key, f"must be a list of {count} numbers")
+        entry = _Table({str(i): one for i, one in enumerate(value)}, (*self._path, key), self._fail)
+        return tuple(entry.number(str(i)) for i in range(count))
+
     def texts(self, key: str, limit: int, *, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """A list of at most `limit` distinct non-empty texts."""
         if default is not None and key not in self._raw:
@@ -216,6 +294,8 @@ def _build(raw: object, fail: Fail) -> Task:
         top.fail("name", "must consist of letters, digits, dots, dashes and underscores")
     kind = top.choice("kind", KINDS)
     summary = top.choice("summary", SUMMARY_KINDS, default="moments")
+    if summary == "residual-moments" and kind != "classification":
+        top.fail("summary", "is for classification: its residuals are taken about class means; use moments")
     csv = _build_csv(top.table("csv", required=False))
     label = _build_label(top.table("label"), kind, csv)
     privacy = _build_privacy(top.table("privacy"), label, csv)
@@ -223,8 +303,9 @@ def _build(raw: object, fail: Fail) -> Task:
     encoder = _build_encoder(top.table("encoder"), columns)
     class_moments = _build_class_moments(top, label) if summary == "class-moments" else None
     histograms = _build_histograms(top, label, columns, encoder) if summary == "histograms" else None
+    model = _build_model(top, label) if summary == "model" else None
     top.done()
-    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments, histograms)
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments, model, histograms)
     if histograms is not None and dimension(task) > MAX_DIMENSION:
         top.fail(
             "histograms", f"have {dimension(task) - 1} cells, over the {MAX_DIMENSION - 1} allowed; lower the bins"
@@ -236,6 +317,8 @@ def _build(raw: object, fail: Fail) -> Task:
             "columns",
             f"are encoded in {dimension(task)} dimensions, over the {MAX_DIMENSION} allowed; name fewer",
         )
+    if model is not None:
+        _check_training(top.table("model", required=False), task, model)
     return task
 
 
@@ -275,6 +358,67 @@ def _check_class_moments(top: _Table, task: Task) -> None:
         )
     if d * classes > MAX_CLASS_WIDTH:
         top.fail("summary", f'"class-moments" takes at most {MAX_CLASS_WIDTH // d} classes of {d} dimensions')
+
+
+def _build_model(top: _Table, label: Label) -> ModelSettings:
+    """The table `model`, which a task of summary kind `model` may leave out."""
+    if not label.classes:
+        top.fail("summary", '"model" learns classes; choose "moments" for a regression')
+    table, default = top.table("model", required=False), ModelSettings()
+    settings = ModelSettings(
+        hidden=_hidden(table, "hidden") if table.has("hidden") else (),
+        teacher_hidden=_hidden(table, "teacher_hidden") if table.has("teacher_hidden") else None,
+        steps=_whole_number(table, "steps", 1, MAX_TRAINING_STEPS, default=default.steps),
+        clip_norm=_positive(table, "clip_norm", default.clip_norm, 1e-3, 1e3),
+        learning_rate=_positive(table, "learning_rate", default.learning_rate, 1e-6, 1e6),
+        mean_share=_positive(table, "mean_share", default.mean_share, 0.01, 0.99),
+        expected_rows=_whole_number(table, "expected_rows", 1, 2**30, default=default.expected_rows),
+        seed=_whole_number(table, "seed", 0, MAX_SEED, default=default.seed),
+        initial=_base64(table, "initial") if table.has("initial") else "",
+        initial_model=table.text("initial_model") if table.has("initial") else "",
+    )
+    if settings.initial and not re.fullmatch("[0-9a-f]{64}", settings.initial_model):
+        table.fail("initial_model", "must be the digest of the model that the weights come from, 64 hexadecimal digits")
+    table.done()
+    return settings
+
+
+def _hidden(table: _Table, key: str) -> tuple[int, ...]:
+    value = table.value(key)
+    if not isinstance(value, list) or len(value) > 1:
+        table.fail(key, "must be a list of at most one number, the units of the hidden layer: [] or [32]")
+    for units in value:
+        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= MAX_HIDDEN:
+            table.fail(key, f"must hold a whole number between 1 and {MAX_HIDDEN}")
+    return tuple(value)
+
+
+def _positive(table: _Table, key: str, default: float, least: float, most: float) -> float:
+    value = table.number(key, default=default)
+    if not least <= value <= most:
+        table.fail(key, f"must be between {least:g} and {most:g}")
+    return value
+
+
+def _base64(table: _Table, key: str) -> str:
+    value = table.value(key)
+    if not isinstance(value, str) or len(value) > MAX_TASK_BYTES or not re.fullmatch("[A-Za-z0-9+/]+=?=?", value):
+        table.fail(key, "must be weights as base64; name a model file by initial_file instead")
+    return value
+
+
+def _check_training(table: _Table, task: Task, model: ModelSettings) -> None:
+    """That the sizes fit each other, and that noise for all steps is within what is proved."""
+    from fusion.shapes import initial_weights, trained_shapes
+
+    entries = model.steps * sum(rows * columns for rows, columns in trained_shapes(task))
+    if entries > MAX_TRAINING_ENTRIES:
+        table.fail("steps", f"times weights are {entries:,}, over the {MAX_TRAINING_ENTRIES:,} allowed; lower either")
+    if model.initial:
+        try:
+            initial_weights(task)
+        except TaskError as error:
+            table.fail("initial", str(error))
 
 
 def _build_csv(table: _Table) -> CsvFormat:
@@ -443,7 +587,65 @@ def _build_lift(table: _Table, columns: tuple[Column, ...]) -> Lift:
     return Lift(features, gamma, seed)
 
 
-_ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {"tabular": _build_tabular}
+def _build_text(table: _Table, bias: float, columns: tuple[Column, ...]) -> TextEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], TextColumn):
+        table.fail(
+            "kind", "takes one column of texts and no other; join texts into one column, or choose another encoder"
+        )
+    lens = table.choice("lens", TEXT_LENSES, default=TEXT_LENSES[0])
+    for key, known in (("weights", TEXT_WEIGHTS_SHA256), ("constants", TEXT_CONSTANTS_SHA256)):
+        if table.text(key, default=known) != known:
+            table.fail(key, "is not the file that this version uses; leave the field out, or update the older node")
+    return TextEncoder("text", bias, lens)
+
+
+def _build_onnx(table: _Table, bias: float, columns: tuple[Column, ...]) -> OnnxEncoder:
+    sha256 = table.text("sha256")
+    if not _SHA256.fullmatch(sha256):
+        table.fail("sha256", "must be the SHA-256 of the backbone's file: 64 digits 0-9 and a-f")
+    size = _whole_number(table, "bytes", 1, MAX_BACKBONE_BYTES)
+    features = _whole_number(table, "features", 1, MAX_DIMENSION - 1)
+    output = table.text("output", default="")
+    picture = None
+    if any(isinstance(column, ImageColumn) for column in columns):
+        picture = _build_picture(table.table("picture", required=False), columns)
+    elif not all(isinstance(column, NumberColumn) for column in columns):
+        table.fail("kind", "takes one picture or numbers alone; remove the other columns, or choose another encoder")
+    return OnnxEncoder("onnx", bias, sha256, size, features, output, picture)
+
+
+def _build_picture(table: _Table, columns: tuple[Column, ...]) -> PictureInput:
+    column = columns[0]
+    if len(columns) > 1 or not isinstance(column, ImageColumn):
+        table.fail("layout", "is for a task whose only column is one picture; remove the other columns")
+    layout = table.choice("layout", ("NCHW", "NHWC"), default="NCHW")
+    height = _whole_number(table, "height", 1, MAX_IMAGE_SIDE) if table.has("height") else column.height
+    width = _whole_number(table, "width", 1, MAX_IMAGE_SIDE) if table.has("width") else column.width
+    if height < column.height or width < column.width:
+        table.fail("height", "and width must not be smaller than the picture's; shrink the pictures beforehand")
+    channels = _whole_number(table, "channels", 1, 3) if table.has("channels") else column.channels
+    if channels not in (column.channels, 3):
+        table.fail("channels", "must be those of the column, or 3 for a grey picture that is repeated in each")
+    mean, std = table.numbers("mean", channels, 0.0), table.numbers("std", channels, 1.0)
+    if not all(one >= MIN_PIXEL_STD for one in std):
+        table.fail("std", f"must be at least {MIN_PIXEL_STD:g} in every channel")
+    table.done()
+    return PictureInput(layout, height, width, channels, mean, std)
+
+
+def _build_image_encoder(table: _Table, bias: float, columns: tuple[Column, ...]) -> ImageEncoder:
+    if len(columns) != 1 or not isinstance(columns[0], ImageColumn):
+        table.fail("kind", "takes one picture and nothing else; name one image column, or choose another encoder")
+    features = _whole_number(table, "features", 1, MAX_IMAGE_FEATURES, default=DEFAULT_IMAGE_FEATURES)
+    return ImageEncoder("image", bias, features)
+
+
+_ENCODERS: dict[str, Callable[[_Table, float, tuple[Column, ...]], EncoderSettings]] = {
+    "tabular": _build_tabular,
+    "image": _build_image_encoder,
+    "text": _build_text,
+    "onnx": _build_onnx,
+}
 
 
 def _bounds(table: _Table) -> tuple[float, float]:

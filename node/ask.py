@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from fusion.task import Task
 
 
-HEADS = ("ridge", "lda", "synthetic")
-
-
 def ask(
     home: Home,
     task_reference: str,
@@ -80,10 +77,17 @@ def select(
     home: Home, task_reference: str, only: str | None, without: str | None, head: str | None, file_format: str
 ) -> Query:
     """The query that a person typed; UsageError where it cannot be meant."""
-    if head is not None and head not in HEADS:
-        raise UsageError(f"There is no head {head!r}; choose one of {', '.join(HEADS)}, or leave --head out.")
+    task = find(home, task_reference)
+    if head is not None:
+        from fusion.errors import ModelError
+        from fusion.model import check_head
+
+        try:
+            check_head(task, head)
+        except ModelError as error:
+            raise UsageError(f"{error}, or leave --head out.") from None
     return Query(
-        find(home, task_reference).id,
+        task.id,
         head or "",
         _keys(home, only),
         _keys(home, without),

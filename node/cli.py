@@ -42,8 +42,11 @@ def options(
     ] = DEFAULT_HOME,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error, and log more.")] = False,
 ) -> None:
+    from fusion import backbones
+
     context.obj = home.expanduser()
     context.meta["debug"] = debug
+    backbones.use_directory(backbones.of_home(context.obj))  # `predict` needs no node, but may find its files
 
 
 # ------------------------------------------------------------------------------------------------ identity and peers
@@ -133,12 +136,18 @@ def task_add(
     reference: Annotated[
         str, typer.Argument(metavar="FILE.toml|TASK", help="A task file, or a task that a peer proposed.")
     ],
+    backbone: Annotated[
+        Path | None,
+        typer.Option("--backbone", metavar="FILE.onnx", help="The frozen network of its encoder; it is copied."),
+    ] = None,
 ) -> None:
     """Accept a task: one from a file is proposed to the peers too."""
-    from node.tasks import add
+    from node.tasks import add, missing_backbone
 
-    task, proposed = add(open_home(context), reference)
+    task, proposed = add(open_home(context), reference, backbone)
     show.line(f"Accepted {task.name}: {task.id.hex()}")
+    if (missing := missing_backbone(task)) is not None:
+        show.note(f"Before anything can be published here: {missing}")
     if proposed:
         show.line(f"It is proposed to your peers, who accept it with: tidings task add {task.name}")
 

@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")]
 Without = Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")]
-HeadName = Annotated[str | None, typer.Option("--head", metavar="H", help="ridge, lda or synthetic.")]
+HeadName = Annotated[str | None, typer.Option("--head", metavar="H", help="How the model is fitted; else the best.")]
 
 
 @app.command()
@@ -109,11 +109,49 @@ def evaluate(
     if json:
         show.as_json(scores)
         return
+    per_class = scores.pop("per_class", [])
     for name, value in scores.items():
         text = (
             "not defined by these rows" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         )
         show.line(f"{name.replace('_', ' '):18}{text}")
+    if per_class:
+        shown = [[one["name"], f"{one['n']:,}", _share(one["recall"]), _share(one["precision"])] for one in per_class]
+        show.table(["class", "rows", "recall", "precision"], shown, empty="")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@app.command()
+def contributions(
+    context: typer.Context,
+    task: TaskName,
+    only: Only = None,
+    without: Without = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it.")] = None,
+    json: Json = False,
+) -> None:
+    """What each partner's summary adds to the model: leave one out, from the noisy sums. Costs no budget."""
+    from node import contributions as study
+    from node.ask import select
+    from node.shared import FORMAT
+
+    home = open_home(context)
+    if plot is not None:
+        study.check_plot(plot)
+    with show.progress("fitting", "models") as progress:
+        found = study.study(home, select(home, task, only, without, None, FORMAT), progress)
+    if plot is not None:
+        study.plot(found, plot)
+        show.note(f"Drew {plot}.")
+    if json:
+        show.as_json(found)
+        return
+    show.table(["partner", "rows", "epsilon", "adds", "alone", ""], study.rows_of(found), empty="No partner.")
+    for remark in study.remarks(found):
+        show.line(remark)
 
 
 @app.command()

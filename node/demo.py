@@ -12,23 +12,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node import show
 from node.demo_report import Report, write_report
-from node.errors import NodeError, UsageError
-from node.home import Home
-from node.records import HeldState, Kind
-from node.tasks import listing, read_file
+from node.errors import UsageError
+from node.records import Kind
+from node.rehearsal import Coalition, RehearsalFailed, Site, free_ports, knows_a_task, wait_until
+from node.tasks import read_file
 
 if TYPE_CHECKING:
     from fusion.fuse import Contribution
@@ -40,12 +37,6 @@ EPSILON = 1.0
 TRAIN_BYTES = 169
 """A row trains if the first byte of its hash is below this: 169 of 256 is 66 %. The rule knows nothing of the row but
 where it stands in the file."""
-WAIT_S = 40.0
-STOP_S = 10.0
-
-
-class DemoFailed(NodeError):
-    """The demo did not get where it should; the sentence says where it stuck."""
 
 
 def run_demo(out: Path, draws: int, data: Path | None, *, as_json: bool) -> None:
@@ -115,120 +106,17 @@ def split_rows(source: Path, target: Path) -> dict[str, Split]:
 # --------------------------------------------------------------------------------------------------------------- nodes
 
 
-@dataclass
-class Site:
-    """One hospital's node: its home, its address if it has one, and its process while it runs."""
-
-    name: str
-    path: Path
-    address: str | None
-    process: subprocess.Popen[bytes] | None = None
-    bytes_sent: int = 0
-
-    def tidings(self, *words: str) -> str:
-        """Run one command on this home and return what it printed; DemoFailed with its error line otherwise."""
-        command = [sys.executable, "-m", "node", "--home", str(self.path), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603 - ours
-        if done.returncode != 0:
-            raise DemoFailed(f"{self.name}: `tidings {' '.join(words)}` failed: {done.stderr.strip()}")
-        return done.stdout
-
-    def start(self) -> None:
-        """Run the node in the background; its log goes into its home."""
-        with open(self.path / "serve.log", "ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - ours
-                [sys.executable, "-m", "node", "--home", str(self.path), "serve"], stdout=log, stderr=log
-            )
-
-    def stop(self) -> None:
-        """End the node as Ctrl-C would, and count what it sent."""
-        if self.process is None:
-            return
-        self.bytes_sent += sum(link.bytes_sent for link in self.open().store.links())
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
-
-    def open(self) -> Home:
-        """The home, to look into while the node runs."""
-        return Home.open(self.path)
-
-    def readable_summaries(self) -> int:
-        """How many live summaries this node holds and can decrypt."""
-        home = self.open()
-        count = 0
-        for held in home.store.held(kind=Kind.SUMMARY):
-            try:
-                home.epochs.open(held)
-                count += 1
-            except NodeError:
-                continue
-        return count
-
-    def holds(self, kind: Kind, origin: Site, recipient: Site | None = None) -> bool:
-        """Whether a whole record of this kind, from `origin` (and for `recipient`), has arrived here."""
-        wanted = recipient.open().me if recipient else None
-        return any(
-            held.state is HeldState.COMPLETE and (wanted is None or held.record.header.recipient == wanted)
-            for held in self.open().store.held(kind=kind, origin=origin.open().me)
-        )
-
-
-@dataclass
-class Coalition:
-    """The four sites, by name."""
-
-    sites: dict[str, Site] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Site:
-        return self.sites[name]
-
-    @property
-    def bytes_moved(self) -> int:
-        """What all nodes sent so far, as their links counted it."""
-        running = sum(
-            link.bytes_sent for site in self.sites.values() if site.process for link in site.open().store.links()
-        )
-        return running + sum(site.bytes_sent for site in self.sites.values())
-
-
 @contextmanager
 def _coalition(scratch: Path, task_file: Path) -> Iterator[Coalition]:
     """Four initialized homes that trust each other's keys; whatever runs is stopped at the end."""
-    ports = _free_ports(len(HOSPITALS) - 1)
+    ports = free_ports(len(HOSPITALS) - 1)
     addresses = [f"127.0.0.1:{port}" for port in ports]
     coalition = Coalition()
     for name, address in zip(HOSPITALS, [*addresses, None], strict=True):
         coalition.sites[name] = Site(name, scratch / name, address)
     (scratch / "task.toml").write_bytes(task_file.read_bytes())
-    try:
+    with coalition:
         yield coalition
-    finally:
-        for site in coalition.sites.values():
-            site.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-def _wait_until(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"Waited {WAIT_S:.0f} s in vain until {what}.")
-        time.sleep(0.2)
 
 
 # --------------------------------------------------------------------------------------------------------------- story
@@ -251,30 +139,26 @@ def spread(coalition: Coalition, splits: dict[str, Split], tell: Callable[[str],
     tell("hungarian, switzerland and va are up; cleveland is not")
     hungarian.tidings("task", "add", str(hungarian.path.parent / "task.toml"))
     for site in (switzerland, va):
-        _wait_until(f"{site.name} hears of the task", functools.partial(_knows_a_task, site))
+        wait_until(f"{site.name} hears of the task", functools.partial(knows_a_task, site))
         site.tidings("task", "add", TASK)
     tell("hungarian proposed the task; the proposal reached the other two, who accepted it")
     for site in (hungarian, switzerland, va):
         publish(site)
-    _wait_until("hungarian reads three summaries", lambda: hungarian.readable_summaries() == 3)
+    wait_until("hungarian reads three summaries", lambda: hungarian.readable_summaries() == 3)
     va.stop()
     tell("va is stopped before cleveland starts")
     cleveland.start()
     cleveland.tidings("task", "add", str(cleveland.path.parent / "task.toml"))
     publish(cleveland)
-    _wait_until(
+    wait_until(
         "switzerland holds what cleveland has for va",
         lambda: switzerland.holds(Kind.SUMMARY, cleveland) and switzerland.holds(Kind.KEY_GRANT, cleveland, va),
     )
     cleveland.stop()
     tell("cleveland is stopped; its summary and its key grant for va stay with the others")
     va.start()
-    _wait_until("va reads four summaries", lambda: va.readable_summaries() == 4)
+    wait_until("va reads four summaries", lambda: va.readable_summaries() == 4)
     tell("va is back and reads all four summaries, cleveland's too, which it never met")
-
-
-def _knows_a_task(site: Site) -> bool:
-    return bool(listing(site.open()))
 
 
 def _introduce(coalition: Coalition) -> None:
@@ -307,7 +191,7 @@ def ask_for_models(coalition: Coalition, out: Path, tell: Callable[[str], None])
         for path in (*models.values(), there, over_tls)
     }
     if len(set(digests.values())) != 1:
-        raise DemoFailed(f"The nodes made different models of the same summaries: {digests}.")
+        raise RehearsalFailed(f"The nodes made different models of the same summaries: {digests}.")
     for path in (there, over_tls):
         path.unlink()
     tell(f"three nodes, two formats, one model: digest {next(iter(digests.values()))[:16]}…, verified by hungarian")

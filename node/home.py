@@ -4,6 +4,7 @@
     node.db         records, peers, tasks, links (store.py)
     ledger.db       the privacy budget (fusion/ledger.py)
     node.json       name and listening address, for the operator to read and edit
+    backbones/      ONNX files that tasks name by hash (fusion/backbones.py)
     daemon.lock     held by `serve`: one daemon a home
     author.lock     held while this node authors a record, by the daemon or by a command
 
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from crypto.errors import CryptoError
 from crypto.keys import DATASET_NAMES_PERSON, Keystore, PublicKey
+from fusion import backbones
 from node.author import Author
 from node.epochs import EpochKeys
 from node.errors import HomeError
@@ -95,6 +97,11 @@ class Home:
         peers = PeerBook(store, keystore.identity.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))
         return cls(path, settings, keystore, store, peers, author, EpochKeys(store, keystore, author, peers))
+
+    @property
+    def backbones(self) -> Path:
+        """Where this node keeps the backbones of its tasks."""
+        return backbones.of_home(self.path)
 
     @property
     def me(self) -> PublicKey:

@@ -37,6 +37,7 @@ class Published:
 
     record: Record
     release: Release
+    advice: str | None = None  # from public figures alone
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -47,6 +48,7 @@ class Published:
             "bytes": len(self.record.header_bytes) + header.body_bytes,
             "epsilon": self.release.claim.epsilon,
             "delta": self.release.claim.delta,
+            "advice": self.advice,
             "rows": rows_json(self.release.report),
         }
 
@@ -59,7 +61,7 @@ class Published:
         ]
         if content["replaces"]:
             lines.append(f"It replaces record {content['replaces'][:12]}, which everyone drops.")
-        return "\n".join([*lines, *row_lines(self.release.report)])
+        return "\n".join([*lines, *_advice_lines(self.advice), *row_lines(self.release.report)])
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Preview:
     left_epsilon: float
     allowed: bool
     report: RowReport
+    advice: str | None = None  # from public figures alone
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -86,6 +89,7 @@ class Preview:
             "part": self.part,
             "left_epsilon": self.left_epsilon,
             "allowed": self.allowed,
+            "advice": self.advice,
             "rows": rows_json(self.report),
         }
 
@@ -96,14 +100,39 @@ class Preview:
         verdict = "It would be allowed." if self.allowed else "It would be refused: the budget does not allow it."
         lines = [
             "Nothing was released. A publish would send one summary, sealed for this node's members:",
-            f"  {plan.entries:,} noisy numbers (sums over all rows of {plan.dimension} features), about "
+            f"  {plan.entries:,} noisy numbers ({_what_numbers(plan)} of {plan.dimension} features), about "
             f"{size(plan.estimated_bytes)}; no row leaves",
-            f"  noise of standard deviation {plan.sigma:.2f} on each, where one {plan.unit.partition(':')[0]} can "
-            "change a number by at most 1",
+            f"  noise of standard deviation {plan.sigma:.2f} on each{_of_sums(plan)}, where one "
+            f"{plan.unit.partition(':')[0]} can change a number by at most 1",
             f"  cost: epsilon {plan.epsilon:g}, delta {plan.delta:g} of {whose}, which has epsilon "
             f"{self.left_epsilon:.3f} left. {verdict}",
         ]
-        return "\n".join([*lines, *row_lines(self.report)])
+        return "\n".join([*lines, *_advice_lines(self.advice), *row_lines(self.report)])
+
+
+def _what_numbers(plan: Plan) -> str:
+    return "sums over all rows" if all(block.sent for block in plan.layout) else "class sums and trained weights"
+
+
+def _of_sums(plan: Plan) -> str:
+    """For a kind that trains, what the noise of the sums is to that of the gradients."""
+    hidden = [block for block in plan.layout if not block.sent]
+    if not hidden:
+        return ""
+    return f" class sum and {plan.sigma / hidden[0].noise_divisor:.2f} on each gradient in units of its clip norm"
+
+
+def _advice_lines(advice: str | None) -> list[str]:
+    return [] if advice is None else [f"WARNING  {advice}"]
+
+
+def _advice(task: Task, epsilon: float) -> str | None:
+    """What public figures say against the task's summary kind."""
+    if task.model is None:
+        return None
+    from fusion.summaries.model import advice
+
+    return advice(task, epsilon)
 
 
 def publish(
@@ -138,7 +167,7 @@ def publish(
         progress=progress,
         part=part,
     )
-    return Published(_send(home, ledger, made.release_id, task.id, made.payload), made)
+    return Published(_send(home, ledger, made.release_id, task.id, made.payload), made, _advice(task, epsilon))
 
 
 def preview(
@@ -161,7 +190,8 @@ def preview(
     report = inspect(paths, task, progress=progress, part=part)
     left = left_epsilon(home, dataset, part)
     left = (cap_epsilon or task.privacy.max_epsilon) if left is None else left
-    return Preview(planned, dataset, part.text if part else None, left, epsilon <= left, report)
+    text = part.text if part else None
+    return Preview(planned, dataset, text, left, epsilon <= left, report, _advice(task, epsilon))
 
 
 def withdraw(home: Home, prefix: str) -> Record:

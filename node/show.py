@@ -56,9 +56,16 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: None
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} " + unit))
+    class Rate(ProgressColumn):
+        """`1,234 rows/s`, over the last half minute."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else "")
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} " + unit), Rate())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as drawn:
         task = drawn.add_task(what, total=None)
         yield lambda done: drawn.update(task, completed=done)

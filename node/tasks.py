@@ -31,15 +31,17 @@ class Proposal:
     proposed_by: PublicKey
 
 
-def add(home: Home, reference: str) -> tuple[Task, bool]:
+def add(home: Home, reference: str, backbone: Path | None = None) -> tuple[Task, bool]:
     """Accept the task in a file, or one proposed by a peer (by name or id); returns it and whether it was proposed on
     to the others by this call.
 
-    A file's task becomes a sealed TASK record unless one is held already. TaskError and UsageError change nothing.
+    A file's task becomes a sealed TASK record unless one is held already. `backbone`, or the file that a task file
+    names, is checked and copied into the home first. TaskError, BackboneError and UsageError change nothing.
     """
     path = Path(reference)
     if path.is_file():
         task = read_file(path)
+        _keep_backbone(home, task, backbone or _named_backbone(path))
         _accept(home, task)
         known = {proposal.task.id for proposal in proposals(home)}
         if task.id in known:
@@ -53,8 +55,38 @@ def add(home: Home, reference: str) -> tuple[Task, bool]:
             f"{reference!r} is neither a task file nor a task proposed by a peer; `tidings task list` shows proposals."
         )
     task = _the_one(reference, list(matching.values()))
+    _keep_backbone(home, task, backbone)
     _accept(home, task)
     return task, False
+
+
+def missing_backbone(task: Task) -> str | None:
+    """What to get, in words, where the task's encoder runs a backbone that is not on this machine."""
+    from fusion import backbones
+    from fusion.task import OnnxEncoder
+
+    if not isinstance(task.encoder, OnnxEncoder) or backbones.find(task.encoder):
+        return None
+    return backbones.missing(task.encoder)
+
+
+def _named_backbone(path: Path) -> Path | None:
+    """The file that a task file names for its backbone, beside itself."""
+    from fusion.task_checks import backbone_file
+
+    name = backbone_file(path.read_text(encoding="utf-8"))
+    return None if name is None else path.parent / name
+
+
+def _keep_backbone(home: Home, task: Task, file: Path | None) -> None:
+    from fusion import backbones
+    from fusion.task import OnnxEncoder
+
+    if file is None:
+        return
+    if not isinstance(task.encoder, OnnxEncoder):
+        raise UsageError(f"The encoder of {task.name} is {task.encoder.kind}, which takes no backbone; leave it out.")
+    backbones.install(file, task.encoder, task.encoder.input_shape(task.columns), home.backbones)
 
 
 def read_file(path: Path) -> Task:
@@ -64,7 +96,7 @@ def read_file(path: Path) -> Task:
     if path.stat().st_size > MAX_TASK_FILE_BYTES:
         raise UsageError(f"{path} is larger than {MAX_TASK_FILE_BYTES} bytes; a task file is a page or two of text.")
     try:
-        return Task.from_toml(path.read_text(encoding="utf-8"), str(path))
+        return Task.from_toml(path.read_text(encoding="utf-8"), str(path), path.parent)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text; save the task file as UTF-8.") from error
 
@@ -116,7 +148,7 @@ def listing(home: Home) -> list[dict[str, Any]]:
 
 def describe(task: Task) -> str:
     """A task as a page of text."""
-    from fusion.task import CategoryColumn, ImageColumn, NumberColumn, dimension
+    from fusion.task import CategoryColumn, ImageColumn, NumberColumn, OnnxEncoder, dimension
 
     if task.kind == "regression":
         target = f"a number from {task.label.lower:g} to {task.label.upper:g}"
@@ -128,8 +160,11 @@ def describe(task: Task) -> str:
         f"summary   {task.summary}, {dimension(task)} features",
         f"privacy   at most epsilon {task.privacy.max_epsilon:g} a release, delta {task.privacy.delta:g}, "
         f"unit: {_unit(task)}",
+        *_model_lines(task),
         f"columns   {len(task.columns)}; a column of the data that is not listed is ignored",
     ]
+    if isinstance(task.encoder, OnnxEncoder):
+        lines.insert(2, f"backbone  an ONNX file of {task.encoder.bytes:,} bytes, SHA-256 {task.encoder.sha256}")
     for column in task.columns:
         if isinstance(column, NumberColumn):
             bins = f", {column.bins} bins" if column.bins else ""
@@ -141,6 +176,18 @@ def describe(task: Task) -> str:
         else:
             lines.append(f"  {column.name:20} text")
     return "\n".join(lines)
+
+
+def _model_lines(task: Task) -> list[str]:
+    """How the small head of kind `model` is shaped and trained."""
+    if task.model is None:
+        return []
+    shown = task.model
+    head = f"one hidden layer of {shown.hidden[0]}" if shown.hidden else "linear"
+    teacher = "" if shown.teacher_hidden is None else f", distilled from a teacher of {list(shown.teacher_hidden)}"
+    start = f"the weights of model {shown.initial_model[:12]}" if shown.initial else f"seed {shown.seed}"
+    return [f"model     {head}{teacher}; {shown.steps} steps at rate {shown.learning_rate:g}, clip norm "
+            f"{shown.clip_norm:g}, from {start}"]  # fmt: skip
 
 
 def _unit(task: Task) -> str:

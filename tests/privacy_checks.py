@@ -12,6 +12,7 @@ import math
 import random
 import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,22 @@ from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 from scipy import stats
 
 from fusion import release as release_module
+from fusion import training
 from fusion.accounting import DISCRETE_SLACK, delta_of, noise_scale
 from fusion.audit import audit
 from fusion.dataset import Batch, release_batches
 from fusion.errors import BudgetError, DataError
 from fusion.ledger import Ledger
 from fusion.parts import Part
-from fusion.summaries import UNIT, Blocks, kind_of, moments
+from fusion.shapes import settings_of, trained_shapes
+from fusion.summaries import UNIT, Blocks, kind_of, model, moments
+from fusion.summaries import residual_moments as residual
 from fusion.summaries.class_moments import CLASS_CROSS, CLASS_DIAGONAL, CLASS_UPPER
 from fusion.summaries.histograms import CELLS
 from fusion.summaries.mean_embedding import CLASS_SUMS
 from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER
 from fusion.summary import plan
-from fusion.task import SUMMARY_KINDS, Task
+from fusion.task import SUMMARY_KINDS, Task, dimension
 
 COLUMNS = """
 [csv]
@@ -94,14 +98,25 @@ PROVED: dict[str, dict[str, Groups]] = {
         "classification": ((1, {CLASS_SUMS: 1}),),
         "regression": ((1, {CLASS_SUMS: 1}),),
     },
+    "residual-moments": {
+        "classification": (
+            (1, {residual.DIAGONAL: 1, residual.UPPER: 2}),
+            (25 / 64, {residual.CROSS: 25 / 64}),
+            (1 / 64, {residual.LENGTHS: 1 / 64}),
+        ),
+    },
 }
 OPTIONS = {"histograms": "[histograms]\nbins = 3\npairs = true\n"}  # a kind's own table in the task
+PROVED_ELSEWHERE = ("model",)  # its gradients depend on earlier noise: test_model_kind.py, test_training.py
 
 
 def _tasks() -> dict[str, Task]:
-    """Every kind of summary that is known, with every kind of label that it has, for rows and persons."""
+    """Every kind of summary of sums that is known, with every kind of label that it has, for rows and persons.
+
+    Kind `model` trains as well; what one record can move in a step of that is searched in test_training.py.
+    """
     tasks = {}
-    for summary in SUMMARY_KINDS:
+    for summary in (one for one in SUMMARY_KINDS if one not in PROVED_ELSEWHERE):
         for label, unit in itertools.product(PROVED[summary], UNITS):
             prefix = "" if summary == "moments" else f"{summary}: "
             tasks[f"{prefix}{label}, {unit}"] = make_task(LABELS[label], UNITS[unit], summary, OPTIONS.get(summary, ""))
@@ -119,7 +134,7 @@ def groups_of(task: Task) -> Groups:
 
 def proved_delta_squared(task: Task) -> int:
     """Delta^2 in units of 2^-64."""
-    return int(sum(bound for bound, _ in groups_of(task))) * UNIT**2
+    return int(sum(Fraction(bound) for bound, _ in groups_of(task)) * UNIT**2)
 
 
 def weights_of(task: Task) -> dict[str, float]:
@@ -149,7 +164,17 @@ def batch_of(task: Task, rows: Sequence[Row], sizes: Sequence[int] | None = None
 
 def sums_of(task: Task, rows: Sequence[Row], sizes: Sequence[int] | None = None) -> Blocks:
     batches = [batch_of(task, rows, sizes)] if rows else []
-    return kind_of(task).measure(task, batches).blocks
+    return all_blocks(task, kind_of(task).measure(task, batches))
+
+
+def all_blocks(task: Task, measured: release_module.Measured) -> Blocks:
+    """What is summed first, and what is summed second where this much was published of the first: any numbers do."""
+    published = {}
+    if task.summary == "residual-moments":
+        sums = np.random.default_rng(5).normal(0.0, 200.0, (dimension(task), len(task.label.classes)))
+        sums[-1] = 1_000 * task.encoder.bias
+        published = {residual.CROSS: np.rint(sums * UNIT).astype(np.int64).reshape(-1)}
+    return measured.with_second(published, plan(task, task.privacy.max_epsilon).sigmas)
 
 
 def sums_of_file(task: Task, lines: Sequence[Line]) -> Blocks:
@@ -159,7 +184,7 @@ def sums_of_file(task: Task, lines: Sequence[Line]) -> Blocks:
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("plain", "binned", "color", "y", "who"), *lines])
         try:
-            return kind_of(task).measure(task, release_batches([path], task)).blocks
+            return all_blocks(task, kind_of(task).measure(task, release_batches([path], task)))
         except DataError:  # a file of no rows
             return sums_of(task, [])
 
@@ -168,7 +193,8 @@ def squared_norm(task: Task, after: Blocks, before: Blocks) -> int:
     """The squared norm of the difference, such as || svec(G), M, T ||^2, in Python integers."""
     difference = {name: (values - before[name]).tolist() for name, values in after.items()}
     weights = weights_of(task)
-    return sum(int(weights[name]) * sum(entry**2 for entry in values) for name, values in difference.items())
+    squares = {name: sum(entry**2 for entry in values) for name, values in difference.items()}
+    return math.ceil(sum(Fraction(weights[name]) * square for name, square in squares.items()))
 
 
 # --- sensitivity ----------------------------------------------------------------------------------------------
@@ -241,6 +267,38 @@ def check_stated_sensitivity_is_proved(task: Task) -> None:
         assert math.isclose(block.noise_divisor**2, weights_of(task)[block.name]), (
             f"block {block.name} has another weight"
         )
+
+
+# --- training -------------------------------------------------------------------------------------------------
+
+TRAINED = {unit: make_task(CLASSES, text, "model", "[model]\nhidden = [5]\n") for unit, text in UNITS.items()}
+
+
+def gradient_of(task: Task, rows: Sequence[Row], sizes: Sequence[int] | None = None) -> list[int]:
+    """The exact sum of one step, for weights far from where training starts."""
+    _sums, encoded = model.encoded(task, [batch_of(task, rows, sizes)] if rows else [])
+    rng = np.random.default_rng(1)
+    weights = tuple(rng.uniform(-20, 20, shape) for shape in trained_shapes(task))
+    added: list[int] = training.gradient_sum(weights, encoded, 1e-3, np.zeros(3)).tolist()
+    return added
+
+
+def check_a_step_moves_by_at_most_the_clip(task: Task) -> None:
+    """Rows at all corners of the domain, alone and as many of one person as can be kept."""
+    most = MAX_ROWS_OF_A_PERSON if task.privacy.person is not None else 1
+    norms = [sum(entry**2 for entry in gradient_of(task, [row] * k, [k] * k)) for row in CORNERS for k in (1, most)]
+    assert max(norms) <= UNIT**2, f"a step moves by {math.sqrt(max(norms)) / UNIT:.4f} clip norms"
+    assert max(norms) > 0.99 * UNIT**2, "the bound has slack: noise would be wasted"
+
+
+def check_a_run_costs_what_it_claims(task: Task, epsilon: float) -> None:
+    """mu^2 of the class sums and of every step, each of sensitivity 1, against the definition of (epsilon, delta)."""
+    planned = plan(task, epsilon)
+    steps = settings_of(task).steps
+    mu = UNIT * math.sqrt(1 / planned.sigmas[CLASS_SUMS] ** 2 + steps / planned.sigmas[model.GRADIENTS] ** 2)
+    allowed = task.privacy.delta * (1 + 1e-10) - DISCRETE_SLACK
+    assert 0.999 * task.privacy.delta < delta_of(mu, epsilon) <= allowed, f"delta {delta_of(mu, epsilon):.4g}"
+    assert math.isclose(planned.mu, mu, rel_tol=1e-6), "the ledger is charged for another mu"
 
 
 # --- noise ----------------------------------------------------------------------------------------------------

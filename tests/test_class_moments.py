@@ -155,7 +155,7 @@ def test_tensors_that_are_no_chain_of_layers_are_refused() -> None:
 
 def test_variances_alone_have_no_head_of_moments_and_say_so() -> None:
     held = [noisy(VARIANCES, ward_rows(500, 1), 5.0, "one")]
-    with pytest.raises(ModelError, match='no head "lda" for class-moments; choose one of: qda'):
+    with pytest.raises(ModelError, match='no head "lda" for this task; choose one of: qda'):
         build_model(VARIANCES, held, "lda")
     with pytest.raises(ModelError, match="hold no covariances"):
         fuse(VARIANCES, held).statistics  # noqa: B018 - a property that raises

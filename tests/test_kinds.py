@@ -35,8 +35,10 @@ def task_of(kind: str, text: str, options: str | None = None) -> Task:
     return Task.from_toml(f'summary = "{kind}"\n{text}{own}', f"{kind}.toml")
 
 
-CLASSES = {kind: task_of(kind, CLASSES_TOML) for kind in SUMMARY_KINDS}
-NUMBERS = {kind: task_of(kind, NUMBER_TOML) for kind in SUMMARY_KINDS if kind != "class-moments"}
+SUMMED = [kind for kind in SUMMARY_KINDS if kind != "model"]  # whose weights do not add up: test_model_kind.py
+CLASSES = {kind: task_of(kind, CLASSES_TOML) for kind in SUMMED}
+OF_CLASSES = ("class-moments", "residual-moments")
+NUMBERS = {kind: task_of(kind, NUMBER_TOML) for kind in SUMMED if kind not in OF_CLASSES}
 VARIANCES = task_of("class-moments", CLASSES_TOML, '[class-moments]\ncovariance = "diagonal"\n')
 TASKS = (
     {f"{kind}, classes": task for kind, task in CLASSES.items()}
@@ -82,7 +84,10 @@ def test_merging_is_associative_and_commutative(name: str, order: list[int], cut
     assert same(total(held).minus(right), left)
 
 
-@pytest.mark.parametrize("name", TASKS)
+SPLIT_FREELY = [name for name, task in TASKS.items() if task.summary != "residual-moments"]  # it centers at each node
+
+
+@pytest.mark.parametrize("name", SPLIT_FREELY)
 @given(owners=st.lists(st.integers(0, 4), min_size=90, max_size=90), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=8)
 def test_without_noise_any_split_of_the_rows_gives_the_pooled_model(name: str, owners: list[int], seed: int) -> None:

@@ -34,8 +34,8 @@ class Machine:
         assert done.returncode == code, done.stderr
         return done.stdout
 
-    def json(self, *words: str) -> Any:
-        return json.loads(self.tidings(*words, "--json"))
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self.tidings(*words, "--json", code=code))
 
     def serve(self, *words: str) -> None:
         command = [sys.executable, "-m", "node", "--home", str(self.path), "serve", *words]
@@ -165,6 +165,36 @@ def test_a_shared_model_passes_a_relay_without_the_task_and_serves_when_its_make
     assert device.json("verify", shared["record"])["digest"] == shared["digest"]
     device.tidings("predict", str(tmp_path / "model.onnx"), str(rows_file), "-o", str(tmp_path / "out.csv"))
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 201
+
+
+@pytest.mark.timeout(240)
+def test_a_model_without_a_withdrawn_summary_is_the_one_that_never_saw_it(
+    machines: Callable[[str], Machine], task_file: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    early, late = machines("early"), machines("late")
+    for machine in (early, late):
+        machine.serve("--listen", "127.0.0.1:0")
+        machine.tidings("task", "add", str(task_file))
+    early.tidings("peer", "add", late.key, "--name", "late", "--address", str(late.address))
+    late.tidings("peer", "add", early.key, "--name", "early")
+
+    def digest(name: str) -> str:
+        card = early.json("query", "triage", "-o", str(tmp_path / name))
+        return str(card["attestation"]["digest"])
+
+    early.tidings("publish", "triage", str(rows_file), "--epsilon", "1", "--part", "arrival=walk")
+    before = digest("before.onnx")
+    # A new part of the same data, and another partner: both join what is there.
+    second = early.json("publish", "triage", str(rows_file), "--epsilon", "1", "--part", "arrival=ambulance")
+    published = late.json("publish", "triage", str(rows_file), "--epsilon", "1")
+    eventually(lambda: early.summaries("triage") == 3)
+    joined = digest("joined.onnx")
+    assert joined != before
+    late.tidings("withdraw", published["record"])
+    early.tidings("withdraw", second["record"])
+    eventually(lambda: early.summaries("triage") == 1)
+    assert digest("after.onnx") == before
+    assert early.json("verify", str(tmp_path / "joined.onnx"), code=1)["confirmed"] is False
 
 
 @pytest.mark.timeout(240)

@@ -336,6 +336,23 @@ def test_the_card_says_who_contributed_at_what_privacy_and_what_was_left_out() -
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_card_tells_many_contributors_together() -> None:
+    many = [noisy(WARD, ward_rows(20, n), 1.0 + n % 2, f"p{n}") for n in range(13)]
+    names = {one.origin: f"site-{n:02}" for n, one in enumerate(many)}
+    left_out = [
+        {"record": "0" * 64, "origin": f"left-{n:02}", "reason": "not selected by the query"} for n in range(13)
+    ]
+    text = describe(card(build_model(WARD, many), left_out, "node", "now"), names.__getitem__)
+    assert "13 summaries of 13 partners" in text
+    assert "7 at epsilon 1, delta 1e-05" in text
+    assert "6 at epsilon 2, delta 1e-05" in text
+    assert all(name in text for name in names.values())
+    assert text.count("not selected by the query") == 1
+    assert all(one["origin"] in text for one in left_out)
+    assert len(text.splitlines()) < 25
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_the_card_of_an_exact_model_says_that_it_has_no_privacy() -> None:
     model = build_model(STAY, [exact(STAY, stay_rows(60, 1), "a")])
     text = describe(card(model, [], "node", "now"))
@@ -375,6 +392,7 @@ def test_both_formats_predict_and_score_alike_from_raw_files(tmp_path: Path) -> 
     assert first[0] in WARD.class_names
     assert [float(cell) for cell in first[1:]] == pytest.approx(values[0][0].tolist(), abs=1e-6)
     scores = [evaluate(file, [data]) for file in FILES.values()]
+    assert scores[0].pop("per_class") == scores[1].pop("per_class")
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert scores[0]["n"] == 200
     assert scores[0]["accuracy"] > 0.75
@@ -436,6 +454,10 @@ def test_class_scores_are_those_of_their_definitions() -> None:
     assert scores["balanced_accuracy"] == 0.75
     assert scores["auc"] == 0.75
     assert scores["log_loss"] == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.8, 0.3])))
+    assert scores["per_class"] == [
+        {"n": 2, "recall": 1.0, "precision": pytest.approx(2 / 3)},
+        {"n": 2, "recall": 0.5, "precision": 1.0},
+    ]
     skewed = class_scores(probability, np.array([0, 0, 0, 1]))
     assert skewed["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
     assert class_scores(probability, np.zeros(4, dtype=np.int64))["auc"] is None

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import privacy_checks as checks
 import pytest
-from privacy_checks import TASKS
+from privacy_checks import TASKS, TRAINED
 
-from fusion import accountants, accounting, ledger, summary
+from fusion import accountants, accounting, ledger, summary, training
 from fusion import release as release_module
 from fusion.accountants import Costs, add, largest
 from fusion.accounts import Account
@@ -33,6 +33,7 @@ from fusion.persons import PersonPass
 from fusion.summaries import UNIT, BlockLayout, histograms, mean_embedding, moments
 from fusion.summaries.class_moments import ClassMomentsKind
 from fusion.summaries.histograms import HistogramsKind
+from fusion.summaries.model import ModelKind
 from fusion.summaries.moments import MomentsKind, Products
 
 Check = Callable[[Path], None]
@@ -69,6 +70,11 @@ CHECKS: dict[str, Check] = {
     "claimed privacy: histograms": lambda _: checks.check_noise_gives_claimed_privacy(CELL_ROWS, 1.0),
     "stated sensitivity": lambda _: checks.check_stated_sensitivity_is_proved(ROWS),
     "claimed privacy": lambda _: [checks.check_noise_gives_claimed_privacy(ROWS, e) for e in (0.5, 1.0, 3.0)] and None,
+    "exact search: a training step": lambda _: checks.check_a_step_moves_by_at_most_the_clip(TRAINED["rows"]),
+    "exact search: a person's step": lambda _: checks.check_a_step_moves_by_at_most_the_clip(TRAINED["persons"]),
+    "claimed privacy of training": lambda _: (
+        [checks.check_a_run_costs_what_it_claims(TRAINED["rows"], e) for e in (0.5, 3.0)] and None
+    ),
     "deviation of the noise": lambda _: checks.check_drawn_noise_has_stated_deviation(ROWS),
     "fresh noise": lambda _: checks.check_noise_is_fresh(ROWS),
     "audit": lambda _: checks.check_audit_confirms_claim(ROWS),
@@ -236,6 +242,30 @@ def _(patch: Patch) -> None:
 @mutant("a person's rows are counted among everybody's", "exact search: a person over the bound")
 def _(patch: Patch) -> None:
     rewrite(patch, PersonPass, "take", ("ordinal = seen[person] + _earlier(person)", "ordinal = np.arange(len(ids))"))
+
+
+@mutant("gradients are not clipped", "exact search: a training step", "exact search: a person's step")
+def _(patch: Patch) -> None:
+    rewrite(patch, training, "_clipped", ("np.maximum(norm, clip_norm)", "np.full_like(norm, clip_norm)"),
+            ("np.where(fits[:, None], b, 0.0)", "b"))  # fmt: skip
+
+
+@mutant("every row of a person is clipped by itself", "exact search: a person's step")
+def _(patch: Patch) -> None:
+    rewrite(patch, training, "_clipped", ("np.maximum(norm, clip_norm) * k)", "np.maximum(norm, clip_norm))"),
+            (" * (k * k)", ""))  # fmt: skip
+
+
+@mutant("only one layer of a gradient is clipped", "exact search: a training step")
+def _(patch: Patch) -> None:
+    rewrite(patch, training, "_clipped", ("norm = np.sqrt(_sum(a * squares(b) for a, b in zip(input_squares, errors, "
+            "strict=True)))", "norm = np.sqrt(input_squares[0] * squares(errors[0]))"),
+            ("np.where(fits[:, None], b, 0.0)", "b"))  # fmt: skip
+
+
+@mutant("training is noised for one step only", "claimed privacy of training")
+def _(patch: Patch) -> None:
+    rewrite(patch, ModelKind, "sensitivity", ("settings_of(task).steps * ", ""))
 
 
 # --- noise ----------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +25,9 @@ from node.records import Held, HeldState, Kind
 from node.shared import FORMAT, Shared, listing, newest, open_shared, share
 from node.status import records, status
 from node.tasks import add, find
+from tests.couriers import carry, gossip, meet
 
 TASK = "triage"
-
-
-def meet(*homes: Home) -> None:
-    """Everybody adds everybody, and what each holds reaches all."""
-    for one in homes:
-        for other in homes:
-            if one is not other:
-                add_peer(one, other.me.text, other.settings.name, None, query_only=False)
-    gossip(*homes)
-    for one in homes:
-        one.epochs.grant_missing()
-    gossip(*homes)
-
-
-def gossip(*homes: Home) -> None:
-    """Carry every record to every home, as the network would."""
-    for one in homes:
-        for held in one.store.held():
-            has_body = held.record.header.body_bytes and held.state is HeldState.COMPLETE
-            for other in homes:
-                if other.store.get(held.record.id) is None:
-                    if has_body:
-                        other.store.add(held.record, one.store.body(held.record.id))
-                    else:
-                        other.store.add_record(held.record)
 
 
 @pytest.fixture
@@ -76,16 +53,10 @@ def held_by(home: Home, record_id: bytes) -> Held:
     return held
 
 
-def carry_models(source: Home, *targets: Home) -> None:
-    """What reaches a device: keys and the shared model, and no summaries."""
-    for held in source.store.held():
-        wanted = held.record.header.kind in (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.MODEL, Kind.WITHDRAWAL)
-        for target in targets:
-            if wanted and target.store.get(held.record.id) is None:
-                if held.record.header.body_bytes and held.state is HeldState.COMPLETE:
-                    target.store.add(held.record, source.store.body(held.record.id))
-                else:
-                    target.store.add_record(held.record)
+def carry_models(source: Home, target: Home) -> None:
+    """What reaches a device: keys and shared models, and no summaries."""
+    kinds = (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.MODEL, Kind.WITHDRAWAL)
+    carry(source, target, lambda record: record.header.kind in kinds)
 
 
 def asked(home: Home, output: Path, node: str | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -222,6 +193,47 @@ def test_a_model_of_a_removed_member_is_not_used(fused: tuple[Home, Home, Home])
     remove_peer(device, "alpha")
     (entry,) = listing(device, find(device, TASK).id)
     assert entry["reason"] == "its origin is no member here"
+
+
+@pytest.fixture
+def asker(make_home: Callable[..., Home], task_file: Path) -> Home:
+    home = make_home("asker")
+    add(home, str(task_file))
+    return home
+
+
+@pytest.fixture
+def serving(fused: tuple[Home, Home, Home], asker: Home) -> Iterator[str]:
+    """The address of the device, which serves, holds what alpha shared, and can fuse nothing; the asker may ask it."""
+    alpha, _, device = fused
+    shared_by(alpha)
+    carry_models(alpha, device)
+    add_peer(device, asker.me.text, "asker", None, query_only=True)
+    command = [sys.executable, "-m", "node", "--home", str(device.path), "serve", "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    found = re.search(r"listens on (\S+:\d+)", process.stderr.readline())
+    assert found is not None
+    yield found[1]
+    process.terminate()
+    process.wait(20)
+    process.stderr.close()
+
+
+def test_a_node_that_cannot_fuse_answers_with_a_shared_model_and_only_those_who_trust_its_maker_take_it(
+    fused: tuple[Home, Home, Home], serving: str, asker: Home, tmp_path: Path
+) -> None:
+    alpha, _, device = fused
+    add_peer(asker, device.me.text, "device", serving, query_only=True)
+    with pytest.raises(QueryRefused, match="of a stranger"):
+        asked(asker, tmp_path / "m.onnx", node="device")
+    assert not (tmp_path / "m.onnx").exists()
+    add_peer(asker, alpha.me.text, "maker", None, query_only=False)
+    card, said = asked(asker, tmp_path / "m.onnx", node="device")
+    assert card["attestation"]["node"] == alpha.me.text
+    assert said[-1] == "device cannot fuse; this is a model that maker shared."
+    with pytest.raises(QueryRefused, match="No summary of task triage is held here yet"):
+        ask(asker, TASK, tmp_path / "n.onnx", node="device", only="maker", without=None, head=None, on_progress=print)
 
 
 # --- bad models -------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -67,7 +69,7 @@ def read(paths: Path | list[Path], task: Task, need_label: bool = True, part: Pa
 def save_idx(path: Path, array: Any, promised: tuple[int, ...] | None = None) -> Path:
     sizes = promised or array.shape
     data = bytes([0, 0, 8, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes) + array.tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
     return path
 
 
@@ -528,3 +530,55 @@ def test_large_pictures_come_in_small_batches(tmp_path: Path) -> None:
     count = batch_rows(task) + 1
     np.savez_compressed(tmp_path / "d.npz", picture=np.zeros((count, 512, 512, 3), np.uint8), label=np.zeros(count))
     assert [len(batch) for batch in read_batches([tmp_path / "d.npz"], task)] == [count - 1, 1]
+
+
+MEMORY_PROBE = """
+import re, sys
+from pathlib import Path
+from fusion.dataset import read_batches
+from fusion.task import Task
+task = Task.from_toml(Path(sys.argv[2]).read_text(), "task.toml")
+rows = sum(len(batch) for batch in read_batches([Path(sys.argv[1])], task))
+print(rows, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+LARGE_TOML = """
+name = "t"
+kind = "classification"
+[label]
+column = "label"
+classes = [{ name = "a", values = ["0"] }, { name = "b", values = ["1"] }]
+[privacy]
+max_epsilon = 1
+[[columns]]
+name = "picture"
+type = "image"
+height = 64
+width = 64
+[encoder]
+kind = "onnx"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+bytes = 1
+features = 2
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("name", ["d.npz", "images-idx3-ubyte.gz"])
+def test_memory_stays_flat_however_many_pictures(tmp_path: Path, name: str) -> None:
+    (tmp_path / "task.toml").write_text(LARGE_TOML)
+    peaks = []
+    for count in (10_000, 30_000):  # 40 and 120 MB of pixels
+        blank = np.zeros((count, 64, 64), np.uint8)
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        if name == "d.npz":
+            np.savez_compressed(folder / name, picture=blank, label=np.zeros(count, np.uint8))
+        else:
+            save_idx(folder / name, blank)
+            save_idx(folder / "labels-idx1-ubyte.gz", np.zeros(count, np.uint8))
+        command = [sys.executable, "-c", MEMORY_PROBE, folder / name, tmp_path / "task.toml"]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+        rows, peak_kib = map(int, result.stdout.split())
+        assert rows == count
+        peaks.append(peak_kib * 1024)
+    assert peaks[1] - peaks[0] < 40 * 2**20

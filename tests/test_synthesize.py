@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from node import publish as publishing
 from node.__main__ import run
 from node.home import Home
 from node.tasks import add, find
-from tests.partners import STAY, WARD, exact, noisy, stay_rows, ward_rows
+from tests.partners import CLASSES_TOML, STAY, WARD, exact, noisy, stay_rows, ward_rows
 
 ROWS = 20_000
 WARD_ROWS, STAY_ROWS = ward_rows(30_000, 5), stay_rows(30_000, 6)
@@ -116,7 +117,7 @@ def test_noise_of_many_partners_does_not_hide_who_stays() -> None:
 
 
 @given(epsilon=st.sampled_from([0.05, 0.5, 5.0]), count=st.integers(0, 40), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25)
+@settings(max_examples=8)
 def test_whatever_the_noise_every_row_is_one_that_the_task_could_read(epsilon: float, count: int, seed: int) -> None:
     for task, rows in ((WARD, ward_rows(count, seed)), (STAY, stay_rows(count, seed))):
         made = sample(task, noisy(task, rows, epsilon, "few"), rows=50)
@@ -155,6 +156,22 @@ def test_rows_come_in_chunks_and_not_too_many_are_promised() -> None:
             sampler_of(STAY, [STAY_EXACT]).batches(wrong)
     with pytest.raises(NothingToFuse):
         sampler_of(STAY, [])
+
+
+def test_summaries_of_class_moments_give_rows_too() -> None:
+    task = dataclasses.replace(WARD, summary="class-moments")
+    made = sample(task, exact(task, ward_rows(3_000, 4), "classes"), rows=3_000)
+    ages = [np.nanmean(made.numbers["age"][of_class(made, label)]) for label in range(3)]
+    assert ages == pytest.approx([25, 50, 75], abs=3)
+
+
+def test_a_task_that_cannot_be_decoded_is_refused_in_a_sentence() -> None:
+    lifted = Task.from_toml(CLASSES_TOML + "[encoder.lift]\nfeatures = 32\n", "ward.toml")
+    with pytest.raises(ModelError, match=r"its tabular \(lifted\) encoder turns them into features from which no cell"):
+        sampler_of(lifted, [exact(lifted, ward_rows(50, 1), "lifted")])
+    means = dataclasses.replace(WARD, summary="mean-embedding")
+    with pytest.raises(ModelError, match="hold no second moments"):
+        sampler_of(means, [exact(means, ward_rows(50, 1), "means")])
 
 
 # --- the parts --------------------------------------------------------------------------------------------------
@@ -237,11 +254,11 @@ def test_a_reader_of_the_task_takes_the_file_as_it_stands(task: Task, suffix: st
     for column in task.columns:
         if column.name in made.numbers:
             width = column.upper - column.lower  # type: ignore[union-attr]
-            np.testing.assert_allclose(back.numbers[column.name], made.numbers[column.name], atol=1e-4 * width)
+            np.testing.assert_allclose(back.numbers[column.name], made.numbers[column.name], atol=1e-3 * width)
     if task.label.classes:
         np.testing.assert_array_equal(back.label, made.label)
     else:
-        np.testing.assert_allclose(back.label, made.label, atol=1e-3 * label_scale(task)[1])
+        np.testing.assert_allclose(back.label, made.label, atol=2e-3 * label_scale(task)[1])
 
 
 @pytest.fixture

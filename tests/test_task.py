@@ -168,7 +168,7 @@ REFUSED = [
     ('"heart-disease"', '"../etc/passwd"', r"line 1: name must consist of letters"),
     ('"heart-disease"', f'"{"n" * 201}"', r"line 1: name must have 1 to 200 characters"),
     ('"classification"', '"ranking"', r"line 2: kind must be one of: classification, regression"),
-    ("[label]\n", 'summary = "model"\n[label]\n', r"line 4: summary must be one of: moments"),
+    ("[label]\n", 'summary = "ranking"\n[label]\n', r"line 4: summary must be one of: moments"),
     ("[label]\n", "colour = 1\n[label]\n", r"line 4: colour is not a field known here"),
     ('column = "num"', "column = 7", r"line 5: label.column must be a text in quotes"),
     ('["1", "2"] }', '["0", "2"] }', r'line 6: label.classes "0" is listed twice'),
@@ -222,7 +222,8 @@ REFUSED = [
     ('values = ["1", "2", "none"]', 'values = ["1", "1"]', r"line 26: .*values must not name the same value twice"),
     ('values = ["1", "2", "none"]', 'values = ["1", "1.0"]', r'line 26: .*values "1.0" is listed twice'),
     ('values = ["1", "2", "none"]', 'values = ["1", " 2"]', r"line 26: .*printable, without spaces at its ends"),
-    ('kind = "tabular"', 'kind = "image"', r"line 29: encoder.kind must be one of: tabular"),
+    ('kind = "tabular"', 'kind = "tabulated"', r"line 29: encoder.kind must be one of: tabular"),
+    ('kind = "tabular"', 'kind = "image"', r"line 29: encoder.kind takes one picture and nothing else"),
     ('kind = "tabular"', 'kind = "tabular"\nbias = 0.99', r"line 30: encoder.bias must be between"),
 ]
 

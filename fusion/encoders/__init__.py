@@ -60,4 +60,22 @@ def _tabular(task: Task) -> Encoder:
     return TabularRows.of(task) if lift is None else LiftedRows.of(task, lift)
 
 
-_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular}
+def _text(task: Task) -> Encoder:
+    from fusion.encoders.text import TextRows
+
+    return TextRows.of(task)
+
+
+def _onnx(task: Task) -> Encoder:
+    from fusion.encoders.backbone import BackboneRows
+
+    return BackboneRows.of(task)
+
+
+def _image(task: Task) -> Encoder:
+    from fusion.encoders.image import ImageRows
+
+    return ImageRows.of(task)
+
+
+_ENCODERS: dict[str, Callable[[Task], Encoder]] = {"tabular": _tabular, "image": _image, "text": _text, "onnx": _onnx}

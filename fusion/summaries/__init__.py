@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNIT = 2**32  # every block counts in units of 2^-32
 Blocks = dict[str, NDArray[np.int64]]
 Progress = Callable[[int], None]
+Then = Callable[[Blocks, dict[str, int]], Blocks]
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,32 @@ class BlockLayout:
     name: str
     entries: int
     noise_divisor: float
+    sent: bool = True  # False: numbers that are noised on the way to others, and not sent themselves
+    step: int = 0  # of a block made from noisy numbers alone, without noise of its own: it is sent in these steps
+    limit: int = 0  # and no entry of it is larger, in units of 2^-32
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether its entries are a function of noisy numbers, so that they need no noise."""
+        return self.step > 0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Exact sums of private rows, before noise: must never leave the process."""
+    """Exact sums of private rows, before noise: must never leave the process.
+
+    `then`, if any, makes the blocks that come second: exact sums too, of what the first ones, their noise included, say
+    should be summed; or blocks that are a function of noisy numbers alone, as the layout says. It takes the first ones
+    in units of 2^-32 and the deviation of the noise of every block: 0 everywhere makes an exact summary.
+    """
 
     blocks: Blocks
     rows: int
+    then: Then | None = None
+
+    def with_second(self, published: Blocks, sigmas: dict[str, int]) -> Blocks:
+        """All exact sums, given what was published of the first ones, in units of 2^-32."""
+        return self.blocks | (self.then(published, sigmas) if self.then else {})
 
 
 class SummaryKind(Protocol):
@@ -71,8 +90,11 @@ class SummaryKind(Protocol):
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """The moments of all rows; ModelError for a kind that does not hold them."""
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """The heads that a model of the task can be asked for, by name."""
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
-        """The model of the fused sums, with `head` or the best one; ModelError for a head that it cannot have."""
+        """The model of the fused sums, with `head` (one of `heads`) or the best one."""
 
 
 def kind_of(task: Task) -> SummaryKind:
@@ -90,4 +112,6 @@ _KINDS = {
     "class-moments": ("class_moments", "CLASS_MOMENTS"),
     "histograms": ("histograms", "HISTOGRAMS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
+    "model": ("model", "MODEL"),
+    "residual-moments": ("residual_moments", "RESIDUAL_MOMENTS"),
 }

@@ -109,6 +109,13 @@ class ClassMomentsKind:
             raise ModelError('class-moments with covariance = "diagonal" hold no covariances, which this needs')
         return pooled_statistics(task, sums)
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """Quadratic discriminants, a network and, where there are covariances, the other heads of moments."""
+        from fusion.class_gaussians import OWN, QDA
+        from fusion.heads import heads_of
+
+        return (QDA, *heads_of(len(task.label.classes))) if is_full(task) else OWN
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.class_gaussians`; what a release needs does not load it."""
         from fusion.class_gaussians import fit_class_moments

@@ -84,11 +84,17 @@ class HistogramsKind:
         """ModelError: cells are not moments of features."""
         raise ModelError("summaries of kind histograms hold no moments, which this needs; use moments")
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """One alone."""
+        from fusion.additive import HEAD
+
+        return (HEAD,)
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.additive`; what a release needs does not load it."""
         from fusion.additive import fit_histograms
 
-        return fit_histograms(fused, head)
+        return fit_histograms(fused)
 
 
 HISTOGRAMS = HistogramsKind()

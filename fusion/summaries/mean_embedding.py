@@ -94,11 +94,17 @@ class MeanEmbeddingKind:
         """ModelError: there are no second moments."""
         raise ModelError("summaries of kind mean-embedding hold no second moments, which this needs; use moments")
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """One alone."""
+        from fusion.class_means import HEAD
+
+        return (HEAD,)
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.class_means`; what a release needs does not load it."""
         from fusion.class_means import fit_class_means
 
-        return fit_class_means(fused, head)
+        return fit_class_means(fused)
 
 
 MEAN_EMBEDDING = MeanEmbeddingKind()

@@ -136,6 +136,12 @@ class MomentsKind:
 
         return statistics_of(task, sums)
 
+    def heads(self, task: Task) -> tuple[str, ...]:
+        """See `fusion.heads`."""
+        from fusion.heads import heads_of
+
+        return heads_of(len(task.label.classes))
+
     def fit(self, fused: Fused, head: str | None, seed: bytes) -> Fitted:
         """See `fusion.fitting`; what a release needs does not load it."""
         from fusion.fitting import fit_moments

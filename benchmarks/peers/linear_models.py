@@ -1,10 +1,11 @@
-"""diffprivlib's classifiers on one table: the peer of benchmarks/adult.py, run in an environment of its own.
+"""Linear classifiers of scikit-learn and diffprivlib on one table, run in an environment of their own.
 
-    python diffprivlib_adult.py TABLE.npz EPSILON DRAWS JOBS
+    python linear_models.py TABLE.npz EPSILON DRAWS JOBS
 
 TABLE.npz holds train, train_label, test, test_label. JOBS is a JSON list of
-{"model": "logistic", "data_norm": …, "intercept": …, "C": …}, {"model": "naive bayes"} (cells within [0, 1]) and
-{"model": "no privacy"}; "columns" keeps the first so many columns. Prints one JSON list of accuracies per job.
+{"model": "logistic", "data_norm": …, "intercept": …, "C": …}, {"model": "naive bayes"} (cells within [0, 1]) and,
+without privacy, {"model": "no privacy"} (logistic regression) and {"model": "ridge, no privacy"}; "columns" keeps the
+first so many columns. Prints one JSON list of accuracies per job.
 
 All that diffprivlib would otherwise read from the data is given: the norm of a row, the bounds of a column.
 """
@@ -20,6 +21,7 @@ import numpy as np
 from diffprivlib.models import GaussianNB, LogisticRegression
 from diffprivlib.utils import PrivacyLeakWarning
 from sklearn.linear_model import LogisticRegression as PlainLogisticRegression
+from sklearn.linear_model import RidgeClassifier
 
 MAX_ITERATIONS = 500
 
@@ -37,7 +39,7 @@ def _accuracies(job: dict[str, Any], data: dict[str, Any], epsilon: float, draws
     used = slice(job.get("columns"))
     train, test = data["train"][:, used], data["test"][:, used]
     scores = []
-    for _ in range(1 if job["model"] == "no privacy" else draws):
+    for _ in range(1 if job["model"].endswith("no privacy") else draws):
         fitted = _model(job, epsilon).fit(train, data["train_label"])
         scores.append(float(fitted.score(test, data["test_label"])))
     return scores
@@ -49,6 +51,8 @@ def _model(job: dict[str, Any], epsilon: float) -> Any:
         return LogisticRegression(epsilon=epsilon, max_iter=MAX_ITERATIONS, **public)
     if job["model"] == "naive bayes":
         return GaussianNB(epsilon=epsilon, bounds=(0, 1))
+    if job["model"] == "ridge, no privacy":
+        return RidgeClassifier()
     return PlainLogisticRegression(max_iter=MAX_ITERATIONS)
 
 

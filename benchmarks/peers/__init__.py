@@ -1,0 +1,1 @@
+"""Peers: software that ours is compared with."""

@@ -35,10 +35,12 @@ MODULES = (
     "fashion_peers",
     "synthesize",
     "fashion_backbone",
+    "kinds",
     "model_kind",
     "wisdm",
     "diabetes",
     "regression",
+    "sentiment",
     "taiwan",
     "traffic",
 )

@@ -25,10 +25,14 @@ from fusion import accountants, accounting, ledger, summary, training
 from fusion import release as release_module
 from fusion.accountants import Costs, add, largest
 from fusion.accounts import Account
+from fusion.encoders.lift import LiftedRows
 from fusion.encoders.tabular import NumberBlock, TabularRows
+from fusion.partitions import ColumnCells
 from fusion.parts import Part
 from fusion.persons import PersonPass
-from fusion.summaries import UNIT, BlockLayout, moments, residual_moments
+from fusion.summaries import UNIT, BlockLayout, histograms, mean_embedding, moments, residual_moments
+from fusion.summaries.class_moments import ClassMomentsKind
+from fusion.summaries.histograms import HistogramsKind
 from fusion.summaries.model import ModelKind
 from fusion.summaries.moments import MomentsKind, Products
 
@@ -38,6 +42,11 @@ Patch = pytest.MonkeyPatch
 ROWS, NUMBERS = TASKS["classification, rows"], TASKS["regression, rows"]
 PERSONS = TASKS["classification, persons"]
 RESIDUALS = TASKS["residual-moments: classification, rows"]
+EMBEDDED_NUMBERS = TASKS["mean-embedding: regression, rows"]
+CLASS_ROWS = TASKS["class-moments: classification, rows"]
+CELL_ROWS, CELL_PERSONS = TASKS["histograms: classification, rows"], TASKS["histograms: classification, persons"]
+LIFTED = checks.make_task(checks.CLASSES, '"record"', options="[encoder.lift]\nfeatures = 8\n")
+STRANGERS: list[checks.Line] = [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")]
 
 CHECKS: dict[str, Check] = {
     "exact search: rows": lambda _: checks.check_every_corner(ROWS),
@@ -52,6 +61,18 @@ CHECKS: dict[str, Check] = {
     "exact search: what others add to residuals": lambda _: checks.check_others_stay_bit_identical(
         RESIDUALS, [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")], [("40", "1", "red", "a", "x")]
     ),
+    "exact search: mean embedding of numbers": lambda _: checks.check_every_corner(EMBEDDED_NUMBERS),
+    "exact search: class moments": lambda _: checks.check_every_corner(CLASS_ROWS),
+    "exact search: histograms of persons": lambda _: checks.check_every_corner(CELL_PERSONS),
+    "exact search: what others add to histograms": lambda _: checks.check_others_stay_bit_identical(
+        CELL_ROWS, STRANGERS, [("40", "1", "red", "a", "x")]
+    ),
+    "exact search: what others add to lifted rows": lambda _: checks.check_others_stay_bit_identical(
+        LIFTED, STRANGERS, [("40", "1", "red", "a", "x")]
+    ),
+    "stated sensitivity: class moments": lambda _: checks.check_stated_sensitivity_is_proved(CLASS_ROWS),
+    "stated sensitivity: histograms": lambda _: checks.check_stated_sensitivity_is_proved(CELL_ROWS),
+    "claimed privacy: histograms": lambda _: checks.check_noise_gives_claimed_privacy(CELL_ROWS, 1.0),
     "stated sensitivity": lambda _: checks.check_stated_sensitivity_is_proved(ROWS),
     "claimed privacy": lambda _: [checks.check_noise_gives_claimed_privacy(ROWS, e) for e in (0.5, 1.0, 3.0)] and None,
     "exact search: a training step": lambda _: checks.check_a_step_moves_by_at_most_the_clip(TRAINED["rows"]),
@@ -177,6 +198,45 @@ def _(patch: Patch) -> None:
         )
 
     patch.setattr(MomentsKind, "layout", layout)
+
+
+@mutant("a number counts whole at both ends", "exact search: mean embedding of numbers")
+def _(patch: Patch) -> None:
+    rewrite(patch, mean_embedding, "class_weights", ("[most - high, high]", "[most, high]"))
+
+
+@mutant("a row counts in the second moments of every class", "exact search: class moments")
+def _(patch: Patch) -> None:
+    rewrite(patch, ClassMomentsKind, "measure", ("q[w[:, c] > 0.0]", "q"))
+
+
+@mutant("class moments are noised for one block too few", "stated sensitivity: class moments")
+def _(patch: Patch) -> None:
+    patch.setattr(ClassMomentsKind, "sensitivity", lambda self, task: 1.0)
+
+
+@mutant("a partition is left out of Delta", "stated sensitivity: histograms", "claimed privacy: histograms")
+def _(patch: Patch) -> None:
+    rewrite(
+        patch, HistogramsKind, "sensitivity", ("len(partitions_of(task).parts)", "len(partitions_of(task).parts) - 1")
+    )
+
+
+@mutant("every row of a person is counted whole", "exact search: histograms of persons")
+def _(patch: Patch) -> None:
+    rewrite(patch, histograms, "row_weights", ("np.floor_divide(UNIT, rows_sharing(task, batch))",
+                                               "np.full(len(batch), UNIT)"))  # fmt: skip
+
+
+@mutant("cells are cut where the data lie", "exact search: what others add to histograms")
+def _(patch: Patch) -> None:
+    rewrite(patch, ColumnCells, "of", ("missing = np.isnan(raw)",
+                                       "missing = np.isnan(raw); raw = raw * 40 / np.nanmax(np.abs(raw))"))  # fmt: skip
+
+
+@mutant("a lift is centered on the rows at hand", "exact search: what others add to lifted rows")
+def _(patch: Patch) -> None:
+    rewrite(patch, LiftedRows, "encode", ("(whole @ self.weights)", "((whole - whole.mean(axis=0)) @ self.weights)"))
 
 
 # --- persons --------------------------------------------------------------------------------------------------

@@ -392,7 +392,7 @@ _COMPUTE = (
 )
 
 
-_NOISED = "summary = _noised(task, planned, measured, reserved.position, _continued(progress, 2 * report.rows_read))"
+_NOISED = "summary = _noised(planned, measured, reserved.position)"
 
 
 @mutant("the budget is spent after the sums are computed", "spent before computed")

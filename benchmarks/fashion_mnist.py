@@ -39,7 +39,7 @@ from node.tasks import read_file
 
 HEADING = "## A1: Fashion-MNIST, ten nodes of one class each\n\n"
 TASK_FILE = SOURCE / "task.toml"
-EPSILONS = (1.0, 3.0, 0.5, 8.0)
+EPSILONS = (0.5, 1.0, 3.0, 8.0)
 TARGETS = {1.0: 0.86, 3.0: 0.88}
 DRAWS = 10
 LARGEST_KB = 300

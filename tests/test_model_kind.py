@@ -468,7 +468,7 @@ def test_from_rows_to_predictions_on_the_command_line(model_task_file: Path, row
     assert json.loads(tidings(home, "verify", files["distilled"], "--json"))["confirmed"] is True
     tidings(home, "predict", files["distilled"], str(rows), "-o", str(tmp_path / "out.csv"))
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 401
-    complaint = tidings(home, "query", "ward", "-o", str(tmp_path / "x.onnx"), "--head", "lda", code=1)
+    complaint = tidings(home, "query", "ward", "-o", str(tmp_path / "x.onnx"), "--head", "lda", code=2)
     assert "choose one of: distilled, averaged" in complaint
 
 

@@ -35,12 +35,13 @@ MODULES = (
     "fashion_peers",
     "synthesize",
     "fashion_backbone",
+    "kinds",
     "model_kind",
     "wisdm",
     "diabetes",
     "regression",
+    "sentiment",
     "taiwan",
-    "fashion_mnist",
     "traffic",
 )
 INTRODUCTION = (

@@ -35,7 +35,7 @@ DATA = Path(os.environ.get("TIDINGS_DATA", HERE.parent.parent / "shared" / "data
 HEADING = "## A1: Fashion-MNIST through a public backbone, ten nodes of one class each\n\n"
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 TARGETS = {1.0: "86.0", 3.0: "88.0", 8.0: "–"}
-SUMMARIES = ("moments",)
+SUMMARIES = ("moments", "residual-moments")
 DRAWS = 10
 
 Floats = NDArray[np.float64]

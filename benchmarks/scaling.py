@@ -24,7 +24,7 @@ from fusion.fuse import Contribution, Fused, Fuser, fuse, total
 from fusion.heads import HEADS, Cleaned
 from fusion.model import build_model
 from fusion.release import Measured, measure, noisy_summary
-from fusion.selection import DEFAULT_MULTIPLIER, default_candidate
+from fusion.selection import DEFAULT_HEAD, DEFAULT_MULTIPLIER
 from fusion.summary import Decoder, Summary, claim_of, plan
 from fusion.task import Task
 
@@ -179,15 +179,14 @@ def _steps(
     task: Task, contributions: Sequence[Contribution], files: Sequence[bytes]
 ) -> dict[str, Callable[[], object]]:
     """What is timed, by name; the fusers that get one more are made here, outside the timing."""
-    default = default_candidate(2, None).head
     one_less = [_fuser(task, contributions[:-1]) for _ in range(2)]
     return {
         "decode all from their bytes": lambda: _decoded(task, files),
         FUSED: lambda: _fitted(Fused(task, total(contributions), tuple(contributions), ()), "ridge"),
         CHECKED: lambda: _fitted(fuse(task, contributions), "ridge"),
-        "the same with the default head": lambda: _fitted(fuse(task, contributions), default),
+        "the same with the default head": lambda: _fitted(fuse(task, contributions), DEFAULT_HEAD),
         ADDED: lambda: _with(one_less[0], contributions[-1], "ridge"),
-        "the same with the default head, one more": lambda: _with(one_less[1], contributions[-1], default),
+        "the same with the default head, one more": lambda: _with(one_less[1], contributions[-1], DEFAULT_HEAD),
         "the whole model: as above, head and lambda chosen on left-out summaries": lambda: build_model(
             task, contributions
         ),

@@ -50,21 +50,26 @@ class Compared:
 
 
 def compare(
-    name: str, task: Task, epsilons: tuple[float, ...], group: Callable[[Files], Files] | None = None
+    name: str,
+    task: Task,
+    epsilons: tuple[float, ...],
+    group: Callable[[Files], Files] | None = None,
+    draws: int = DRAWS,
 ) -> Compared:
     """All figures of one data set; DataMissing where its files are absent. `group` joins partners into larger ones."""
     with dealt(name) as (train, test):
         trial = Trial(task, group(train) if group else train, test)
-        models = [trial.model(epsilons[0]) for _ in range(DRAWS)]
+        pooled = trial.pooled()
+        models = [trial.model(epsilons[0]) for _ in range(draws)]
         fused = {epsilons[0]: [trial.score(model) for model in models]}
-        fused |= {epsilon: [trial.fused(epsilon) for _ in range(DRAWS)] for epsilon in epsilons[1:]}
+        fused |= {epsilon: [trial.fused(epsilon) for _ in range(draws)] for epsilon in epsilons[1:]}
         return Compared(
             measure=trial.measure_of_success,
             partners=len(trial.train),
-            test_rows=trial.pooled()["n"],
+            test_rows=pooled["n"],
             alone=[trial.alone(who) for who in trial.train],
             fused=fused,
-            pooled=trial.pooled(),
+            pooled=pooled,
             raw=pooled_raw(trial, DATASETS[name].skip),
             estimates=[model.manifest["quality"] for model in models if model.manifest["quality"]],
         )

@@ -90,10 +90,15 @@ def _tabular(builder: Builder, model: Model) -> tuple[Inputs, str]:
     encoder = model.encoder
     if isinstance(encoder, TabularRows):
         return features(builder, encoder, model.task)
+    from fusion.encoders.leaves import LeafRows
     from fusion.encoders.lift import LiftedRows
     from fusion.encoders.lift_graph import lifted
 
-    assert isinstance(encoder, LiftedRows)  # noqa: S101 - the two that columns of a table have
+    if isinstance(encoder, LeafRows):
+        from fusion.encoders.leaves_graph import leaves
+
+        return leaves(builder, encoder)
+    assert isinstance(encoder, LiftedRows)  # noqa: S101 - the third that columns of a table have
     inputs, row = features(builder, encoder.rows, model.task)
     return inputs, lifted(builder, encoder, row)
 

@@ -64,7 +64,8 @@ def problem_of_variances(statistics: Statistics) -> str | None:
     problem = class_sums_problem(
         statistics.cross, statistics.counts, statistics.cross_sigma, statistics.count_sigma, slack
     )
-    if problem is None and (statistics.diagonal < -DEVIATIONS * statistics.gram_sigma - slack).any():
+    noise = np.sqrt(DEVIATIONS**2 + 2.0 * np.log(statistics.dimension)) * statistics.gram_sigma  # for all entries
+    if problem is None and (statistics.diagonal < -noise - slack).any():
         return "it has negative sums of squares"
     return problem or _implausible_trace(statistics, slack)
 

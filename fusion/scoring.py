@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fusion.artifact import Model, label_scale
 from fusion.heads import forward
 from fusion.model_files import is_onnx, read_model
+from fusion.summaries.moments import BLOCK_ROWS, parts_of
 from fusion.task import CategoryColumn, ImageColumn, NumberColumn, Task
 
 if TYPE_CHECKING:
@@ -145,7 +146,18 @@ def area_under_curve(score: Floats, positive: NDArray[np.bool_]) -> float | None
 
 def _open(data: bytes) -> tuple[Model, Runner]:
     model, _card = read_model(data)
-    return model, _onnx_runner(data, model) if is_onnx(data) else _layers_runner(model)
+    return model, _in_blocks(_onnx_runner(data, model) if is_onnx(data) else _layers_runner(model))
+
+
+def _in_blocks(run: Runner) -> Runner:
+    """The same, BLOCK_ROWS rows at a time: an encoded row of thousands of cells or pixels is larger than the row."""
+
+    def in_blocks(batch: Batch) -> Floats:
+        if len(batch) <= BLOCK_ROWS:
+            return run(batch)
+        return np.concatenate([run(batch.slice(part)) for part in parts_of(len(batch))])
+
+    return in_blocks
 
 
 def _layers_runner(model: Model) -> Runner:

@@ -33,7 +33,7 @@ HIDDEN = 48
 MLP_STEPS = 400
 MLP_ROWS = 512  # fresh ones in every step, so that there is nothing to overfit
 MLP_RATE = 0.02
-LEAST_SCALE = 1e-6
+LEAST_SCALE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,13 @@ def mlp(gaussians: Gaussians, tail: float, seed: bytes) -> tuple[tuple[Floats, F
 
 
 def _center_and_scale(gaussians: Gaussians) -> tuple[Floats, Floats]:
-    """(k,): mean and standard deviation of each feature over all classes."""
+    """(k,): mean and standard deviation of each feature; infinite for a constant, so that it gets no weight."""
     center = gaussians.priors @ gaussians.means
     between = gaussians.priors @ (gaussians.means - center) ** 2
     within = (gaussians.factors**2).sum(axis=2)
     shares = gaussians.priors if len(within) > 1 else np.ones(1)
-    return center, np.sqrt(between + shares @ within) + LEAST_SCALE
+    scale = np.sqrt(between + shares @ within)
+    return center, np.where(scale > LEAST_SCALE, scale, np.inf)
 
 
 def _rows(

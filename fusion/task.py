@@ -45,7 +45,7 @@ TEXT_CONSTANTS_SHA256 = "844e9d7e6a2f7e5ad84fb56c4f9625f6ba9380b4829abfab7dcb9d2
 TEXT_WIDTH = 384  # of a sentence vector
 TEXT_LENSES = ("plain", "opinion")
 KINDS = ("classification", "regression")
-SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "residual-moments", "model")
+SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "histograms", "residual-moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
@@ -58,6 +58,9 @@ MAX_TRAINING_STEPS = 1_000
 MAX_TRAINING_ENTRIES = 2**23  # weights times steps: every one of them gets noise, and noise is proved for 2^24 entries
 MAX_CLASS_DIMENSION = 64  # of class-moments: as many numbers as moments have, for every class
 MAX_CLASS_WIDTH = 8_192  # classes times dimensions: the first layer of its models
+MAX_CELL_FEATURES = 2_048  # columns times classes: models take the cube of it
+MAX_PAIRED_COLUMNS = 64
+DEFAULT_CELL_BINS = 8
 COVARIANCES = ("full", "diagonal")
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.0)?")
@@ -316,6 +319,18 @@ class ClassMomentsSettings:
 
 
 @dataclass(frozen=True)
+class HistogramSettings:
+    """What summary kind `histograms` counts: see `fusion.partitions`.
+
+    `bins` are the cells of a number. With `pairs` all pairs of columns are counted too: their columns can then be
+    weighed against each other, and the noise grows with the square root of the number of partitions.
+    """
+
+    bins: int = DEFAULT_CELL_BINS
+    pairs: bool = False
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """How the small head of summary kind `model` is shaped and trained, see `fusion.summaries.model`. All public.
 
@@ -362,6 +377,7 @@ class Task:
     encoder: EncoderSettings
     class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
     model: ModelSettings | None = None  # likewise
+    histograms: HistogramSettings | None = None
 
     @classmethod
     def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:
@@ -399,6 +415,8 @@ class Task:
         }
         if self.class_moments is not None:
             content["class-moments"] = vars(self.class_moments)
+        if self.histograms is not None:
+            content["histograms"] = vars(self.histograms)
         if self.model is not None:
             content["model"] = self.model.content()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -447,6 +465,10 @@ def spellings_of(value: str) -> tuple[str, ...]:
 
 def dimension(task: Task) -> int:
     """Coordinates of an encoded row, bias included (see fusion.encoders)."""
+    if task.histograms is not None:
+        from fusion.partitions import partitions_of
+
+        return 1 + partitions_of(task).leaves
     return task.encoder.dimension(task.columns)
 
 

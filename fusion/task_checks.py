@@ -19,6 +19,7 @@ from fusion.task import (
     CANONICAL_VERSION,
     COVARIANCES,
     DEFAULT_BIAS,
+    DEFAULT_CELL_BINS,
     DEFAULT_DELTA,
     DEFAULT_FEATURES,
     DEFAULT_GAMMA,
@@ -28,6 +29,7 @@ from fusion.task import (
     MAX_BINS,
     MAX_BOUND,
     MAX_CATEGORIES,
+    MAX_CELL_FEATURES,
     MAX_CLASS_DIMENSION,
     MAX_CLASS_WIDTH,
     MAX_CLASSES,
@@ -44,6 +46,7 @@ from fusion.task import (
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_NAME_CHARS,
+    MAX_PAIRED_COLUMNS,
     MAX_PERSON_ROWS,
     MAX_SEED,
     MAX_TASK_BYTES,
@@ -61,6 +64,7 @@ from fusion.task import (
     Column,
     CsvFormat,
     EncoderSettings,
+    HistogramSettings,
     ImageColumn,
     ImageEncoder,
     Label,
@@ -298,9 +302,14 @@ def _build(raw: object, fail: Fail) -> Task:
     columns = _build_columns(top, label, privacy, csv)
     encoder = _build_encoder(top.table("encoder"), columns)
     class_moments = _build_class_moments(top, label) if summary == "class-moments" else None
+    histograms = _build_histograms(top, label, columns, encoder) if summary == "histograms" else None
     model = _build_model(top, label) if summary == "model" else None
     top.done()
-    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments, model)
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments, model, histograms)
+    if histograms is not None and dimension(task) > MAX_DIMENSION:
+        top.fail(
+            "histograms", f"have {dimension(task) - 1} cells, over the {MAX_DIMENSION - 1} allowed; lower the bins"
+        )
     if class_moments is not None:
         _check_class_moments(top, task)
     if dimension(task) > MAX_DIMENSION:
@@ -319,6 +328,23 @@ def _build_class_moments(top: _Table, label: Label) -> ClassMomentsSettings:
     table = top.table("class-moments", required=False)
     settings = ClassMomentsSettings(table.choice("covariance", COVARIANCES, default="full"))
     table.done()
+    return settings
+
+
+def _build_histograms(
+    top: _Table, label: Label, columns: tuple[Column, ...], encoder: EncoderSettings
+) -> HistogramSettings:
+    if not isinstance(encoder, TabularEncoder) or encoder.lift is not None:
+        top.fail("summary", '"histograms" count cells of columns; choose the encoder "tabular" without a lift')
+    table = top.table("histograms", required=False)
+    settings = HistogramSettings(
+        bins=_whole_number(table, "bins", 2, MAX_BINS, DEFAULT_CELL_BINS),
+        pairs=table.boolean("pairs", default=False),
+    )
+    table.done()
+    most = MAX_CELL_FEATURES // max(len(label.classes), 1)
+    if len(columns) > (min(most, MAX_PAIRED_COLUMNS) if settings.pairs else most):
+        top.fail("columns", f'are too many for "histograms" of these classes (at most {most}) or pairs; name fewer')
     return settings
 
 

@@ -42,7 +42,7 @@ def test_the_canary_moves_the_sums_as_far_as_anything_can(name: str) -> None:
     weights = {block.name: block.noise_divisor for block in plan(TASKS[name], 1.0).layout}
     moved = sum(float(((weights[n] * (with_canary[n] - v) / UNIT) ** 2).sum()) for n, v in without.items())
     least = 0.99 if TASKS[name].summary == "residual-moments" else 0.999  # its residual lacks the bias: not of length 1
-    assert least < moved / plan(TASKS[name], 1.0).sensitivity ** 2 <= 1.0
+    assert least < moved / plan(TASKS[name], 1.0).sensitivity ** 2 <= 1.0 + 1e-12  # sqrt(6) squared is not quite 6
 
 
 def test_the_canary_of_the_heart_task_moves_few_sums_and_those_fully(heart_example: Path) -> None:

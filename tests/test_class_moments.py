@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from fusion.artifact import Model, layer_names, to_tensors
-from fusion.class_gaussians import QDA, ClassGaussians, pooled_statistics
+from fusion.class_gaussians import MLP, QDA, ClassGaussians, pooled_statistics
 from fusion.dataset import Batch
 from fusion.errors import ModelError, TaskError
 from fusion.fuse import Sums, fuse
@@ -72,6 +72,7 @@ def test_classes_that_differ_in_scatter_alone_are_told_apart(covariance: str, ep
     held = [noisy(task, rings(2_000, seed), epsilon, f"{seed}") for seed in range(3)]
     test = rings(4_000, 9)
     assert accuracy(build_model(task, held, QDA), test) > 0.8
+    assert accuracy(build_model(task, held, MLP), test) > 0.75
     if covariance == "full":
         assert accuracy(build_model(task, held, "lda"), test) < 0.7
 

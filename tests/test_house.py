@@ -26,6 +26,8 @@ def test_each_package_resolves_inside_this_repository(package: str) -> None:
         "import node.serve, node.daemon, node.server, node.client",
         "import node.status, node.tasks, node.membership",
         "import fusion.task, fusion.errors, node.home",
+        "import fusion.summaries.moments, fusion.summaries.class_moments, fusion.summaries.histograms",
+        "import fusion.summaries.mean_embedding, fusion.encoders.lift, fusion.encoders.leaves",
     ],
 )
 def test_a_relay_never_loads_torch_or_tables(code: str) -> None:

@@ -25,10 +25,14 @@ from fusion import accountants, accounting, ledger, summary, training
 from fusion import release as release_module
 from fusion.accountants import Costs, add, largest
 from fusion.accounts import Account
+from fusion.encoders.lift import LiftedRows
 from fusion.encoders.tabular import NumberBlock, TabularRows
+from fusion.partitions import ColumnCells
 from fusion.parts import Part
 from fusion.persons import PersonPass
-from fusion.summaries import UNIT, BlockLayout, moments
+from fusion.summaries import UNIT, BlockLayout, histograms, mean_embedding, moments, residual_moments
+from fusion.summaries.class_moments import ClassMomentsKind
+from fusion.summaries.histograms import HistogramsKind
 from fusion.summaries.model import ModelKind
 from fusion.summaries.moments import MomentsKind, Products
 
@@ -37,6 +41,12 @@ Patch = pytest.MonkeyPatch
 
 ROWS, NUMBERS = TASKS["classification, rows"], TASKS["regression, rows"]
 PERSONS = TASKS["classification, persons"]
+RESIDUALS = TASKS["residual-moments: classification, rows"]
+EMBEDDED_NUMBERS = TASKS["mean-embedding: regression, rows"]
+CLASS_ROWS = TASKS["class-moments: classification, rows"]
+CELL_ROWS, CELL_PERSONS = TASKS["histograms: classification, rows"], TASKS["histograms: classification, persons"]
+LIFTED = checks.make_task(checks.CLASSES, '"record"', options="[encoder.lift]\nfeatures = 8\n")
+STRANGERS: list[checks.Line] = [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")]
 
 CHECKS: dict[str, Check] = {
     "exact search: rows": lambda _: checks.check_every_corner(ROWS),
@@ -47,6 +57,22 @@ CHECKS: dict[str, Check] = {
     "exact search: what others add": lambda _: checks.check_others_stay_bit_identical(
         ROWS, [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")], [("40", "1", "red", "a", "x")]
     ),
+    "exact search: residuals": lambda _: checks.check_every_corner(RESIDUALS),
+    "exact search: what others add to residuals": lambda _: checks.check_others_stay_bit_identical(
+        RESIDUALS, [("3", "0.5", "red", "a", "p"), ("-9", "0", "blue", "c", "q")], [("40", "1", "red", "a", "x")]
+    ),
+    "exact search: mean embedding of numbers": lambda _: checks.check_every_corner(EMBEDDED_NUMBERS),
+    "exact search: class moments": lambda _: checks.check_every_corner(CLASS_ROWS),
+    "exact search: histograms of persons": lambda _: checks.check_every_corner(CELL_PERSONS),
+    "exact search: what others add to histograms": lambda _: checks.check_others_stay_bit_identical(
+        CELL_ROWS, STRANGERS, [("40", "1", "red", "a", "x")]
+    ),
+    "exact search: what others add to lifted rows": lambda _: checks.check_others_stay_bit_identical(
+        LIFTED, STRANGERS, [("40", "1", "red", "a", "x")]
+    ),
+    "stated sensitivity: class moments": lambda _: checks.check_stated_sensitivity_is_proved(CLASS_ROWS),
+    "stated sensitivity: histograms": lambda _: checks.check_stated_sensitivity_is_proved(CELL_ROWS),
+    "claimed privacy: histograms": lambda _: checks.check_noise_gives_claimed_privacy(CELL_ROWS, 1.0),
     "stated sensitivity": lambda _: checks.check_stated_sensitivity_is_proved(ROWS),
     "claimed privacy": lambda _: [checks.check_noise_gives_claimed_privacy(ROWS, e) for e in (0.5, 1.0, 3.0)] and None,
     "exact search: a training step": lambda _: checks.check_a_step_moves_by_at_most_the_clip(TRAINED["rows"]),
@@ -121,6 +147,24 @@ def _(patch: Patch) -> None:
     rewrite(patch, moments, "quantize_targets", ("chosen * most", "np.ones_like(chosen) * most"))
 
 
+@mutant("residuals are not drawn in", "exact search: residuals")
+def _(patch: Patch) -> None:
+    rewrite(patch, residual_moments, "residuals", ("radius = np.maximum(np.sqrt(squares), RADIUS * FIXED_POINT)",
+                                                   "radius = np.full(len(squares), RADIUS * FIXED_POINT)"),
+            ("quantize(difference / radius[:, None], rows.shares)",
+             "np.trunc(FIXED_POINT * difference / radius[:, None])"))  # fmt: skip
+
+
+@mutant("lengths of residuals are not bounded", "exact search: residuals")
+def _(patch: Patch) -> None:
+    rewrite(patch, residual_moments, "residual_sums", ("np.minimum(squares, UNIT)", "squares"))
+
+
+@mutant("residuals are taken about exact class means", "exact search: what others add to residuals")
+def _(patch: Patch) -> None:
+    rewrite(patch, residual_moments.ResidualMomentsKind, "measure", ("noised[CROSS]", "cross.reshape(-1)"))
+
+
 @mutant("bounds are taken from the data", "exact search: what others add")
 def _(patch: Patch) -> None:
     rewrite(patch, NumberBlock, "coordinates", ("raw = batch.numbers[self.name]",
@@ -154,6 +198,45 @@ def _(patch: Patch) -> None:
         )
 
     patch.setattr(MomentsKind, "layout", layout)
+
+
+@mutant("a number counts whole at both ends", "exact search: mean embedding of numbers")
+def _(patch: Patch) -> None:
+    rewrite(patch, mean_embedding, "class_weights", ("[most - high, high]", "[most, high]"))
+
+
+@mutant("a row counts in the second moments of every class", "exact search: class moments")
+def _(patch: Patch) -> None:
+    rewrite(patch, ClassMomentsKind, "measure", ("q[w[:, c] > 0.0]", "q"))
+
+
+@mutant("class moments are noised for one block too few", "stated sensitivity: class moments")
+def _(patch: Patch) -> None:
+    patch.setattr(ClassMomentsKind, "sensitivity", lambda self, task: 1.0)
+
+
+@mutant("a partition is left out of Delta", "stated sensitivity: histograms", "claimed privacy: histograms")
+def _(patch: Patch) -> None:
+    rewrite(
+        patch, HistogramsKind, "sensitivity", ("len(partitions_of(task).parts)", "len(partitions_of(task).parts) - 1")
+    )
+
+
+@mutant("every row of a person is counted whole", "exact search: histograms of persons")
+def _(patch: Patch) -> None:
+    rewrite(patch, histograms, "row_weights", ("np.floor_divide(UNIT, rows_sharing(task, batch))",
+                                               "np.full(len(batch), UNIT)"))  # fmt: skip
+
+
+@mutant("cells are cut where the data lie", "exact search: what others add to histograms")
+def _(patch: Patch) -> None:
+    rewrite(patch, ColumnCells, "of", ("missing = np.isnan(raw)",
+                                       "missing = np.isnan(raw); raw = raw * 40 / np.nanmax(np.abs(raw))"))  # fmt: skip
+
+
+@mutant("a lift is centered on the rows at hand", "exact search: what others add to lifted rows")
+def _(patch: Patch) -> None:
+    rewrite(patch, LiftedRows, "encode", ("(whole @ self.weights)", "((whole - whole.mean(axis=0)) @ self.weights)"))
 
 
 # --- persons --------------------------------------------------------------------------------------------------
@@ -309,6 +392,9 @@ _COMPUTE = (
 )
 
 
+_NOISED = "summary = _noised(task, planned, measured, reserved.position, _continued(progress, 2 * report.rows_read))"
+
+
 @mutant("the budget is spent after the sums are computed", "spent before computed")
 def _(patch: Patch) -> None:
     rewrite(patch, release_module, "release", (_COMPUTE, ""),
@@ -326,8 +412,8 @@ def _(patch: Patch) -> None:
             "    before = ledger._path.read_bytes()\n    reserved = ledger.reserve(\n",
         ),
         (
-            "    summary = _noised(planned, measured, reserved.position)\n",
-            "    try:\n        summary = _noised(planned, measured, reserved.position)\n"
+            f"    {_NOISED}\n",
+            f"    try:\n        {_NOISED}\n"
             "    except BaseException:\n        ledger._path.write_bytes(before)\n        raise\n",
         ),
     )

@@ -270,7 +270,7 @@ def test_a_summary_reads_back_as_it_was(data: Path, ledger: Ledger) -> None:
     for name, step in summary.steps.items():
         assert step == step_of(summary.sigmas[name])
         assert step.bit_count() == 1
-        assert summary.sigmas[name] / 8 < step <= summary.sigmas[name] / 4
+        assert summary.sigmas[name] / 4 < step <= summary.sigmas[name] / 2
 
 
 def test_the_size_is_about_five_bits_an_entry_and_was_announced(data: Path, ledger: Ledger) -> None:

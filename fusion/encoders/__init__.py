@@ -50,9 +50,12 @@ def encoder_for(task: Task) -> Encoder:
 
 
 def _tabular(task: Task) -> Encoder:
+    from fusion.encoders.leaves import LeafRows
     from fusion.encoders.lift import LiftedRows
     from fusion.encoders.tabular import TabularRows
 
+    if task.histograms is not None:
+        return LeafRows.of(task)
     lift = getattr(task.encoder, "lift", None)
     return TabularRows.of(task) if lift is None else LiftedRows.of(task, lift)
 

@@ -54,7 +54,7 @@ LUMA = (77, 150, 29)
 AREA_UNITS = 4_096
 SMALLEST_NORM = 1e-9  # far below that of any picture: the directions are scaled to give norms near 1
 WHITE = 4_080  # maps count in units of 1/4080 of a white pixel
-CHUNK = 128  # rows encoded at once: keeps what lies between two steps in the cache
+CHUNK = 64  # rows encoded at once: what lies between two steps stays in the cache
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ def features(builder: Builder, encoder: TabularRows, task: Task) -> tuple[list[o
     zeros = builder.node("Mul", radius, builder.constant(0.0))
     bias = builder.node("Add", zeros, builder.constant(encoder.bias))
     x = builder.node("Concat", builder.node("Mul", row, scale), bias, axis=1)
-    return [_input(column) for column in columns], x
+    return [column_input(column) for column in columns], x
 
 
-def _input(column: NumberColumn | CategoryColumn) -> onnx.ValueInfoProto:
+def column_input(column: NumberColumn | CategoryColumn) -> onnx.ValueInfoProto:
+    """The input of one column, [N, 1]."""
     kind = TensorProto.FLOAT if isinstance(column, NumberColumn) else TensorProto.STRING
     return helper.make_tensor_value_info(column.name, kind, ["N", 1])
 

@@ -110,6 +110,7 @@ def kind_of(task: Task) -> SummaryKind:
 _KINDS = {
     "moments": ("moments", "MOMENTS"),
     "class-moments": ("class_moments", "CLASS_MOMENTS"),
+    "histograms": ("histograms", "HISTOGRAMS"),
     "mean-embedding": ("mean_embedding", "MEAN_EMBEDDING"),
     "model": ("model", "MODEL"),
     "residual-moments": ("residual_moments", "RESIDUAL_MOMENTS"),

@@ -43,7 +43,17 @@ from numpy.typing import NDArray
 from fusion.encoders import encoder_for
 from fusion.errors import DataError, ModelError
 from fusion.summaries import UNIT, BlockLayout, Blocks, Measured, Progress
-from fusion.summaries.moments import FIXED_POINT, RowCount, parts_of, quantize, quantize_targets, rows_sharing
+from fusion.summaries.moments import (
+    CACHED_ROWS,
+    FIXED_POINT,
+    Products,
+    RowCount,
+    parts_of,
+    quantize,
+    quantize_targets,
+    rows_sharing,
+    upper_triangle,
+)
 from fusion.task import Task, dimension
 
 if TYPE_CHECKING:
@@ -70,6 +80,10 @@ class KeptRows:
     features: NDArray[np.int32]
     label: Ints
     shares: Ints
+
+    def slice(self, part: slice) -> KeptRows:
+        """The rows `part` of these."""
+        return KeptRows(self.features[part], self.label[part], self.shares[part])
 
 
 class ResidualMomentsKind:
@@ -157,16 +171,18 @@ def centers(task: Task, noised_cross: Ints, sigma: int) -> Floats:
 def residual_sums(kept: Iterable[KeptRows], center: Floats) -> Blocks:
     """R and L of the rows, in units of 2^-32."""
     features = center.shape[1]
-    scatter = np.zeros((features, features), dtype=np.int64)
+    products = Products(features, 0)
     lengths = 0
-    for rows in kept:
-        r, squares = residuals(rows, center)
-        scatter += np.rint(r.T @ r).astype(np.int64)
-        lengths += int((np.minimum(squares, UNIT).astype(np.int64) // rows.shares).sum())
-    above = np.triu(np.ones((features, features), dtype=np.bool_), k=1)
+    for batch in kept:
+        for part in parts_of(len(batch.label), CACHED_ROWS):
+            rows = batch.slice(part)
+            r, squares = residuals(rows, center)
+            products.add(r, np.empty((len(r), 0)))
+            lengths += int((np.minimum(squares, UNIT).astype(np.int64) // rows.shares).sum())
+    scatter, _nothing = products.sums()
     return {
         DIAGONAL: scatter.diagonal().copy(),
-        UPPER: scatter[above],
+        UPPER: scatter[upper_triangle(features)],
         LENGTHS: np.array([lengths], dtype=np.int64),
     }
 

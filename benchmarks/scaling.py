@@ -5,7 +5,6 @@ CPU seconds of one core, medians of alternating runs, so that a busy machine slo
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -141,7 +140,8 @@ def measure_file(path: str) -> None:
     """For `_peak_mb`: measure, and print the peak in MB."""
     task = number_task(64)
     measure(task, read_batches([Path(path)], task))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    status = Path("/proc/self/status").read_text()  # getrusage would tell of the process that started this one
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1000)
 
 
 # --- P4 ---------------------------------------------------------------------------------------------------------
@@ -184,9 +184,11 @@ def _steps(
         "decode all from their bytes": lambda: _decoded(task, files),
         FUSED: lambda: _fitted(Fused(task, total(contributions), tuple(contributions), ()), "ridge"),
         CHECKED: lambda: _fitted(fuse(task, contributions), "ridge"),
-        "the same with the default head": lambda: _fitted(fuse(task, contributions), DEFAULT_HEAD),
+        "the same with the default head, which for two classes takes a second one": lambda: _fitted(
+            fuse(task, contributions), DEFAULT_HEAD
+        ),
         ADDED: lambda: _with(one_less[0], contributions[-1], "ridge"),
-        "the same with the default head, one more": lambda: _with(one_less[1], contributions[-1], DEFAULT_HEAD),
+        "one more with the default head, likewise": lambda: _with(one_less[1], contributions[-1], DEFAULT_HEAD),
         "the whole model: as above, head and lambda chosen on left-out summaries": lambda: build_model(
             task, contributions
         ),

@@ -401,7 +401,8 @@ def test_a_fused_model_seeds_the_next_task(tmp_path: Path) -> None:
     assert task.model is not None
     assert task.model.initial_model == earlier.digest.hex()
     assert Task.from_canonical(task.canonical()) == task
-    assert accuracy(build_model(task, [noisy(task, ward_rows(1_500, 3), 3.0, "a")], "averaged")) > 0.75
+    seeded = accuracy(build_model(task, [noisy(task, ward_rows(1_500, 3), 3.0, "a")], "averaged"))
+    assert seeded > max(accuracy(earlier) - 0.1, 0.5)  # from zero, one such step knows next to nothing
     back = np.concatenate([one.reshape(-1) for one in initial_weights(task)])
     assert back == pytest.approx(np.frombuffer(base64.b64decode(inline_weights(earlier)), dtype="<f4"))
     with pytest.raises(TaskError, match="not as many as this head has"):
@@ -468,7 +469,7 @@ def test_from_rows_to_predictions_on_the_command_line(model_task_file: Path, row
     assert json.loads(tidings(home, "verify", files["distilled"], "--json"))["confirmed"] is True
     tidings(home, "predict", files["distilled"], str(rows), "-o", str(tmp_path / "out.csv"))
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 401
-    complaint = tidings(home, "query", "ward", "-o", str(tmp_path / "x.onnx"), "--head", "lda", code=1)
+    complaint = tidings(home, "query", "ward", "-o", str(tmp_path / "x.onnx"), "--head", "lda", code=2)
     assert "choose one of: distilled, averaged" in complaint
 
 

@@ -95,7 +95,8 @@ def _csv_message(path: Path, detail: str) -> str:
 def read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     """A Parquet file, some row groups' pages at a time."""
     try:
-        with pa.parquet.ParquetFile(path) as file:
+        # Reading ahead would keep every row group in memory until the end of the file.
+        with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
             check_columns(path, file.schema_arrow.names, wanted.columns)
             size = wanted.rows_at_once
             yield from file.iter_batches(batch_size=size, columns=list(wanted.columns), use_threads=False)

@@ -40,5 +40,4 @@ def _section(epsilons: tuple[float, ...], draws: int) -> str:
         + compared.table(NAMES)
         + "\n"
         + estimate_text(compared)
-        + "Users differ: an estimate from other training users is kinder than ten strangers are.\n"
     )

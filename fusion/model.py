@@ -115,7 +115,7 @@ def _quality_entry(quality: Quality) -> dict[str, Any]:
         "groups": quality.groups,
         "meaning": (
             f"estimated from the noisy sums alone, for the rows of partners left out of the fit, in {quality.groups} "
-            "groups; accuracies suppose scores that are Gaussian within each class; ± is what privacy noise and the "
+            "groups; accuracies suppose scores with the tails of a t-distribution; ± is what privacy noise and the "
             "number of rows leave open"
         ),
     }

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.heads import HEADS, SEEN_DEVIATIONS, Cleaned, Layers
+from fusion.heads import HEADS, SEEN_DEVIATIONS, TAIL, Cleaned, Layers
 from fusion.statistics import Statistics
 from fusion.summaries import kind_of
 from fusion.sums import total
@@ -61,7 +61,8 @@ class Quality:
 
     `relative_error`: squared error on the one-hot (or target) scale as a share of that of always predicting base
     rates (the mean): 1 is useless, 0 perfect. `accuracy` and `balanced_accuracy` (the mean over classes of the share
-    that is recognized): if scores are Gaussian within each class; their deviation adds that of as many rows at random.
+    that is recognized): if scores within each class have the tails that tempering supposes (`fusion.heads.TAIL`); their
+    deviation adds that of as many rows at random.
     """
 
     relative_error: float
@@ -263,7 +264,10 @@ def _recognized(logits: Sequence[Floats], splits: Sequence[Split]) -> tuple[floa
     sums = np.sum([b.T @ split.group.cross for b, split in zip(bases, splits, strict=True)], axis=0)
     products = np.sum([v.T @ split.group.gram @ v for v, split in zip(logits, splits, strict=True)], axis=0)
     rng = np.random.default_rng(0)
-    points = rng.standard_normal((SIMULATED_POINTS, classes))
+    points = (
+        rng.standard_normal((SIMULATED_POINTS, classes))
+        * np.sqrt(TAIL / rng.chisquare(TAIL, SIMULATED_POINTS))[:, None]
+    )
     factors = [np.linalg.qr(basis)[1] for basis in bases]
     trials = []
     for _ in range(SIMULATED_NOISES):
@@ -273,8 +277,8 @@ def _recognized(logits: Sequence[Floats], splits: Sequence[Split]) -> tuple[floa
             noisy_sums = noisy_sums + factor.T @ noise
             small = _symmetric_noise(len(factor), split.group.gram_sigma, rng)
             noisy_products = noisy_products + (factor.T @ small @ factor)[:classes, :classes]
-        trials.append(_scores(_gaussian_recall(noisy_sums, noisy_products, points), sums[-1]))
-    recall = _gaussian_recall(sums, products, points)
+        trials.append(_scores(_recall(noisy_sums, noisy_products, points), sums[-1]))
+    recall = _recall(sums, products, points)
     accuracy, balanced = _scores(recall, sums[-1])
     counts = np.maximum(sums[-1], 1.0)
     chance = recall * (1.0 - recall) / counts  # variance of each class's share among as many rows at random
@@ -298,7 +302,7 @@ def _scores(recall: Floats, counts: Floats) -> tuple[float, float]:
     return float(np.average(recall, weights=np.maximum(counts, 1.0))), float(recall[_present(counts)].mean())
 
 
-def _gaussian_recall(sums: Floats, products: Floats, points: Floats) -> Floats:
+def _recall(sums: Floats, products: Floats, points: Floats) -> Floats:
     """(C,): share of each class whose largest logit is its own; `sums` (C + 1, C) ends with the row of counts."""
     counts = np.maximum(sums[-1], 1.0)
     means = sums[:-1] / counts

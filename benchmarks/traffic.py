@@ -45,8 +45,8 @@ class Sizes:
     dimension: int
 
 
-FULL = Sizes(10, 801)
-QUICK = Sizes(3, 65)
+FULL = (Sizes(10, 401), Sizes(10, 801))
+QUICK = (Sizes(3, 65),)
 
 
 @dataclass(frozen=True)
@@ -72,28 +72,36 @@ def quick(_out: Path) -> str:
     return _section(QUICK)
 
 
-def _section(sizes: Sizes) -> str:
+def _section(all_sizes: Sequence[Sizes]) -> str:
+    rows = [row for sizes in all_sizes for row in _rows(sizes)]
+    nodes, megabytes = all_sizes[0].nodes, _fedavg_bytes(all_sizes[0]) / 1e6
+    return (
+        "## P7: bytes until the model is there\n\n"
+        f"{nodes} node processes on loopback; summaries of d coordinates and {CLASSES} classes at epsilon 1. FedAvg "
+        f"moves {megabytes:.1f} MB in {ROUNDS} rounds of {nodes} nodes (26,010 weights).\n\n"
+        "| d | a summary, kB | what | gossip, MB | models asked for, MB | together, MB | of FedAvg's | target |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _fedavg_bytes(sizes: Sizes) -> int:
+    return federated.round_bytes(federated.tanh_cnn(), sizes.nodes) * ROUNDS
+
+
+def _rows(sizes: Sizes) -> list[str]:
     tell = Progress("traffic")
     with tempfile.TemporaryDirectory() as scratch:
         one = _one_fuses(_sites(Path(scratch) / "one", sizes), tell)
         everybody = _all_hold(_sites(Path(scratch) / "all", sizes), tell)
-    weights = federated.round_bytes(federated.tanh_cnn(), sizes.nodes) * ROUNDS
-    rows = [
-        f"| {what} | {moved.gossip / 1e6:.2f} | {moved.models / 1e6:.2f} | {moved.total / 1e6:.2f} | "
-        f"1/{weights / moved.total:.1f} | 1/{1 / target:.0f} |"
+    weights = _fedavg_bytes(sizes)
+    return [
+        f"| {sizes.dimension} | {moved.summary / 1e3:.0f} | {what} | {moved.gossip / 1e6:.2f} | "
+        f"{moved.models / 1e6:.2f} | {moved.total / 1e6:.2f} | 1/{weights / moved.total:.1f} | 1/{1 / target:.0f} |"
         for what, moved, target in (
             (f"one fuses, {sizes.nodes - 1} ask", one, ONE_FUSES),
             (f"all {sizes.nodes} hold every summary", everybody, ALL_HOLD),
         )
     ]
-    return (
-        "## P7: bytes until the model is there\n\n"
-        f"{sizes.nodes} node processes on loopback; summaries of d = {sizes.dimension} and {CLASSES} classes at "
-        f"epsilon 1, {one.summary / 1e3:.0f} kB each as a sealed record. FedAvg moves {weights / 1e6:.1f} MB in "
-        f"{ROUNDS} rounds of {sizes.nodes} nodes (26,010 weights).\n\n"
-        "| what | gossip, MB | models asked for, MB | together, MB | of FedAvg's | target |\n"
-        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
-    )
 
 
 # --- stories ----------------------------------------------------------------------------------------------------

@@ -63,11 +63,12 @@ def main(words: list[str]) -> None:
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     page = folder / "RESULTS.md"
     introduction = QUICK_INTRODUCTION if quick else INTRODUCTION
-    sections = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     for name in names or MODULES:
         text = _run(name, folder / "plots", quick=quick)
         if quick:
             print(text, flush=True)
+        # read again each time: another run may have written its section meanwhile
+        sections = _sections(page.read_text(encoding="utf-8")) if page.exists() else {}
         sections |= _sections(text)
         page.write_text("\n".join([introduction, *sections.values()]), encoding="utf-8")
 

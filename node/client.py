@@ -81,8 +81,9 @@ class Dialer:
         parts: list[bytes] = []
         received = 0
         async with self.channel(peer, address) as channel:
+            call = _stub(channel).Query(wire.query_to_pb(query))
             try:
-                async for reply in _stub(channel).Query(wire.query_to_pb(query)):
+                async for reply in call:
                     if reply.HasField("progress"):
                         on_progress(reply.progress.message[:200])
                         continue
@@ -94,6 +95,8 @@ class Dialer:
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
                     raise QueryRefused(f"The other node says: {error.details()}") from error
                 raise PeerUnreachable(explain(error.code(), error.details(), address)) from error
+            finally:
+                call.cancel()  # a call that was given up before it was sent must not start on a closed channel
         return b"".join(parts)
 
 

@@ -21,8 +21,9 @@ from crypto.keys import Identity
 from node.errors import StoreError
 from node.pb import tidings_pb2 as pb
 from node.records import Held, HeldState, Kind, Record
+from node.simulated_network import seeded
+from node.simulated_store import MemoryStore, author_record
 from node.store import SCHEMA_VERSION, STORE_FILE, AcceptedTask, LinkReport, Peer, Store
-from tests.simulator import MemoryStore, author_record, seeded
 
 ALICE = Identity.from_seed(bytes([1]) * 32)
 BOB = Identity.from_seed(bytes([2]) * 32)
@@ -426,7 +427,7 @@ WRITER = textwrap.dedent(
     from pathlib import Path
     from crypto.keys import Identity
     from node.store import Store
-    from tests.simulator import author_record
+    from node.simulated_store import author_record
 
     alice, home = Identity.from_seed(bytes([1]) * 32), Path(sys.argv[1])
 

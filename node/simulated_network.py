@@ -48,13 +48,15 @@ def ring(n: int) -> list[Edge]:
 
 
 def random_graph(n: int, degree: int, rng: random.Random) -> list[Edge]:
-    """A connected graph in which a node has the address of about `degree` others."""
-    edges = {(i, rng.randrange(i)) for i in range(1, n)}
-    while len(edges) < min(n * degree, n * (n - 1)):
-        a, b = rng.randrange(n), rng.randrange(n)
-        if a != b:
-            edges.add((a, b))
-    return sorted(edges)
+    """A connected graph: each node has the addresses of `degree` others, one of them of an earlier node."""
+    edges: list[Edge] = []
+    for a in range(n):
+        known = {rng.randrange(a)} if a else set()
+        while len(known) < min(degree, n - 1):
+            known.add(rng.randrange(n))
+            known.discard(a)
+        edges += [(a, b) for b in sorted(known)]
+    return edges
 
 
 class Roster(Mapping[PublicKey, tuple[str, ...]]):

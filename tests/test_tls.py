@@ -41,7 +41,7 @@ REFUSED = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Server:
-    """Answers with the caller's key. TLS trusts the keys that are in `trusted` at the start, streams those now in it."""
+    """Answers with the caller's key. TLS trusts the keys in `trusted` at the start, streams those in it now."""
 
     def __init__(self, trusted: Iterable[Identity]) -> None:
         self.trusted = {member.public_key for member in trusted}

@@ -96,7 +96,7 @@ class Daemon:
 
     async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
         """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
-        self._home.store.clear_links()
+        self._home.store.clear_reports()
         server = NodeServer(self._home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
         address = None
         self._read_peers()
@@ -114,7 +114,7 @@ class Daemon:
             for dial in self._dials.values():
                 dial.cancel()
             await server.stop(STOP_GRACE_S)
-            self._home.store.clear_links()
+            self._home.store.clear_reports()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -199,7 +199,7 @@ class Daemon:
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged(tuple((peer.key, peer.address) for peer in members))
+        return PeersChanged(tuple((peer.key, next(iter(peer.addresses), None)) for peer in members))
 
     def _handle(self, event: Event) -> None:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
@@ -304,7 +304,7 @@ class Daemon:
         self._handle(self._peers_changed())
 
     async def _dial(self, peer: PublicKey) -> None:
-        address = self._peers[peer].address if peer in self._peers else None
+        address = next(iter(self._peers[peer].addresses), None) if peer in self._peers else None
         try:
             if address is None:
                 raise PeerUnreachable("it has no address here")

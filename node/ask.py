@@ -123,11 +123,12 @@ def _first_answer(home: Home, query: Query, peer: Peer, on_progress: Callable[[s
     dialer = Dialer.for_identity(home.keystore.identity)
     failures: list[str] = []
     for address in peer.addresses:
+        if failures:
+            on_progress(f"{failures[-1]}; trying {address}")
         try:
             return asyncio.run(dialer.ask(peer.key, address, query, on_progress))
         except PeerUnreachable as error:
             failures.append(str(error))
-            on_progress(str(error))
     raise PeerUnreachable(f"Cannot ask {peer.name}: {'; '.join(failures)}.")
 
 

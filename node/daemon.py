@@ -199,7 +199,7 @@ class Daemon:
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged(tuple((peer.key, next(iter(peer.addresses), None)) for peer in members))
+        return PeersChanged({peer.key: peer.addresses for peer in members})
 
     def _handle(self, event: Event) -> None:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
@@ -232,8 +232,8 @@ class Daemon:
                     asyncio.get_running_loop().call_soon(self._grant)
             case KeepChunk(record_id=record_id, index=index, data=data):
                 self._home.store.add_chunk(record_id, index, data)
-            case Dial(peer=peer):
-                self._dials[peer] = asyncio.create_task(self._dial(peer))
+            case Dial(peer=peer, address=address):
+                self._dials[peer] = asyncio.create_task(self._dial(peer, address))
             case Close(link=number, reason=reason):
                 if number in self._links:
                     self._links[number].close(reason)
@@ -303,11 +303,8 @@ class Daemon:
             return
         self._handle(self._peers_changed())
 
-    async def _dial(self, peer: PublicKey) -> None:
-        address = next(iter(self._peers[peer].addresses), None) if peer in self._peers else None
+    async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            if address is None:
-                raise PeerUnreachable("it has no address here")
             await self._dialer.exchange(peer, address, self, self._bucket)
         except PeerUnreachable as error:
             self._handle(DialFailed(peer, str(error)))

@@ -232,7 +232,7 @@ class Node:
         self.identity = Identity.from_seed(number.to_bytes(32, "big"))
         self.key = self.identity.public_key
         self.store = MemoryStore()
-        self.members: dict[PublicKey, str | None] = {}
+        self.members: dict[PublicKey, tuple[str, ...]] = {}
         self.links: dict[int, Wire] = {}
         self.link_numbers = itertools.count(1)
         self.sequence = 0
@@ -250,7 +250,7 @@ class Node:
         self.ticks_at = None
         rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.number.to_bytes(8, "big"), self.store.held())
-        self.tell(PeersChanged(tuple(self.members.items())))
+        self.tell(PeersChanged(self.members))
 
     def stop(self) -> None:
         """Die without a word; the other ends notice soon after."""
@@ -259,10 +259,10 @@ class Node:
             link.cut("the other side is gone", [(link.other(self), 0.1)])
         self.links.clear()
 
-    def set_members(self, members: dict[PublicKey, str | None]) -> None:
+    def set_members(self, members: dict[PublicKey, tuple[str, ...]]) -> None:
         self.members = members
         if self.is_up:
-            self.tell(PeersChanged(tuple(members.items())))
+            self.tell(PeersChanged(members))
 
     def publish(self, body: bytes = b"", *, supersedes: bytes = b"", chunk_bytes: int = 65_536) -> Record:
         """Author a record and keep it, as a command beside the daemon does."""
@@ -357,7 +357,7 @@ class Swarm:
             known[a].add(b)
         for node in self.nodes:
             node.members = {
-                other.key: f"node{other.number}" if other.number in known[node.number] else None
+                other.key: (f"node{other.number}",) if other.number in known[node.number] else ()
                 for other in self.nodes
                 if other is not node
             }

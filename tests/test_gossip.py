@@ -105,7 +105,7 @@ class Rig:
         return self.actions
 
     def members(self, *identities: Identity, address: str | None = None) -> list[Action]:
-        return self.tell(PeersChanged(tuple((identity.public_key, address) for identity in identities)))
+        return self.tell(PeersChanged({identity.public_key: (address,) if address else () for identity in identities}))
 
     def link(self, peer: Identity, *, dialed_by_us: bool = False, hello: bool = True) -> int:
         """Bring a link up, with the peer's Hello."""
@@ -188,10 +188,10 @@ def withdrawal(of_record: Record, sequence: int = 50, by: Identity = CAROL) -> R
 
 def test_a_member_with_an_address_is_dialed_and_one_without_is_waited_for() -> None:
     rig = Rig()
-    actions = rig.tell(PeersChanged(((ALICE.public_key, "alice:1"), (BOB.public_key, None))))
-    assert of(actions, Dial) == [Dial(ALICE.public_key)]
+    actions = rig.tell(PeersChanged({ALICE.public_key: ("alice:1",), BOB.public_key: ()}))
+    assert of(actions, Dial) == [Dial(ALICE.public_key, "alice:1")]
     states = {report.peer: report.state for report in of(actions, Report)}
-    assert states == {ALICE.public_key: LinkState.CONNECTING, BOB.public_key: LinkState.WAITING}
+    assert states == {ALICE.public_key: LinkState.CONNECTING}
 
 
 def test_a_silent_peer_is_dialed_for_ever_with_full_jitter_between_0_and_5_minutes() -> None:
@@ -227,7 +227,19 @@ def test_a_new_address_is_tried_at_once() -> None:
     rig.members(ALICE, address="alice:1")
     for _ in range(10):
         rig.tell(DialFailed(ALICE.public_key, "no answer"))
-    assert of(rig.members(ALICE, address="alice:2"), Dial) == [Dial(ALICE.public_key)]
+    assert of(rig.members(ALICE, address="alice:2"), Dial) == [Dial(ALICE.public_key, "alice:2")]
+
+
+def test_addresses_are_tried_in_turn_until_one_answers_and_that_one_is_tried_first_from_then_on() -> None:
+    rig = Rig()
+    tried = of(rig.tell(PeersChanged({ALICE.public_key: ("a:1", "b:2", "c:3")})), Dial)
+    for _ in range(4):
+        rig.tell(DialFailed(ALICE.public_key, "no answer"))
+        tried += of(rig.actions, Dial) or of(rig.wait(300.0), Dial)
+    assert [dial.address for dial in tried] == ["a:1", "b:2", "c:3", "a:1", "b:2"]
+    link = rig.link(ALICE, dialed_by_us=True)
+    rig.tell(LinkDown(link, "cut"))
+    assert [dial.address for dial in of(rig.wait(300.0), Dial)] == ["b:2"]
 
 
 def test_a_peer_that_hangs_up_at_once_is_not_dialed_every_second() -> None:
@@ -813,7 +825,7 @@ def test_a_kept_out_peer_is_not_dialed_before_its_time() -> None:
     for _ in range(4):
         rig.tell(BadFrame(link, "garbage"))
     assert of(rig.wait(59.0), Dial) == []
-    assert of(rig.wait(120.0), Dial) == [Dial(ALICE.public_key)]
+    assert of(rig.wait(120.0), Dial) == [Dial(ALICE.public_key, "alice:1")]
 
 
 def test_a_few_mistakes_far_apart_are_forgiven() -> None:

@@ -98,7 +98,7 @@ class Daemon:
 
     async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
         """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
-        self._home.store.clear_links()
+        self._home.store.clear_reports()
         address = None
         self._read_peers()
         if listen is not None:
@@ -115,7 +115,7 @@ class Daemon:
             for dial in self._dials.values():
                 dial.cancel()
             await self._server.stop(STOP_GRACE_S)
-            self._home.store.clear_links()
+            self._home.store.clear_reports()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -207,7 +207,7 @@ class Daemon:
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged({peer.key: (peer.address,) if peer.address else () for peer in members})
+        return PeersChanged({peer.key: peer.addresses for peer in members})
 
     def _handle(self, event: Event) -> None:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""

@@ -1,9 +1,9 @@
 """Rumors: announcing what is new to a few links at a time, for a few rounds.
 
-The push half of Demers et al. (1987), "rumor mongering" with a counter: at once to `fanout` links, drawn from those that
-are not known to have the record, and to as many in each of the next rounds. A link that was told and stays silent may
-have the record, or may have missed the announcement: it is told again when all others were. That spreads in
-about log N rounds and misses some nodes; finding those is the business of anti-entropy (`reconcile`).
+The push half of Demers et al. (1987), "rumor mongering" with a counter: at once to `fanout` links, drawn from those
+that are not known to have the record, and to as many in each of the next rounds. A link that was told and stays silent
+may have the record, or may have missed the announcement: it is told again when all others were. That spreads in about
+log N rounds and misses some nodes; finding those is the business of anti-entropy (`reconcile`).
 """
 
 from __future__ import annotations

@@ -95,7 +95,10 @@ class Plan:
                 self.cut_every_s is None or self.cut_every_s >= 1.0,
                 f"--cut-every is at least 1 second, not {self.cut_every_s}.",
             ),
-            (self.partition_s >= 0.0, f"--partition is a number of minutes, not {self.partition_s / 60:g}."),
+            (
+                0.0 <= self.partition_s < math.inf,
+                f"--partition is a number of minutes, not {self.partition_s / 60:g}.",
+            ),
             (
                 (self.mean_up_s is None or self.mean_up_s >= 10.0) and self.mean_down_s >= 1.0,
                 "--churn is how long a node runs and rests in minutes, at least 0.2 and 0.02, as in 60,10.",

@@ -1,12 +1,15 @@
 """Swarms on paper: whatever happens to links and nodes, all stores become equal, and little is sent twice.
 
-A failure names its seed; `Swarm(seed, …)` with the test's arguments replays it event by event.
+Each row of "What it must survive" in the design that a simulator can show is here, small in `make test` and in full
+size in `make soak`. A failure prints the command that replays it, event by event.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 
@@ -17,8 +20,13 @@ from node.simulated_network import Conditions, Edge, Wire, line, random_graph, r
 from node.simulator import Node, Swarm, settled_ids
 
 KB = 1_024
-NO_SYNC = GossipSettings(sync_min_s=1e9, sync_max_s=2e9)
-"""Announcements only: what push alone achieves."""
+
+
+@pytest.fixture(autouse=True)
+def _replay(request: pytest.FixtureRequest) -> None:
+    """What is printed here is shown where a test fails: all that is random in it comes from its name."""
+    soak = "-m soak " if request.node.get_closest_marker("soak") else ""
+    print(f"replay with: python -m pytest {soak}'{request.node.nodeid}'")
 
 
 def graph(name: str, n: int) -> list[Edge]:
@@ -64,19 +72,69 @@ def test_all_stores_become_equal_and_no_body_is_sent_twice(name: str, n: int, se
     assert swarm.sent["Chunk"] <= 1.05 * needed
 
 
-@pytest.mark.parametrize("n", [16, 64])
-def test_announcements_alone_reach_99_percent_within_log2_n_rounds(n: int) -> None:
+# ---------------------------------------------------------------------------------------------------- convergence
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How one record with a body of 2 kB came to everybody. Seconds since it was published; bodies without the loss."""
+
+    to_99_percent_s: float
+    to_all_s: float
+    redundancy: float
+
+
+def spread(n: int, loss: float, seed: int) -> Spread:
+    """Real settings; each node has four addresses. Nodes have had three minutes to find each other, losses and all."""
+    conditions = Conditions(frame_loss=loss)
+    swarm = Swarm(seed, n, random_graph(n, 4, seeded(seed)), conditions=conditions, settings=GossipSettings())
+    swarm.start()
+    swarm.run(180.0 if loss else 20.0)
+    began = swarm.now
+    places = swarm.spread[swarm.nodes[0].publish(bytes(2_000)).id]
+    swarm.run(math.log2(n) + 3 * swarm.settings.sync_max_s, lambda: len(places) == n)
+    times = sorted(at - began for at in places.values())
+    assert len(times) == n, f"{n - len(times)} nodes never got it"
+    needed = 2_000 * (n - 1)
+    return Spread(times[math.ceil(0.99 * n) - 1], times[-1], swarm.body_bytes * (1 - loss) / needed)
+
+
+@pytest.mark.parametrize("n", [16, 64, 256])
+def test_a_record_reaches_99_percent_in_log2_n_rounds_and_all_in_three_more_periods(n: int) -> None:
     for seed in range(3):
-        swarm = Swarm(seed, n, random_graph(n, 4, seeded(seed)), settings=NO_SYNC)
-        swarm.start()
-        swarm.run(10.0)
-        record = swarm.nodes[0].publish(bytes(2_000))
-        rounds = math.log2(n) * NO_SYNC.rumor_round_s
-        assert swarm.run(rounds, lambda: share_with(swarm, record) >= 0.99), f"seed {seed}"  # noqa: B023
+        found = spread(n, 0.0, seed)
+        assert found.to_99_percent_s <= math.log2(n) * GossipSettings().rumor_round_s
+        assert found.redundancy <= 1.05
 
 
-def share_with(swarm: Swarm, record: Record) -> float:
-    return sum(record.id in settled_ids(node) for node in swarm.nodes) / len(swarm.nodes)
+@pytest.mark.parametrize(("n", "seeds"), [(16, 20), (64, 6), (256, 1)])
+def test_with_30_percent_of_frames_lost_it_takes_a_quarter_more(n: int, seeds: int) -> None:
+    """On average: among 16 nodes about one run in ten takes longer, because each of them counts 6 %."""
+    found = [spread(n, 0.3, seed) for seed in range(seeds)]
+    assert fmean(one.to_99_percent_s for one in found) <= 1.25 * math.log2(n) * GossipSettings().rumor_round_s
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+@pytest.mark.parametrize("n", [1_024, 4_096])
+def test_soak_a_record_reaches_thousands_of_nodes_as_fast(n: int, loss: float) -> None:
+    found = spread(n, loss, seed=1)
+    assert found.to_99_percent_s <= math.log2(n) * GossipSettings().rumor_round_s * (1.25 if loss else 1.0)
+    assert found.redundancy <= (1.4 if loss else 1.05), "a small body is sent again where only its header was lost"
+
+
+@pytest.mark.parametrize(("loss", "most"), [(0.1, 1.1), (0.3, 1.2)])
+def test_losses_do_not_make_bodies_be_sent_twice_beyond_what_was_lost(loss: float, most: float) -> None:
+    swarm = Swarm(3, 16, random_graph(16, 4, seeded(3)), conditions=Conditions(frame_loss=loss))
+    swarm.start()
+    swarm.run(60.0)
+    for node in swarm.nodes[:4]:
+        node.publish(swarm.rng.randbytes(200_000), chunk_bytes=4 * KB)
+    swarm.run_until_equal(600.0)
+    assert swarm.body_bytes * (1 - loss) <= most * 4 * 200_000 * 15
+
+
+# ------------------------------------------------------------------------------------------------------------- links
 
 
 def test_an_equal_pair_costs_less_than_100_bytes_each_way_to_connect_and_little_to_keep() -> None:
@@ -95,17 +153,17 @@ def test_an_equal_pair_costs_less_than_100_bytes_each_way_to_connect_and_little_
     assert sum(swarm.sent.values()) - before < 60 * 100, "a minute of an idle link"
 
 
-def test_two_nodes_that_dial_each_other_end_up_with_one_link_and_leave_it_alone() -> None:
-    for seed in range(10):
-        swarm = Swarm(seed, 6, [(a, b) for a in range(6) for b in range(6) if a != b])
-        for node in swarm.nodes:
-            swarm.at(swarm.now, node.start)
-        swarm.run(20.0)
-        hellos = swarm.frames["Hello"]
-        assert len(swarm.links()) == 15
-        assert sum(len(node.links) for node in swarm.nodes) == 30
-        swarm.run(600.0)
-        assert swarm.frames["Hello"] == hellos, "a link flaps"
+@pytest.mark.parametrize("seed", range(6))
+def test_two_nodes_that_dial_each_other_end_up_with_one_link_and_leave_it_alone(seed: int) -> None:
+    swarm = Swarm(seed, 6, [(a, b) for a in range(6) for b in range(6) if a != b])
+    for node in swarm.nodes:
+        swarm.at(swarm.now, node.start)
+    swarm.run(20.0)
+    hellos = swarm.frames["Hello"]
+    assert len(swarm.links()) == 15
+    assert sum(len(node.links) for node in swarm.nodes) == 30
+    swarm.run(600.0)
+    assert swarm.frames["Hello"] == hellos, "a link flaps"
 
 
 def test_a_node_without_an_address_takes_full_part() -> None:
@@ -174,8 +232,9 @@ def test_stores_become_equal_although_nodes_stop_and_start_all_the_time(seed: in
     assert_each_body_came_once(swarm)
 
 
-def test_a_thin_line_that_is_cut_every_5_s_carries_5_mb_and_repeats_about_a_chunk_per_cut() -> None:
-    """64 kbit/s, chunks of the usual size. A cut costs the chunk on the line, and one that had left and not arrived."""
+def test_a_thin_line_that_is_cut_every_5_s_carries_5_mb_and_repeats_less_than_a_chunk_per_cut() -> None:
+    """64 kbit/s, chunks of the usual size. A cut costs what had left of the chunk on the line, half of one on average,
+    and now and then one that had left and not arrived."""
     swarm = Swarm(1, 2, line(2), conditions=Conditions(bandwidth=8_000))
     cuts = 0
 
@@ -193,7 +252,7 @@ def test_a_thin_line_that_is_cut_every_5_s_carries_5_mb_and_repeats_about_a_chun
     swarm.after(5.0, cut_and_come_again)
     took_s = swarm.run_until_equal(3_600.0)
     assert cuts > 100
-    assert swarm.sent["Chunk"] - len(body) <= 1.1 * cuts * 16 * KB
+    assert swarm.body_bytes - len(body) <= cuts * 16 * KB
     assert swarm.kept.total() == len(body)
     assert took_s < 2 * len(body) / 8_000
 
@@ -211,6 +270,79 @@ def test_a_partition_heals_by_itself_within_two_periods_of_anti_entropy(n: int, 
     assert not swarm.are_equal()
     swarm.partition(None)
     swarm.run_until_equal(2 * settings.sync_max_s)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_that_come_twice_or_out_of_turn_or_after_the_cut_do_no_harm(seed: int) -> None:
+    """A stream does none of this; what an old link had on its way when the next one was up comes close."""
+    foul = Conditions(
+        duplication=0.05,
+        reordering=0.05,
+        jitter_s=0.2,
+        mean_link_life_s=15.0,
+        late_notice_s=5.0,
+        delivers_after_cut=True,
+    )
+    swarm = Swarm(seed, 10, random_graph(10, 3, seeded(seed)), conditions=foul)
+    swarm.start()
+    publish_some(swarm, 10)
+    swarm.run_until_equal(600.0)
+    assert_each_body_came_once(swarm)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stores_become_equal_although_nodes_come_and_go(seed: int) -> None:
+    """Nobody is up more than two thirds of the time, and hardly ever everybody at once."""
+    foul = Conditions(mean_up_s=40.0, mean_down_s=20.0, bandwidth=100_000)
+    swarm = Swarm(seed, 16, random_graph(16, 4, seeded(seed)), conditions=foul)
+    swarm.start()
+    swarm.run(30.0)
+    records = [node.publish(swarm.rng.randbytes(50_000), chunk_bytes=16 * KB) for node in swarm.nodes if node.is_up]
+    assert swarm.run(1_800.0, lambda: all(len(swarm.spread[record.id]) == 16 for record in records))
+    swarm.calm()
+    swarm.run_until_equal(60.0)
+    assert_each_body_came_once(swarm)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_node_that_comes_back_with_an_old_copy_of_its_store_gets_everything_again(seed: int) -> None:
+    """Its own newer records too; it numbers apart from then on, so no sequence is used twice."""
+    swarm = Swarm(seed, 8, random_graph(8, 3, seeded(seed)))
+    swarm.start()
+    publish_some(swarm, 4)
+    copies = [node.copy() for node in swarm.nodes]
+    newer = [node.publish(swarm.rng.randbytes(9_000), chunk_bytes=4 * KB) for node in swarm.nodes]
+    swarm.run_until_equal(60.0)
+    for number in swarm.rng.sample(range(8), 3):
+        swarm.nodes[number].restore(copies[number])
+        assert newer[number].id not in settled_ids(swarm.nodes[number])
+    swarm.run_until_equal(60.0)
+    for node in swarm.nodes:
+        node.publish(swarm.rng.randbytes(9_000), chunk_bytes=4 * KB)
+    swarm.run_until_equal(60.0)
+    headers = [held.record.header for held in swarm.nodes[0].store.held()]
+    assert len({(header.origin, header.incarnation, header.sequence) for header in headers}) == len(headers) == 20
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_clocks_that_are_ten_years_off_or_jump_by_that_much_make_no_difference(seed: int) -> None:
+    """No link is lost for it, no record is refused, and bodies are sent once."""
+    swarm = Swarm(seed, 8, random_graph(8, 3, seeded(seed)))
+    for node, years in zip(swarm.nodes, (-10, 10, 0, 0, 5, 0, -1, 0), strict=True):
+        node.clock_offset_s = years * 31_557_600.0
+    swarm.start()
+    swarm.run(20.0)
+    hellos, jumps = swarm.frames["Hello"], 0
+    for node in swarm.nodes:
+        node.publish(swarm.rng.randbytes(20_000), chunk_bytes=4 * KB)
+        node.clock_offset_s *= -1
+        jumps += node.clock_offset_s != 0.0
+        node.publish(swarm.rng.randbytes(20_000), chunk_bytes=4 * KB)
+    swarm.run_until_equal(60.0)
+    assert jumps == 4
+    assert swarm.frames["Hello"] == hellos
+    assert not any(node.alarms for node in swarm.nodes)
+    assert_each_body_came_once(swarm)
 
 
 @pytest.mark.parametrize("seed", range(6))

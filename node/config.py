@@ -41,14 +41,17 @@ SMALL_BODY_BYTES: Final = 4 * 1024
 """Bodies up to this size follow their header unasked: a round trip costs more than a rare second copy."""
 
 MAX_ORIGINS: Final = 2_048
+MAX_PREFIXES: Final = 2_048
+MAX_SPANS: Final = 256
 MAX_RANGES: Final = 8_192
 MAX_RANGES_PER_ORIGIN: Final = 4_096
 MAX_IDS: Final = 4_096
 MAX_ADVERTS: Final = 1_024
 MAX_WANT: Final = 256
 MAX_WANT_CHUNKS: Final = 64
-"""Most entries a frame may hold. Each keeps the frame under FRAME_LIMIT_BYTES (the largest, 2,048 origins
-of 72 bytes, is 144 kB) and what a reader allocates for it proportional to its size."""
+"""Most entries a frame may hold. Each keeps the frame under FRAME_LIMIT_BYTES (256 spans of 600 bytes are 150 kB, 2,048
+origins of 72 bytes 144 kB) and what a reader allocates for it proportional to its size. None of them limits how many
+members a coalition may have: more origins travel in several frames."""
 
 # ------------------------------------------------------------------------------------------------------------ transport
 
@@ -87,6 +90,24 @@ class GossipSettings:
     """Anti-entropy on a link begins a time drawn evenly from here after the last round. An idle, equal pair
     costs about 40 bytes a round. Shorter finds what announcements missed sooner; the draw keeps a swarm
     from moving in step."""
+
+    list_origins: int = 64
+    """Ranges of up to so many origins are compared as a list (72 bytes an origin), larger ones by the digests of
+    their sixteen sub-ranges (560 bytes). Lower narrows down further before it lists, which takes half a round trip more
+    for every sixteenfold; higher lists more of what is equal. Measured: docs/adr/0010, `python -m benchmarks
+    reconciliation`."""
+
+    max_marks: int = 256
+    """Earlier digests of our own that we can still say what changed since; 100 bytes each. With fewer, a peer whose
+    last comparison is long ago is compared from scratch."""
+
+    max_known_peers: int = 4_096
+    """Peers of which we remember the last digest that we had in common; 150 bytes each, the longest unused goes."""
+
+    max_fruitless: int = 16
+    """Two nodes that trust different origins never have equal digests. The same two digests are compared again in the
+    1st, 2nd, 4th, 8th and then in every such round after the first: an idle pair costs a sixteenth of a comparison per
+    round, and whatever was lost on the way is still found."""
 
     hello_timeout_s: float = 15.0
     """A link on which no Hello came by then is closed: it is up on one side only."""

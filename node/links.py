@@ -32,6 +32,9 @@ class PeerLink:
     has_compared: bool = False
     has_worked: bool = False
     sync_at: float = math.inf
+    store_id: bytes = b""
+    compared: tuple[bytes, bytes] | None = None
+    fruitless: int = 0
 
 
 class Links:
@@ -138,7 +141,7 @@ class Links:
             return
         others = [other for other in self.ready() if other.peer == link.peer]
         self._check_store(link.peer, hello.store_id)
-        link.is_ready, link.ready_at = True, now
+        link.is_ready, link.ready_at, link.store_id = True, now, hello.store_id
         self._fetcher.link_up(link.number)
         if others:  # never more than one, since this is done whenever there are two
             self.close(self._spare_of(others[0], link, now), "another link with it is up", now)

@@ -737,7 +737,7 @@ def test_records_of_strangers_are_neither_asked_for_nor_kept() -> None:
 def test_a_peer_that_is_added_later_is_compared_at_once() -> None:
     rig = linked()
     actions = rig.members(*PEERS, EVE)
-    assert {action.link for action in of(actions, Send) if isinstance(action.frame, Digest)} == {1, 2}
+    assert {action.link for action in of(actions, Send) if isinstance(action.frame, Origins)} == {1, 2}
     assert frames(rig.announce(1, summary(by=EVE)), Want) == [Want((summary(by=EVE).id,))]
 
 

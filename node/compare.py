@@ -79,7 +79,8 @@ class Comparison:
         link.has_compared = True
         index = self._holdings.index
         root = index.mark()
-        if theirs.root == root:
+        link.is_equal = theirs.root == root
+        if link.is_equal:
             self._remember_common(link, root)
             self._schedule(link, now)  # they have just compared; our turn is later
         elif not is_crossing and self._is_worth_it(link, theirs.root, root):

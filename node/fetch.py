@@ -153,6 +153,10 @@ class Fetcher:
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
 
+    def owes(self, link: int) -> bool:
+        """Whether something is asked of this link."""
+        return link in self._links and bool(self._links[link].asked)
+
     def forget(self, record_id: bytes) -> None:
         """The record is settled, or refused for good."""
         fetch = self._fetches.pop(record_id, None)

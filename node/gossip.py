@@ -122,7 +122,7 @@ class Gossip:
     # ----------------------------------------------------------------------------------------------------------- events
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
-        is_larger, gone = self._links.set_members(event.members, now)
+        is_larger, gone = self._links.set_members(event, now)
         self._holdings.trust(event.origins if self._me.raw in event.origins else event.origins | {self._me.raw})
         self._fetcher.distrust(gone)
         if is_larger:

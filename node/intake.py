@@ -83,7 +83,7 @@ class Intake:
             self._links.strike(link.number, "a chunk does not have the hash that its record says", now)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
-        link.has_worked = True
+        link.worked()
         knowing = {link.number, *self._fetcher.sources(chunk.id)}
         if self._fetcher.chunk_arrived(chunk.id, chunk.index):
             self._holdings.settle(chunk.id)
@@ -101,7 +101,7 @@ class Intake:
             reason = "a record of this node that it does not hold came back: was its home restored from a copy?"
             self._out.append(Alarm(self._me, reason))
         self._out.append(Keep(record))
-        link.has_worked = True
+        link.worked()
         knowing = {link.number, *self._fetcher.sources(record.id)}
         self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
         if self._holdings.servable(record.id):

@@ -8,8 +8,8 @@ are numbered by the shell, a number is used once.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from crypto.keys import PublicKey
 from node.frames import Frame
@@ -24,14 +24,16 @@ class PeersChanged:
     the mapping is the order in which they are dialed. Query-only peers are not members; this node may be among them."""
 
     members: Mapping[PublicKey, tuple[str, ...]]
-    origins: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    dialable: tuple[PublicKey, ...] = field(init=False, repr=False, compare=False)
-    """Made once from `members`: their raw keys, and those with an address. Cores that are told the same event share
-    them."""
+    origins: frozenset[bytes] = frozenset()
+    dialable: Sequence[PublicKey] = ()
+    """What follows from `members`, and is made from them unless it is given: their raw keys, and those with an address.
+    Cores keep all three and copy none, so a simulation hands the same to thousands."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "origins", frozenset(peer.raw for peer in self.members))
-        object.__setattr__(self, "dialable", tuple(peer for peer, addresses in self.members.items() if addresses))
+        if not self.origins:
+            dialable = tuple(peer for peer, addresses in self.members.items() if addresses)
+            object.__setattr__(self, "origins", frozenset(peer.raw for peer in self.members))
+            object.__setattr__(self, "dialable", dialable)
 
 
 @dataclass(frozen=True, slots=True)

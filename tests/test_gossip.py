@@ -195,7 +195,7 @@ def test_a_member_with_an_address_is_dialed_and_one_without_is_waited_for() -> N
     assert states == {ALICE.public_key: LinkState.CONNECTING}
 
 
-def test_a_silent_peer_is_dialed_for_ever_with_full_jitter_between_0_and_5_minutes() -> None:
+def test_a_silent_peer_is_dialed_for_ever_with_full_jitter_between_0_and_60_s() -> None:
     rig = Rig()
     rig.members(ALICE, address="alice:1")
     waits = []
@@ -210,11 +210,11 @@ def test_a_silent_peer_is_dialed_for_ever_with_full_jitter_between_0_and_5_minut
             rig.now = deadline
             rig.tell(Tick())
         waits.append(rig.now - failed_at)
-    assert all(wait <= min(300.0, 2.0**tries) for tries, wait in enumerate(waits))
+    assert all(wait <= min(60.0, 2.0**tries) for tries, wait in enumerate(waits))
     late = waits[20:]
-    assert max(late) > 250
-    assert min(late) < 30
-    assert 130 < sum(late) / len(late) < 170
+    assert max(late) > 50
+    assert min(late) < 6
+    assert 26 < sum(late) / len(late) < 34
 
 
 def test_no_second_dial_starts_before_the_first_is_answered() -> None:
@@ -253,7 +253,7 @@ def test_a_peer_that_hangs_up_at_once_is_not_dialed_every_second() -> None:
             rig.now = rig.core.next_deadline() or rig.now
             rig.tell(Tick())
         dials += 1
-    assert dials < 60
+    assert dials < 180, "a minute's cap: every 30 s on average"
 
 
 def test_a_link_from_a_stranger_is_closed() -> None:

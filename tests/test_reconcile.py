@@ -23,7 +23,8 @@ from node.holdings import Holdings
 from node.links import PeerLink
 from node.reconcile import Index
 from node.records import Record
-from tests.simulator import author_record, seeded
+from node.simulated_network import seeded
+from node.simulated_store import author_record
 
 PEOPLE = 300
 A, B = (Identity.from_seed(bytes([letter]) * 32).public_key for letter in b"AB")

@@ -57,6 +57,11 @@ class _Fetch:
     asked: int | None = None
 
     @property
+    def missing(self) -> set[int]:
+        """The chunks that are not here."""
+        return {*self.unasked, *self.in_flight}
+
+    @property
     def light_bytes(self) -> int | None:
         """About how long the answer is if it is cheap to ask for twice: a header, with a small body or without one."""
         body_bytes = self.rank[1]
@@ -144,8 +149,8 @@ class Fetcher:
             self._ask(record.id, fetch, link, now)
             self._fly(fetch, link, len(fetch.unasked))
 
-    def chunk_arrived(self, link: int, record_id: bytes, index: int) -> bool:
-        """A good chunk came and was kept; returns whether it was the last one."""
+    def chunk_arrived(self, link: int | None, record_id: bytes, index: int) -> bool:
+        """A good chunk came over this link, or by another way, and was kept; returns whether it was the last one."""
         fetch = self._fetches[record_id]
         if index in fetch.in_flight and fetch.asked is not None:
             if fetch.asked == link:
@@ -159,6 +164,23 @@ class Fetcher:
             return True
         return False
 
+    def found(self, record_id: bytes, missing: Iterable[int]) -> bool:
+        """Chunks of this record came by another way than a link; only `missing` are still wanted. Returns whether that
+        made the record whole."""
+        fetch = self._fetches.get(record_id)
+        is_whole = False
+        for index in sorted(fetch.missing - set(missing)) if fetch is not None else ():
+            is_whole = self.chunk_arrived(None, record_id, index)
+        return is_whole
+
+    def fetching(self) -> dict[bytes, int]:
+        """The records of which the header is here and some of the body is not, with how many chunks are here."""
+        return {
+            record_id: len(fetch.record.header.chunk_hashes) - len(fetch.missing)
+            for record_id, fetch in self._fetches.items()
+            if fetch.record is not None
+        }
+
     def wanted_chunk(self, record_id: bytes, index: int) -> Record | None:
         """The record, if this chunk of it is still missing here."""
         fetch = self._fetches.get(record_id)
@@ -170,6 +192,10 @@ class Fetcher:
         """The links that have this record."""
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
+
+    def owes(self, link: int) -> bool:
+        """Whether something is asked of this link."""
+        return link in self._links and bool(self._links[link].asked)
 
     def forget(self, record_id: bytes) -> None:
         """The record is settled, or refused for good."""

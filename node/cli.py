@@ -110,12 +110,22 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     if json:
         show.as_json(listed)
         return
-    rows = [[one["name"], one["address"] or "-", one["state"], one["reason"], one["key"]] for one in listed]
-    show.table(
-        ["name", "address", "state", "why", "key"],
-        rows,
-        empty="No peers yet; add one with `tidings peer add KEY`.",
-    )
+    lines = _peer_lines(listed)
+    for number, line in enumerate(lines):
+        show.line(line)
+        if listed:
+            show.line(f"    {listed[number]['key']}")
+            show.line(f"    {', '.join(listed[number]['addresses']) or 'no address'}")
+
+
+def _peer_lines(listed: list[dict[str, Any]]) -> list[str]:
+    """A line on each peer: how the link is, and why."""
+    rows = []
+    for one in listed:
+        retry = "" if one["retry_in_s"] is None else f"; next try in {show.duration(one['retry_in_s'])}"
+        traffic = f"; {show.size(one['bytes_sent'])} sent, {show.size(one['bytes_received'])} received"
+        rows.append((one["name"], one["state"], one["reason"] + retry + traffic))
+    return show.told(rows, empty="No peers yet; add one with `tidings peer add KEY`.")
 
 
 @peer_app.command("remove")
@@ -406,17 +416,8 @@ def status(context: typer.Context, json: Json = False) -> None:
         f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · {node['records']} records"
     )
     show.line(node["key"])
-    rows = [
-        [
-            one["name"],
-            one["state"],
-            one["reason"],
-            show.size(one["bytes_sent"]),
-            show.size(one["bytes_received"]),
-        ]
-        for one in state["peers"]
-    ]
-    show.table(["peer", "state", "why", "sent", "received"], rows, empty="No peers yet; `tidings peer add KEY`.")
+    for line in _peer_lines(state["peers"]):
+        show.line(line)
     for task in state["tasks"]:
         show.line(f"{task['name']}: {show.summaries(task['summaries'])} ready to fuse")
         for stuck in task["stuck"]:

@@ -47,7 +47,8 @@ class Dialer:
         for peer, addresses in members.items():
             known = before.get(peer) or _Member(addresses, 0, now)
             if known.addresses != addresses:
-                known.addresses, known.failures, known.next_at, known.tries = addresses, 0, now, 0
+                # A dial that still waits at an old address is given up for one at a new address.
+                known = _Member(addresses, 0, now)
             self._members[peer] = known
 
     def has_address(self, peer: PublicKey) -> bool:
@@ -69,7 +70,7 @@ class Dialer:
             self._members[peer].dialing = False
 
     def failed(self, peer: PublicKey, now: float) -> float:
-        """The dial came to nothing; returns the seconds until the next one."""
+        """The dial came to nothing; returns the seconds until the next one, which goes to the next address."""
         self.answered(peer)
         if peer in self._members:
             self._members[peer].tries += 1

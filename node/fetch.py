@@ -153,6 +153,10 @@ class Fetcher:
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
 
+    def unsourced(self) -> set[bytes]:
+        """The records whose header is here and whose missing chunks nobody can be asked for."""
+        return {known for known, fetch in self._fetches.items() if fetch.record is not None and not fetch.sources}
+
     def forget(self, record_id: bytes) -> None:
         """The record is settled, or refused for good."""
         fetch = self._fetches.pop(record_id, None)

@@ -118,6 +118,10 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
+    def unsourced(self) -> set[bytes]:
+        """The ids of records whose header is here and whose body no link has the rest of."""
+        return self._fetcher.unsourced()
+
     # ----------------------------------------------------------------------------------------------------------- events
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:

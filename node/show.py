@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+MAX_NAME_COLUMN = 24
+
 
 def line(text: str = "") -> None:
     """One line on stdout."""
@@ -40,6 +42,29 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) 
     for row in rows:
         drawn.add_row(*(cell.replace("[", "\\[") for cell in row))
     console().print(drawn)
+
+
+def told(rows: Sequence[tuple[str, str, str]], *, empty: str) -> list[str]:
+    """One line for each (name, state, why), in columns; `empty` is what to say if there are no rows.
+
+    A `why` is made of clauses, divided by `; `, the one that matters most first: on a narrow terminal the last ones go.
+    """
+    if not rows:
+        return [empty]
+    width = console().width
+    names, states = ([_cut(row[column], MAX_NAME_COLUMN) for row in rows] for column in (0, 1))
+    lines = []
+    for name, state, (_, _, why) in zip(names, states, rows, strict=True):
+        head = f"{name:{max(map(len, names))}}  {state:{max(map(len, states))}}  "
+        clauses = why.split("; ")
+        while len(clauses) > 1 and len(head) + len("; ".join(clauses)) > width:
+            clauses.pop()
+        lines.append(f"{head}{'; '.join(clauses)}".rstrip())
+    return lines
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def console() -> Console:
@@ -71,13 +96,23 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: drawn.update(task, completed=done)
 
 
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `12 s`, `3 h`, `10 years`; 0 s at least."""
+    whole = max(0, round(seconds))
+    for size, name in ((31_556_952, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
+        if whole >= 2 * size:
+            return f"{round(whole / size):,} {name}"
+    return f"{whole} s"
+
+
 def ago(unix_s: float, now_s: float) -> str:
     """A moment as people say it: `12 s ago`."""
-    seconds = max(0, round(now_s - unix_s))
-    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {name} ago"
-    return f"{seconds} s ago"
+    return f"{duration(now_s - unix_s)} ago"
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Words from outside as a terminal may show them: printable, without line breaks, not too long."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:most]).strip()
 
 
 def moment(unix_s: float) -> str:

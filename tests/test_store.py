@@ -22,8 +22,9 @@ from node.errors import StoreError
 from node.migrations import SCHEMA_VERSION
 from node.pb import tidings_pb2 as pb
 from node.records import Held, HeldState, Kind, Record
+from node.simulated_network import seeded
+from node.simulated_store import MemoryStore, author_record
 from node.store import STORE_FILE, AcceptedTask, LinkReport, Peer, Store
-from tests.simulator import MemoryStore, author_record, seeded
 
 ALICE = Identity.from_seed(bytes([1]) * 32)
 BOB = Identity.from_seed(bytes([2]) * 32)
@@ -427,7 +428,7 @@ WRITER = textwrap.dedent(
     from pathlib import Path
     from crypto.keys import Identity
     from node.store import Store
-    from tests.simulator import author_record
+    from node.simulated_store import author_record
 
     alice, home = Identity.from_seed(bytes([1]) * 32), Path(sys.argv[1])
 

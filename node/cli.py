@@ -6,6 +6,7 @@ never pay for tables or models.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,22 +111,24 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     if json:
         show.as_json(listed)
         return
-    lines = _peer_lines(listed)
-    for number, line in enumerate(lines):
+    heading, *lines = _peer_lines(listed)
+    show.line(heading)
+    for one, line in zip(listed, lines, strict=True):
         show.line(line)
-        if listed:
-            show.line(f"    {listed[number]['key']}")
-            show.line(f"    {', '.join(listed[number]['addresses']) or 'no address'}")
+        show.line(f"    {one['key']}")
+        show.line(f"    {', '.join(one['addresses']) or 'no address'}")
 
 
 def _peer_lines(listed: list[dict[str, Any]]) -> list[str]:
-    """A line on each peer: how the link is, and why."""
+    """A line of headings, and one on each peer: how the link is, for how long, and why. One line if there are none."""
     rows = []
     for one in listed:
         retry = "" if one["retry_in_s"] is None else f"; next try in {show.duration(one['retry_in_s'])}"
-        traffic = f"; {show.size(one['bytes_sent'])} sent, {show.size(one['bytes_received'])} received"
-        rows.append((one["name"], one["state"], one["reason"] + retry + traffic))
-    return show.told(rows, empty="No peers yet; add one with `tidings peer add KEY`.")
+        moved = f"{show.size(one['bytes_sent'])} sent, {show.size(one['bytes_received'])} received"
+        traffic = f"; {moved}" if one["bytes_sent"] or one["bytes_received"] else ""
+        long = show.duration(time.time() - one["since"]) if one["since"] else "-"
+        rows.append((one["name"], one["state"], long, (one["reason"] + retry + traffic).removeprefix("; ")))
+    return show.told(["peer", "state", "for", "why"], rows, empty="No peers yet; add one with `tidings peer add KEY`.")
 
 
 @peer_app.command("remove")
@@ -429,7 +432,7 @@ def status(context: typer.Context, json: Json = False) -> None:
         spent = f"epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
         show.line(f"budget of {account['dataset']}: {spent}")
     for notice in state["notices"]:
-        show.line(f"WARNING  {notice['origin']}: {notice['reason']}")
+        show.line(show.fitted(f"WARNING  {notice['origin']}: ", notice["reason"]))
 
 
 @app.command()

@@ -104,12 +104,12 @@ class Dialer:
 
 _UNREACHABLE = (
     ("connection refused", "nothing listens at {address}; check that its node runs"),
-    ("certificate_verify_failed", "whoever answers at {address} does not hold this key; check key and address"),
-    ("hostname verification", "whoever answers at {address} does not hold this key; check key and address"),
-    ("tls handshake failed", "what answers at {address} is no Tidings node; check the address"),
+    ("certificate_verify_failed", "another key answers at {address}; check key and address"),
+    ("hostname verification", "another key answers at {address}; check key and address"),
+    ("tls handshake failed", "no Tidings node answers at {address}; check the address"),
     ("handshake read failed", "{address} closed the connection at once; check that a Tidings node is there"),
-    ("dns resolution", "the name in {address} cannot be found; check the address"),
-    ("domain name not found", "the name in {address} cannot be found; check the address"),
+    ("dns resolution", "name not found: {address}; check the address"),
+    ("domain name not found", "name not found: {address}; check the address"),
     ("no route to host", "no route to {address}"),
     ("network is unreachable", "no route to {address}"),
     ("timed out", "no answer from {address}"),

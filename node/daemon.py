@@ -108,6 +108,7 @@ class Daemon:
         if listen is not None:
             port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
+            self._home.store.set_listening(address)
         on_ready.set_result(address)
         try:
             await asyncio.gather(self._watch_store(), self._write_reports())

@@ -116,7 +116,7 @@ class EpochKeys:
                 if grant.id in self._unwrapped:
                     return self._unwrapped[grant.id]
         who = self._peers.name_of(origin)
-        raise NotReadable(f"waiting for the key grant of {who}; it must add this node and be online")
+        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
 
     def _unwrap(self, record: Record) -> None:
         payload = wire.read_payload(record.header)

@@ -98,7 +98,7 @@ class Intake:
             return
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
-            reason = "a record of this node that it does not hold came back: was its home restored from a copy?"
+            reason = "a record of this node came back that it does not hold; was its home restored from a copy?"
             self._out.append(Alarm(self._me, reason))
         self._out.append(Keep(record))
         link.has_worked = True

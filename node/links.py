@@ -20,7 +20,7 @@ from node.fetch import Fetcher
 from node.frames import Frame, Hello
 from node.show import duration
 
-NO_ADDRESS: Final = "it has no address here, so it must dial this node"
+NO_ADDRESS: Final = "no address here: it must dial this node"
 
 CLOCK_TOLERANCE_S: Final = 60
 """From what difference on a peer's clock is remarked on. Smaller ones are a slow line as often as a wrong clock."""
@@ -141,7 +141,7 @@ class Links:
             self.strike(link.number, "a second Hello on one link", now)
             return
         if hello.version != PROTOCOL_VERSION:
-            reason = f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
+            reason = f"it speaks version {hello.version}, this node version {PROTOCOL_VERSION}"
             self.close(link, reason, now)
             return
         others = [other for other in self.ready() if other.peer == link.peer]
@@ -186,7 +186,7 @@ class Links:
         before = self._stores_seen.setdefault(peer, store_id)
         if before != store_id:
             self._stores_seen[peer] = store_id
-            reason = "it came back with another store: was its home made anew, or do two nodes run with its key?"
+            reason = "it came back with another store; two nodes run with its key, or its home was made anew"
             self._out.append(Alarm(peer, reason))
 
     def _lose(self, link: PeerLink, reason: str, now: float) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-MAX_NAME_COLUMN = 24
+MAX_CELL = 24
 
 
 def line(text: str = "") -> None:
@@ -44,23 +44,29 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) 
     console().print(drawn)
 
 
-def told(rows: Sequence[tuple[str, str, str]], *, empty: str) -> list[str]:
-    """One line for each (name, state, why), in columns; `empty` is what to say if there are no rows.
+def told(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> list[str]:
+    """One line for each row, under a line of headings; `empty` is what to say if there are no rows.
 
-    A `why` is made of clauses, divided by `; `, the one that matters most first: on a narrow terminal the last ones go.
+    The last cell says why; it is `fitted` where a table would break the line.
     """
     if not rows:
         return [empty]
-    width = console().width
-    names, states = ([_cut(row[column], MAX_NAME_COLUMN) for row in rows] for column in (0, 1))
+    short = [[_cut(cell, MAX_CELL) for cell in row[:-1]] for row in (columns, *rows)]
+    widths = [max(map(len, cells)) for cells in zip(*short, strict=True)]
     lines = []
-    for name, state, (_, _, why) in zip(names, states, rows, strict=True):
-        head = f"{name:{max(map(len, names))}}  {state:{max(map(len, states))}}  "
-        clauses = why.split("; ")
-        while len(clauses) > 1 and len(head) + len("; ".join(clauses)) > width:
-            clauses.pop()
-        lines.append(f"{head}{'; '.join(clauses)}".rstrip())
+    for cells, row in zip(short, (columns, *rows), strict=True):
+        head = "".join(f"{cell:{width}}  " for cell, width in zip(cells, widths, strict=True))
+        lines.append(fitted(head, row[-1]).rstrip())
     return lines
+
+
+def fitted(head: str, reason: str) -> str:
+    """A line that ends with a reason. That is made of clauses, divided by `; `, the one that matters most first: on a
+    narrow terminal the last ones go."""
+    clauses = reason.split("; ")
+    while len(clauses) > 1 and len(head) + len("; ".join(clauses)) > console().width:
+        clauses.pop()
+    return head + "; ".join(clauses)
 
 
 def _cut(text: str, most: int) -> str:

@@ -27,7 +27,7 @@ def status(home: Home) -> dict[str, Any]:
             "name": home.settings.name,
             "key": home.me.text,
             "serving": served,
-            "listen": home.settings.listen,
+            "listen": home.store.listening() if served else home.settings.listen,
             "records": len(home.store.held()),
         },
         "peers": peers(home, served),
@@ -50,7 +50,7 @@ def notices(home: Home) -> list[dict[str, str]]:
     does not fit together, then what the running daemon has met."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
     told += [
-        {"origin": home.peers.name_of(one.about), "reason": f"{one.reason} ({ago(one.since, time.time())})"}
+        {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
     if heads.is_behind(home):
@@ -60,7 +60,8 @@ def notices(home: Home) -> list[dict[str, str]]:
 
 
 def peers(home: Home, served: bool) -> list[dict[str, Any]]:
-    """Each peer with its `state` and a `reason` in words; `retry_in_s` is when it is dialed next, if a dial waits."""
+    """Each peer with its `state` and a `reason` in words, `since` when it is or is not linked (seconds since 1970, None
+    if nobody looks), and in how many seconds it is dialed next, if a dial waits."""
     now = time.time()
     reports = {report.peer: report for report in home.store.links()} if served else {}
     listed = []
@@ -76,6 +77,7 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
                 "query_only": peer.query_only,
                 "state": state,
                 "reason": reason,
+                "since": report.since if report else None,
                 "retry_in_s": max(0, round(report.retry_at - now)) if report and report.retry_at else None,
                 "bytes_sent": report.bytes_sent if report else 0,
                 "bytes_received": report.bytes_received if report else 0,
@@ -110,8 +112,7 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
     card = "" if home.epochs.key_card(peer.key) else f"; waiting for the key card of {peer.name}"
     if report is None:
         return "waiting", f"{'not dialed so far' if peer.addresses else NO_ADDRESS}{card}"
-    since = f"since {ago(report.since, time.time())}"
-    return report.state, f"{since}: {report.reason}{card}" if report.reason else f"{since}{card}"
+    return report.state, f"{report.reason}{card}".removeprefix("; ")
 
 
 def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:

@@ -215,7 +215,7 @@ async def test_a_key_that_is_not_the_servers_is_told_as_such(make_home: MakeHome
     async with running(make_home("a")) as a:
         assert a.address is not None
         dialer = Dialer.for_identity(Identity.generate())
-        with pytest.raises(PeerUnreachable, match="does not hold this key"):
+        with pytest.raises(PeerUnreachable, match="another key answers"):
             await dialer.exchange(Identity.generate().public_key, a.address, Nobody())
 
 

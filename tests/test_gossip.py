@@ -276,7 +276,7 @@ def test_a_peer_of_another_version_is_told_goodbye() -> None:
     rig.members(ALICE)
     link = rig.link(ALICE, hello=False)
     closed = of(rig.say(link, Hello(2, bytes(8))), Close)
-    assert closed == [Close(link, "it speaks version 2 of the protocol, this node version 1")]
+    assert closed == [Close(link, "it speaks version 2, this node version 1")]
 
 
 def test_a_link_without_a_hello_is_closed_and_hears_nothing() -> None:

@@ -108,12 +108,15 @@ class Dialer:
         self.look_again()
 
     def failed(self, peer: PublicKey, now: float) -> float:
-        """The dial came to nothing; returns the seconds until the next one, which goes to the next address."""
+        """The dial came to nothing; returns the seconds until the next one. It goes to the next address: at once, until
+        the last of them was tried, so that a peer with several is not met later than one with one."""
         self.answered(peer)
-        wait_s = self._back_off(peer, now)
-        if peer in self._tries:
-            self._tries[peer].moves += 1
-        return wait_s
+        tries = self._tries.get(peer)
+        if tries is not None and self.has_address(peer):
+            tries.moves += 1
+            if tries.moves % len(self._members[peer]):
+                return 0.0
+        return self._back_off(peer, now)
 
     def lost(self, peer: PublicKey, now: float, *, was_good: bool) -> float:
         """The last link is gone; returns the seconds until the next dial. One that was no good is a failed try."""

@@ -52,6 +52,11 @@ class _Fetch:
     in_flight: dict[int, None] = field(default_factory=dict)
     asked: int | None = None
 
+    @property
+    def missing(self) -> set[int]:
+        """The chunks that are not here."""
+        return {*self.unasked, *self.in_flight}
+
 
 @dataclass(slots=True)
 class _Source:
@@ -151,7 +156,7 @@ class Fetcher:
         made the record whole."""
         fetch = self._fetches.get(record_id)
         is_whole = False
-        for index in sorted(set(fetch.missing) - set(missing)) if fetch is not None else ():
+        for index in sorted(fetch.missing - set(missing)) if fetch is not None else ():
             is_whole = self.chunk_arrived(record_id, index)
         return is_whole
 

@@ -59,7 +59,7 @@ class _Fetch:
     @property
     def missing(self) -> set[int]:
         """The chunks that are not here."""
-        return {*self.unasked, *self.in_flight}
+        return self.unasked.keys() | self.in_flight.keys()
 
     @property
     def light_bytes(self) -> int | None:
@@ -192,6 +192,10 @@ class Fetcher:
         """The links that have this record."""
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
+
+    def unsourced(self) -> set[bytes]:
+        """The records whose header is here and whose missing chunks nobody can be asked for."""
+        return {known for known, fetch in self._fetches.items() if fetch.record is not None and not fetch.sources}
 
     def owes(self, link: int) -> bool:
         """Whether something is asked of this link."""

@@ -91,7 +91,7 @@ class GossipSettings:
     costs about 40 bytes a round. Shorter finds what announcements missed sooner; the draw keeps a swarm
     from moving in step."""
 
-    list_origins: int = 64
+    list_origins: int = 32
     """Ranges of up to so many origins are compared as a list (72 bytes an origin), larger ones by the digests of
     their sixteen sub-ranges (560 bytes). Lower narrows down further before it lists, which takes half a round trip more
     for every sixteenfold; higher lists more of what is equal. Measured: docs/adr/0010, `python -m benchmarks

@@ -79,7 +79,8 @@ class BadFrame:
 
 @dataclass(frozen=True, slots=True)
 class RecordAdded:
-    """The store holds a record that did not come through the core: authored here or imported. Again is no change."""
+    """The store holds a record, or more of its body, that did not come through the core: authored here or imported.
+    Again is no change."""
 
     held: Held
 

@@ -119,6 +119,11 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
+    def fetching(self) -> dict[bytes, int]:
+        """The records that lack some of their body, with how many chunks the core knows to be here: what else comes to
+        have more of them tells it by RecordAdded."""
+        return self._fetcher.fetching()
+
     # ----------------------------------------------------------------------------------------------------------- events
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:

@@ -590,6 +590,37 @@ def test_a_fetch_resumes_after_a_restart_with_the_missing_chunks_only() -> None:
     assert frames(rig.actions, Want) == []
 
 
+def test_chunks_that_a_courier_brought_are_not_asked_for_any_more() -> None:
+    record = summary()
+    rig = linked(held=[Held(record, HeldState.FETCHING, 0.0, tuple(range(40)))])
+    assert rig.core.fetching() == {record.id: 0}
+    rig.tell(RecordAdded(Held(record, HeldState.FETCHING, 0.0, (3, 4))))
+    assert rig.core.fetching() == {record.id: 38}
+    assert frames(rig.announce(1, record), WantChunks) == [WantChunks(record.id, (3, 4))]
+
+
+def test_a_fetch_whose_chunks_in_flight_come_by_courier_goes_on_with_the_others() -> None:
+    record = summary()
+    rig = linked()
+    rig.announce(1, record)
+    rig.deliver(1, record)  # a window of 8 is asked for
+    asked = rig.tell(RecordAdded(Held(record, HeldState.FETCHING, 0.0, tuple(range(6, 40)))))
+    assert frames(asked, WantChunks) == [WantChunks(record.id, tuple(range(8, 14)))]
+    assert of(rig.chunk(1, record, LARGE, 0), KeepChunk) == []
+    for index in range(6, 40):
+        assert of(rig.chunk(1, record, LARGE, index), KeepChunk)
+    assert rig.core.fetching() == {}
+
+
+def test_a_record_that_a_courier_completed_is_announced_and_asked_for_no_more() -> None:
+    record = summary()
+    rig = linked(held=[Held(record, HeldState.FETCHING, 0.0, tuple(range(40)))])
+    announced = rig.tell(RecordAdded(whole(record, LARGE)))
+    assert {advert.id for frame in frames(announced, Announce) for advert in frame.adverts} == {record.id}
+    assert rig.core.fetching() == {}
+    assert frames(rig.announce(1, record), WantChunks) == []
+
+
 def test_headers_and_small_bodies_come_before_large_bodies() -> None:
     rig = linked()
     large, small = summary(1), summary(2, seeded(3).randbytes(5_000))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from crypto.keys import PublicKey
@@ -20,10 +20,16 @@ MAX_DOUBLINGS = 30
 
 @dataclass(slots=True)
 class _Member:
-    address: str | None
+    addresses: tuple[str, ...]
     failures: int
     next_at: float
     dialing: bool = False
+    tries: int = 0
+
+    @property
+    def address(self) -> str:
+        """The one to try now: the same again after a success, the next one after a failure."""
+        return self.addresses[self.tries % len(self.addresses)]
 
 
 class Dialer:
@@ -34,27 +40,28 @@ class Dialer:
         self._rng = rng
         self._members: dict[PublicKey, _Member] = {}
 
-    def set_members(self, members: dict[PublicKey, str | None], now: float) -> None:
-        """These are the members now; one that is new, or has a new address, may be dialed at once."""
+    def set_members(self, members: Mapping[PublicKey, tuple[str, ...]], now: float) -> None:
+        """These are the members with an address now; one that is new, or has other addresses, may be dialed at once."""
         before = self._members
         self._members = {}
-        for peer, address in members.items():
-            known = before.get(peer) or _Member(address, 0, now)
-            if known.address != address:
-                known.address, known.failures, known.next_at = address, 0, now
+        for peer, addresses in members.items():
+            known = before.get(peer) or _Member(addresses, 0, now)
+            if known.addresses != addresses:
+                known.addresses, known.failures, known.next_at, known.tries = addresses, 0, now, 0
             self._members[peer] = known
 
     def has_address(self, peer: PublicKey) -> bool:
         """Whether this peer can be dialed at all."""
-        return peer in self._members and self._members[peer].address is not None
+        return peer in self._members
 
-    def due(self, linked: Container[PublicKey], now: float) -> list[PublicKey]:
-        """The members to dial now, except those with a link; each counts as being dialed from here on."""
-        peers = [peer for peer, member in self._members.items() if member.next_at <= now and peer not in linked]
-        peers = [peer for peer in peers if self._can_dial(self._members[peer])]
-        for peer in peers:
-            self._members[peer].dialing = True
-        return peers
+    def due(self, linked: Container[PublicKey], now: float) -> list[tuple[PublicKey, str]]:
+        """The members to dial now, and where, except those with a link; each counts as being dialed from here on."""
+        chosen: list[tuple[PublicKey, str]] = []
+        for peer, member in self._members.items():
+            if member.next_at <= now and not member.dialing and peer not in linked:
+                member.dialing = True
+                chosen.append((peer, member.address))
+        return chosen
 
     def answered(self, peer: PublicKey) -> None:
         """The dial became a link."""
@@ -64,6 +71,8 @@ class Dialer:
     def failed(self, peer: PublicKey, now: float) -> float:
         """The dial came to nothing; returns the seconds until the next one."""
         self.answered(peer)
+        if peer in self._members:
+            self._members[peer].tries += 1
         return self._back_off(peer, now)
 
     def lost(self, peer: PublicKey, now: float, *, was_good: bool) -> float:
@@ -79,13 +88,8 @@ class Dialer:
 
     def deadline(self, linked: Container[PublicKey]) -> float:
         """When the next dial is due."""
-        times = (
-            member.next_at for peer, member in self._members.items() if self._can_dial(member) and peer not in linked
-        )
+        times = (member.next_at for peer, member in self._members.items() if not member.dialing and peer not in linked)
         return min(times, default=math.inf)
-
-    def _can_dial(self, member: _Member) -> bool:
-        return member.address is not None and not member.dialing
 
     def _back_off(self, peer: PublicKey, now: float) -> float:
         member = self._members.get(peer)

@@ -8,6 +8,7 @@ are numbered by the shell, a number is used once.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crypto.keys import PublicKey
@@ -19,9 +20,10 @@ from node.records import Held, Record
 
 @dataclass(frozen=True, slots=True)
 class PeersChanged:
-    """The members, all of them, each with its address if one is known. Query-only peers are not members."""
+    """The members, all of them, each with its addresses, the preferred one first; none if it is not known. The order of
+    the mapping is the order in which they are dialed. Query-only peers are not members; this node may be among them."""
 
-    members: tuple[tuple[PublicKey, str | None], ...]
+    members: Mapping[PublicKey, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,10 @@ Event = PeersChanged | LinkUp | LinkDown | DialFailed | FrameIn | BadFrame | Rec
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Try to open a link to a member at its address."""
+    """Try to open a link to a member at one of its addresses."""
 
     peer: PublicKey
+    address: str
 
 
 @dataclass(frozen=True, slots=True)

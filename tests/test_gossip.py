@@ -57,7 +57,8 @@ from node.frames import (
 )
 from node.gossip import Gossip
 from node.records import Held, HeldState, Kind, Record
-from tests.simulator import MemoryStore, author_record, seeded
+from node.simulated_network import seeded
+from node.simulated_store import MemoryStore, author_record
 from tests.test_wire import FRAMES
 
 ME, ALICE, BOB, CAROL, EVE = sorted(
@@ -105,7 +106,7 @@ class Rig:
         return self.actions
 
     def members(self, *identities: Identity, address: str | None = None) -> list[Action]:
-        return self.tell(PeersChanged(tuple((identity.public_key, address) for identity in identities)))
+        return self.tell(PeersChanged({identity.public_key: (address,) if address else () for identity in identities}))
 
     def link(self, peer: Identity, *, dialed_by_us: bool = False, hello: bool = True) -> int:
         """Bring a link up, with the peer's Hello."""
@@ -188,10 +189,10 @@ def withdrawal(of_record: Record, sequence: int = 50, by: Identity = CAROL) -> R
 
 def test_a_member_with_an_address_is_dialed_and_one_without_is_waited_for() -> None:
     rig = Rig()
-    actions = rig.tell(PeersChanged(((ALICE.public_key, "alice:1"), (BOB.public_key, None))))
-    assert of(actions, Dial) == [Dial(ALICE.public_key)]
+    actions = rig.tell(PeersChanged({ALICE.public_key: ("alice:1",), BOB.public_key: ()}))
+    assert of(actions, Dial) == [Dial(ALICE.public_key, "alice:1")]
     states = {report.peer: report.state for report in of(actions, Report)}
-    assert states == {ALICE.public_key: LinkState.CONNECTING, BOB.public_key: LinkState.WAITING}
+    assert states == {ALICE.public_key: LinkState.CONNECTING}
 
 
 def test_a_silent_peer_is_dialed_for_ever_with_full_jitter_between_0_and_5_minutes() -> None:
@@ -227,7 +228,19 @@ def test_a_new_address_is_tried_at_once() -> None:
     rig.members(ALICE, address="alice:1")
     for _ in range(10):
         rig.tell(DialFailed(ALICE.public_key, "no answer"))
-    assert of(rig.members(ALICE, address="alice:2"), Dial) == [Dial(ALICE.public_key)]
+    assert of(rig.members(ALICE, address="alice:2"), Dial) == [Dial(ALICE.public_key, "alice:2")]
+
+
+def test_addresses_are_tried_in_turn_until_one_answers_and_that_one_is_tried_first_from_then_on() -> None:
+    rig = Rig()
+    tried = of(rig.tell(PeersChanged({ALICE.public_key: ("a:1", "b:2", "c:3")})), Dial)
+    for _ in range(4):
+        rig.tell(DialFailed(ALICE.public_key, "no answer"))
+        tried += of(rig.actions, Dial) or of(rig.wait(300.0), Dial)
+    assert [dial.address for dial in tried] == ["a:1", "b:2", "c:3", "a:1", "b:2"]
+    link = rig.link(ALICE, dialed_by_us=True)
+    rig.tell(LinkDown(link, "cut"))
+    assert [dial.address for dial in of(rig.wait(300.0), Dial)] == ["b:2"]
 
 
 def test_a_peer_that_hangs_up_at_once_is_not_dialed_every_second() -> None:
@@ -474,8 +487,10 @@ def test_a_large_body_is_asked_for_within_a_window() -> None:
     rig.announce(1, record)
     (asked,) = frames(rig.deliver(1, record), WantChunks)
     assert asked == WantChunks(record.id, tuple(range(8)))
-    (asked,) = frames(rig.chunk(1, record, LARGE, 0), WantChunks)
-    assert asked.indexes == (8,)
+    for index in range(3):
+        assert frames(rig.chunk(1, record, LARGE, index), WantChunks) == []
+    (asked,) = frames(rig.chunk(1, record, LARGE, 3), WantChunks)
+    assert asked.indexes == (8, 9, 10, 11), "asked for in one frame once half of the window is free"
 
 
 def finish(rig: Rig, link: int, record: Record, body: bytes) -> None:
@@ -582,11 +597,11 @@ def test_headers_and_small_bodies_come_before_large_bodies() -> None:
     rig.deliver(1, large)
     rig.announce(1, small)
     rig.deliver(1, small)
-    asked: list[bytes] = []
-    for index in range(10):
-        asked += [want.id for want in frames(rig.chunk(1, large, LARGE, index), WantChunks)]
-    assert asked[:5] == [small.id] * 5
-    assert set(asked[5:]) == {large.id}
+    asked: list[tuple[bytes, int]] = []
+    for index in range(8):
+        wants = frames(rig.chunk(1, large, LARGE, index), WantChunks)
+        asked += [(want.id, chunk) for want in wants for chunk in want.indexes]
+    assert asked == [*((small.id, index) for index in range(5)), *((large.id, index) for index in (8, 9, 10))]
 
 
 def test_a_window_of_headers_is_asked_for_and_the_rest_as_they_come() -> None:
@@ -813,7 +828,7 @@ def test_a_kept_out_peer_is_not_dialed_before_its_time() -> None:
     for _ in range(4):
         rig.tell(BadFrame(link, "garbage"))
     assert of(rig.wait(59.0), Dial) == []
-    assert of(rig.wait(120.0), Dial) == [Dial(ALICE.public_key)]
+    assert of(rig.wait(120.0), Dial) == [Dial(ALICE.public_key, "alice:1")]
 
 
 def test_a_few_mistakes_far_apart_are_forgiven() -> None:
@@ -914,13 +929,14 @@ def assert_consistent(rig: Rig) -> None:
 
 TRANSCRIPT = """
 import hashlib
-from tests.simulator import Conditions, Swarm, ring
+from node.simulated_network import Conditions, ring
+from node.simulator import Swarm
 from node import wire
 
 digest = hashlib.sha256()
 swarm = Swarm(5, 6, ring(6), conditions=Conditions(mean_link_life_s=8.0))
 count = swarm.count
-swarm.count = lambda frame, size: (digest.update(wire.encode(frame)), count(frame, size))
+swarm.count = lambda node, frame, size: (digest.update(wire.encode(frame)), count(node, frame, size))
 swarm.start()
 for _ in range(6):
     swarm.run(2.0)

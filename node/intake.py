@@ -1,0 +1,145 @@
+"""Intake: what comes in is checked, then kept, then settled and made news.
+
+Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a rule of
+`records` or `wire` forbids. Anything invalid is a strike against the link that brought it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from crypto.keys import PublicKey
+from crypto.sealing import chunk_hash
+from crypto.signing import record_id
+from node.config import GossipSettings
+from node.errors import RecordError
+from node.events import Action, Alarm, Keep, KeepChunk
+from node.fetch import Fetcher
+from node.frames import Advert, Chunk, SignedRecord
+from node.holdings import Holdings
+from node.links import Links, PeerLink
+from node.records import RULES, Held, HeldState, Record
+from node.rumors import Rumors
+from node.wire import read_record
+
+
+class Intake:
+    """Takes announcements, records and chunks. Actions go to `out`."""
+
+    def __init__(
+        self,
+        settings: GossipSettings,
+        me: PublicKey,
+        holdings: Holdings,
+        fetcher: Fetcher,
+        rumors: Rumors,
+        links: Links,
+        out: list[Action],
+    ) -> None:
+        self._settings = settings
+        self._me = me
+        self._holdings = holdings
+        self._fetcher = fetcher
+        self._rumors = rumors
+        self._links = links
+        self._out = out
+        self._refused: dict[bytes, None] = {}
+        self._has_met_itself = False
+
+    # ------------------------------------------------------------------------------------------------------- from peers
+
+    def heard(self, link: PeerLink, adverts: Iterable[Advert]) -> None:
+        """The peer says what it has: want what is not settled here."""
+        for advert in adverts:
+            self._rumors.heard(link.number, advert.id)
+            entry = self._holdings.get(advert.id)
+            is_wanted = entry is None or not entry.is_settled
+            is_acceptable = advert.kind in RULES and advert.id not in self._refused
+            if is_wanted and is_acceptable and self._holdings.trusts(advert.origin):
+                self._fetcher.offered(link.number, advert)
+
+    def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
+        """Signed headers came."""
+        for signed in records:
+            known_id = record_id(signed.header_bytes)
+            self._fetcher.progress(link.number, known_id, now)
+            if self._holdings.get(known_id) or known_id in self._refused:
+                continue  # before the signature is checked, which is what costs
+            try:
+                self._take(link, read_record(signed.header_bytes, signed.signature), now)
+            except RecordError as error:
+                self._links.strike(link.number, str(error), now)
+                if self._links.get(link.number) is None:
+                    return
+
+    def chunk(self, link: PeerLink, chunk: Chunk, now: float) -> None:
+        """A part of a body came."""
+        self._fetcher.progress(link.number, chunk.id, now)
+        record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
+        if record is None or not self._holdings.trusts(record.header.origin.raw):
+            return
+        if chunk_hash(chunk.data) != record.header.chunk_hashes[chunk.index]:
+            self._fetcher.drop_source(link.number, chunk.id)
+            self._links.strike(link.number, "a chunk does not have the hash that its record says", now)
+            return
+        self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
+        link.has_worked = True
+        knowing = {link.number, *self._fetcher.sources(chunk.id)}
+        if self._fetcher.chunk_arrived(chunk.id, chunk.index):
+            self._holdings.settle(chunk.id)
+            self._rumors.start(chunk.id, knowing)
+
+    def _take(self, link: PeerLink, record: Record, now: float) -> None:
+        """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
+        if not self._holdings.trusts(record.header.origin.raw):
+            return
+        if self._holdings.is_equivocation(record):
+            self._refuse(record)
+            return
+        if record.header.origin == self._me and not self._has_met_itself:
+            self._has_met_itself = True
+            reason = "a record of this node that it does not hold came back: was its home restored from a copy?"
+            self._out.append(Alarm(self._me, reason))
+        self._out.append(Keep(record))
+        link.has_worked = True
+        knowing = {link.number, *self._fetcher.sources(record.id)}
+        self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
+        if self._holdings.servable(record.id):
+            self._rumors.start(record.id, knowing)
+        else:
+            self._fetcher.header_arrived(link.number, record, now)
+
+    def _refuse(self, record: Record) -> None:
+        """A second record for one sequence: proof that its origin equivocated. The first one stays."""
+        self._refused[record.id] = None
+        if len(self._refused) > self._settings.max_refused:
+            del self._refused[next(iter(self._refused))]
+        self._fetcher.forget(record.id)
+        sequence = record.header.sequence
+        reason = f"it signed two records with sequence {sequence}; the second, {record.id.hex()[:12]}, is refused"
+        self._out.append(Alarm(record.header.origin, reason, record))
+
+    # -------------------------------------------------------------------------------------------------- from this node
+
+    def added(self, held: Held) -> None:
+        """The store holds a record that did not come through the core."""
+        before = self._holdings.get(held.record.id)
+        was_settled = before is not None and before.is_settled
+        if before is None:
+            self.learn(held)
+        elif held.state is not HeldState.FETCHING:
+            self._settled(self._holdings.settle(held.record.id))
+        if self._holdings.servable(held.record.id) and not was_settled:
+            self._rumors.start(held.record.id, ())
+
+    def learn(self, held: Held) -> None:
+        """The store holds a record; this is no news to anybody."""
+        is_whole = held.state is not HeldState.FETCHING
+        self._settled(self._holdings.learn(held.record, is_whole=is_whole))
+        if not is_whole:
+            self._fetcher.resume(held.record, held.missing)
+
+    def _settled(self, ids: Iterable[bytes]) -> None:
+        """These need no fetching any more."""
+        for settled in ids:
+            self._fetcher.forget(settled)

@@ -1,0 +1,223 @@
+"""Links: which members to dial, which links are up, and who is kept out.
+
+Both sides say Hello first; of two links with one peer, both sides keep the same one. Anything invalid that comes over a
+link is a strike; too many close the link and keep the peer out for a while. Slow is not invalid.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crypto.keys import PublicKey
+from node.config import PROTOCOL_VERSION, GossipSettings
+from node.dialing import Dialer
+from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, Report, Send
+from node.fetch import Fetcher
+from node.frames import Frame, Hello
+
+
+@dataclass(slots=True)
+class PeerLink:
+    """A link as the core knows it. What it has done so far decides how it is compared and redialed."""
+
+    number: int
+    peer: PublicKey
+    dialed_by_us: bool
+    up_at: float
+    is_ready: bool = False
+    ready_at: float = math.inf
+    has_compared: bool = False
+    has_worked: bool = False
+    sync_at: float = math.inf
+
+
+class Links:
+    """The members of this node and the links with them. Actions go to `out`."""
+
+    def __init__(
+        self,
+        settings: GossipSettings,
+        rng: random.Random,
+        me: PublicKey,
+        store_id: bytes,
+        fetcher: Fetcher,
+        out: list[Action],
+    ) -> None:
+        self._settings = settings
+        self._me = me
+        self._store_id = store_id
+        self._fetcher = fetcher
+        self._out = out
+        self._dialer = Dialer(settings, rng)
+        self._members: Mapping[PublicKey, tuple[str, ...]] = {}
+        self._links: dict[int, PeerLink] = {}
+        self._strikes: dict[PublicKey, tuple[int, float]] = {}
+        self._kept_out: dict[PublicKey, float] = {}
+        self._stores_seen: dict[PublicKey, bytes] = {}
+
+    # ---------------------------------------------------------------------------------------------------------- members
+
+    def set_members(self, members: Mapping[PublicKey, tuple[str, ...]], now: float) -> tuple[bool, set[bytes]]:
+        """These are the members now; returns whether some are new, and the raw keys of those that are gone.
+
+        The mapping is kept, not copied, and may hold this node itself: what thousands of simulated nodes share costs
+        once. Nobody may change it afterwards.
+        """
+        before, self._members = self._members, members
+        self._dialer.set_members({peer: where for peer, where in members.items() if where and peer != self._me}, now)
+        for link in list(self._links.values()):
+            if not self._is_member(link.peer):
+                self.close(link, "it was removed here", now)
+        is_larger = any(peer not in before for peer in members)
+        return is_larger, {peer.raw for peer in before if peer not in members and peer != self._me}
+
+    def _is_member(self, peer: PublicKey) -> bool:
+        return peer in self._members and peer != self._me
+
+    # ------------------------------------------------------------------------------------------------------------ links
+
+    def get(self, number: int) -> PeerLink | None:
+        """The link with this number, if it is up."""
+        return self._links.get(number)
+
+    def all(self) -> list[PeerLink]:
+        """Every link that is up, past its Hello or not."""
+        return list(self._links.values())
+
+    def ready(self) -> list[PeerLink]:
+        """The links past their Hello."""
+        return [link for link in self._links.values() if link.is_ready]
+
+    def up(self, event: LinkUp, now: float) -> PeerLink | None:
+        """A stream with a peer can carry frames: greet it, or send it away."""
+        if event.dialed_by_us:
+            self._dialer.answered(event.peer)
+        if not self._is_member(event.peer):
+            self._out.append(Close(event.link, "it is not a member here"))
+            return None
+        if self._is_kept_out(event.peer, now):
+            self._out.append(Close(event.link, "it sent too much that was invalid"))
+            return None
+        link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now)
+        self.send(link, Hello(PROTOCOL_VERSION, self._store_id))
+        return link
+
+    def down(self, number: int, reason: str, now: float) -> None:
+        """A link is gone."""
+        link = self._links.get(number)
+        if link is not None:
+            self._lose(link, reason, now)
+
+    def dial_failed(self, event: DialFailed, now: float) -> None:
+        """A dial came to nothing."""
+        wait_s = self._dialer.failed(event.peer, now)
+        if self._is_member(event.peer) and event.peer not in self._linked():
+            reason = f"{event.reason}; next try in {wait_s:.0f} s"
+            self._out.append(Report(event.peer, LinkState.UNREACHABLE, reason))
+
+    def dial(self, now: float) -> None:
+        """Try the members that are due."""
+        for peer, address in self._dialer.due(self._linked(), now):
+            self._out += [Dial(peer, address), Report(peer, LinkState.CONNECTING, "")]
+
+    def send(self, link: PeerLink, frame: Frame) -> None:
+        """Queue a frame on a link."""
+        self._out.append(Send(link.number, frame))
+
+    def hello(self, link: PeerLink, hello: Hello, now: float) -> None:
+        """The peer greets: the link can be used, unless it is one too many."""
+        if link.is_ready:
+            self.strike(link.number, "a second Hello on one link", now)
+            return
+        if hello.version != PROTOCOL_VERSION:
+            reason = f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
+            self.close(link, reason, now)
+            return
+        others = [other for other in self.ready() if other.peer == link.peer]
+        self._check_store(link.peer, hello.store_id)
+        link.is_ready, link.ready_at = True, now
+        self._fetcher.link_up(link.number)
+        if others:  # never more than one, since this is done whenever there are two
+            self.close(self._spare_of(others[0], link, now), "another link with it is up", now)
+        self._out.append(Report(link.peer, LinkState.LINKED, ""))
+
+    def close(self, link: PeerLink, reason: str, now: float) -> None:
+        """End a link."""
+        self._out.append(Close(link.number, reason))
+        self._lose(link, reason, now)
+
+    def expire_silent(self, now: float) -> None:
+        """Close the links on which no Hello came in time."""
+        for link in self.all():
+            if not link.is_ready and now >= self._hello_due(link):
+                self.close(link, "it did not say hello", now)
+
+    def deadline(self) -> float:
+        """When a dial is due, or a Hello overdue."""
+        silent = (self._hello_due(link) for link in self._links.values() if not link.is_ready)
+        return min(self._dialer.deadline(self._linked()), min(silent, default=math.inf))
+
+    def _hello_due(self, link: PeerLink) -> float:
+        return link.up_at + self._settings.hello_timeout_s
+
+    def _spare_of(self, older: PeerLink, newer: PeerLink, now: float) -> PeerLink:
+        """The link that both sides of a double link give up.
+
+        Two that came up together are a simultaneous dial: the one dialed by the smaller key stays. Otherwise the
+        older one goes: nobody dials a peer that it is linked with, so the other side has lost it.
+        """
+        is_fresh = now - older.ready_at < self._settings.duplicate_window_s
+        if is_fresh and older.dialed_by_us != newer.dialed_by_us:
+            return max(older, newer, key=lambda link: self._me if link.dialed_by_us else link.peer)
+        return older
+
+    def _check_store(self, peer: PublicKey, store_id: bytes) -> None:
+        before = self._stores_seen.setdefault(peer, store_id)
+        if before != store_id:
+            self._stores_seen[peer] = store_id
+            reason = "it came back with another store: was its home made anew, or do two nodes run with its key?"
+            self._out.append(Alarm(peer, reason))
+
+    def _lose(self, link: PeerLink, reason: str, now: float) -> None:
+        del self._links[link.number]
+        self._fetcher.link_down(link.number)
+        if link.peer in self._linked() or not self._is_member(link.peer):
+            return
+        is_good = link.has_worked or now - link.ready_at >= self._settings.stable_link_s
+        self._dialer.lost(link.peer, now, was_good=is_good)
+        self._report_absent(link.peer, reason, now)
+
+    def _report_absent(self, peer: PublicKey, reason: str, now: float) -> None:
+        """A member has no link any more; say what is being done about it."""
+        if self._is_kept_out(peer, now):
+            self._out.append(Report(peer, LinkState.REFUSED, reason))
+        elif self._dialer.has_address(peer):
+            self._out.append(Report(peer, LinkState.UNREACHABLE, reason))
+        else:
+            waiting = "no address is known for it, so it must dial this node"
+            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; {waiting}"))
+
+    def _linked(self) -> set[PublicKey]:
+        return {link.peer for link in self._links.values()}
+
+    # ----------------------------------------------------------------------------------------------------- bad behavior
+
+    def strike(self, number: int, reason: str, now: float) -> None:
+        """Something invalid came over this link: forgiven a few times."""
+        link = self._links.get(number)
+        if link is None:
+            return
+        strikes, since = self._strikes.get(link.peer, (0, now))
+        if now - since > self._settings.penalty_s:
+            strikes, since = 0, now
+        self._strikes[link.peer] = (strikes + 1, since)
+        if strikes >= self._settings.max_strikes:
+            self._kept_out[link.peer] = now + self._settings.penalty_s
+            self.close(link, f"it sent too much that was invalid, lastly: {reason}", now)
+            self._dialer.postpone(link.peer, self._kept_out[link.peer])
+
+    def _is_kept_out(self, peer: PublicKey, now: float) -> bool:
+        return now < self._kept_out.get(peer, -math.inf)

@@ -42,8 +42,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -449,13 +448,6 @@ class Proxy:
                     await self._changed.wait()
                     continue
             await self._cut_all(self._faults.cut_by)
-
-
-@contextmanager
-def proxies(upstreams: list[str], faults: Faults, seed: int) -> Iterator[list[Proxy]]:
-    """A proxy with these faults in front of each address."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Proxy(one, faults, seed=seed + at)) for at, one in enumerate(upstreams)]
 
 
 def _small_socket(host: str) -> socket.socket:

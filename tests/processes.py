@@ -6,7 +6,7 @@ import functools
 import itertools
 import random
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,11 @@ def _free_port(host: str) -> int:
 
 
 @contextmanager
-def running(*nodes: Node) -> Iterator[None]:
-    """The nodes serve; all are killed at the end, those that the test started too."""
+def running(*nodes: Node, start: Callable[[Node], None] = Node.start) -> Iterator[None]:
+    """The nodes serve, started in their own way if they have one; all are killed at the end."""
     try:
         for node in nodes:
-            node.start()
+            start(node)
         yield
     finally:
         for node in nodes:

@@ -10,10 +10,13 @@ import heapq
 import json
 import math
 import random
+import shutil
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -407,3 +410,89 @@ def test_a_link_over_ipv6(tmp_path: Path) -> None:
         assert proxy.address.startswith("[::1]:")
         record = other.author(b"six")
         wait_until("a record came over IPv6", lambda: one.has_whole(record))
+
+
+# ------------------------------------------------------------------------------------------------------------- clocks
+
+TEN_YEARS_S = 10 * 365 * 86_400
+
+
+class Clock:
+    """The wall clock of one node and of the commands on its home, by a library that they preload."""
+
+    def __init__(self, library: Path, path: Path) -> None:
+        self._path = path
+        self._path.write_bytes(bytes(8))
+        self._environment = {"LD_PRELOAD": str(library), "CLOCK_SHIFT_FILE": str(path)}
+
+    def is_off_by(self, seconds: int) -> None:
+        """From now on, also in a process that runs."""
+        with open(self._path, "r+b") as file:
+            file.write(struct.pack("q", seconds))
+
+    @contextmanager
+    def rules(self) -> Iterator[None]:
+        """Processes that start meanwhile live by this clock."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self._environment.items():
+                patch.setenv(name, value)
+            yield
+
+
+@pytest.fixture
+def clock_library(tmp_path: Path) -> Path:
+    library = tmp_path / "clock_shift.so"
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("moving the clock of a process takes a C compiler and Linux")
+    source = Path(__file__).parent / "clock_shift.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+    return library
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "watched_s", [3.0, pytest.param(2.0 * SETTINGS.sync_max_s, marks=pytest.mark.soak)], ids=["briefly", "for long"]
+)
+def test_clocks_ten_years_off_that_jump_while_nodes_run_cut_no_link_and_reject_no_record(
+    make_node: MakeNode, clock_library: Path, task_file: Path, rows_file: Path, tmp_path: Path, watched_s: float
+) -> None:
+    nodes = early, right, late = make_node("early"), make_node("right"), make_node("late")
+    clocks = {node.name: Clock(clock_library, tmp_path / f"{node.name}.clock") for node in nodes}
+
+    def set_clocks(**seconds: int) -> None:
+        for name, off_s in seconds.items():
+            clocks[name].is_off_by(off_s)
+
+    def start(node: Node) -> None:
+        with clocks[node.name].rules():
+            node.start()
+
+    def publishes(node: Node) -> None:
+        with clocks[node.name].rules():
+            node.tidings("publish", "triage", str(rows_file), "--epsilon", "1")
+
+    early.knows(late)
+    late.knows(early)
+    tasks = [add(node.home, str(task_file))[0] for node in nodes]
+    set_clocks(early=-TEN_YEARS_S, late=TEN_YEARS_S)
+    with joined(early, right) as first, joined(right, late) as second, running(*nodes, start=start):
+        publishes(early)
+        publishes(late)
+        wait_until("everybody has two", lambda: all(node.readable_summaries() == 2 for node in nodes))
+        set_clocks(early=TEN_YEARS_S, right=-TEN_YEARS_S, late=0)  # while they run
+        publishes(right)
+        wait_until("everybody has three", lambda: all(node.readable_summaries() == 3 for node in nodes))
+        time.sleep(watched_s)
+        for node, other in ((early, right), (right, early), (right, late), (late, right)):
+            assert node.is_linked_with(other)
+        assert (first.connections, second.connections) == (1, 1)
+        for node in nodes:
+            assert_nothing_invalid(node)
+            assert "invalid" not in (node.path / "serve.log").read_text()
+    created = {
+        early.home.peers.name_of(held.record.header.origin): held.record.header.created_unix_ms / 1000 - time.time()
+        for held in early.home.store.held(kind=Kind.SUMMARY, task_id=tasks[0].id)
+    }
+    expected = {"early": -TEN_YEARS_S, "right": -TEN_YEARS_S, "late": TEN_YEARS_S}
+    assert created == pytest.approx(expected, abs=300.0), "the clocks were what this test is about"

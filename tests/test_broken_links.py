@@ -1,6 +1,6 @@
 """Real nodes over broken links: `tidings serve` processes, and between them a proxy that loses, delays, cuts, corrupts.
 
-The nodes have the settings that people get, so waiting times are those of the product: a dial waits up to 5 minutes,
+The nodes have the settings that people get, so waiting times are those of the product: a dial waits up to a minute,
 anti-entropy comes every 30 to 60 s, a silent link is given up after 40 s.
 """
 
@@ -124,18 +124,17 @@ def connecting_s(rng: random.Random, line: Line) -> float:
 def meeting_s(rng: random.Random, faults: Faults, away_s: float) -> float:
     """How long after the return of a peer that was away for `away_s` its neighbor has a link again: the product's own
     dialing rule, drawn once. Dials fail at once while it is away; later if losses hold them up or a cut hits them."""
-    peer = Identity.from_seed(bytes(32)).public_key
-    dialer = Dialer(SETTINGS, rng)
-    dialer.set_members({peer: ("somewhere:1",)}, 0.0)
-    dialer.lost(peer, 0.0, was_good=True)
+    me, peer = (Identity.from_seed(bytes([letter]) * 32).public_key for letter in (1, 2))
+    dialer = Dialer(SETTINGS, rng, me)
+    dialer.set_members({peer: ("somewhere:1",)}, [peer], 0.0)
+    now = dialer.lost(peer, 0.0, was_good=True)
     while True:
-        now = dialer.deadline(())
-        dialer.due((), now)
         took_s = min(connecting_s(rng, faults.out), CONNECT_TIMEOUT_S) if now >= away_s else 0.0
         is_cut = rng.random() < took_s / (faults.cut_every_s or math.inf)
-        if now >= away_s and took_s < CONNECT_TIMEOUT_S and not is_cut:
-            return now + took_s - away_s
-        dialer.failed(peer, now + took_s)
+        now += took_s
+        if now - took_s >= away_s and took_s < CONNECT_TIMEOUT_S and not is_cut:
+            return now - away_s
+        now += dialer.failed(peer, now)
 
 
 def spreading_s(rng: random.Random, faults: Faults, segments: int) -> float:

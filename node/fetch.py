@@ -151,14 +151,15 @@ class Fetcher:
         made the record whole."""
         fetch = self._fetches.get(record_id)
         is_whole = False
-        for index in sorted(set(fetch.missing) - set(missing)) if fetch is not None else ():
-            is_whole = self.chunk_arrived(record_id, index)
+        if fetch is not None:
+            for index in sorted({*fetch.in_flight, *fetch.unasked} - set(missing)):
+                is_whole = self.chunk_arrived(record_id, index)
         return is_whole
 
     def fetching(self) -> dict[bytes, int]:
         """The records of which the header is here and some of the body is not, with how many chunks are here."""
         return {
-            record_id: len(fetch.record.header.chunk_hashes) - len(fetch.missing)
+            record_id: len(fetch.record.header.chunk_hashes) - len(fetch.unasked) - len(fetch.in_flight)
             for record_id, fetch in self._fetches.items()
             if fetch.record is not None
         }

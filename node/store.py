@@ -577,7 +577,7 @@ class Store:
     def peers(self) -> list[Peer]:
         """The peers, in the order they were added."""
         addresses: dict[bytes, list[str]] = {}
-        with self._snapshot():
+        with self.snapshot():
             for key, address in self._rows("SELECT peer, address FROM peer_addresses ORDER BY peer, place"):
                 addresses.setdefault(key, []).append(address)
             rows = self._rows("SELECT key, name, query_only, added_at FROM peers ORDER BY added_at, key")

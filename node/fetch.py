@@ -52,6 +52,11 @@ class _Fetch:
     in_flight: dict[int, None] = field(default_factory=dict)
     asked: int | None = None
 
+    @property
+    def missing(self) -> set[int]:
+        """The chunks that are not here."""
+        return self.unasked.keys() | self.in_flight.keys()
+
 
 @dataclass(slots=True)
 class _Source:
@@ -151,15 +156,14 @@ class Fetcher:
         made the record whole."""
         fetch = self._fetches.get(record_id)
         is_whole = False
-        if fetch is not None:
-            for index in sorted({*fetch.in_flight, *fetch.unasked} - set(missing)):
-                is_whole = self.chunk_arrived(record_id, index)
+        for index in sorted(fetch.missing - set(missing)) if fetch is not None else ():
+            is_whole = self.chunk_arrived(record_id, index)
         return is_whole
 
     def fetching(self) -> dict[bytes, int]:
         """The records of which the header is here and some of the body is not, with how many chunks are here."""
         return {
-            record_id: len(fetch.record.header.chunk_hashes) - len(fetch.unasked) - len(fetch.in_flight)
+            record_id: len(fetch.record.header.chunk_hashes) - len(fetch.missing)
             for record_id, fetch in self._fetches.items()
             if fetch.record is not None
         }
@@ -175,6 +179,10 @@ class Fetcher:
         """The links that have this record."""
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
+
+    def unsourced(self) -> set[bytes]:
+        """The records whose header is here and whose missing chunks nobody can be asked for."""
+        return {known for known, fetch in self._fetches.items() if fetch.record is not None and not fetch.sources}
 
     def owes(self, link: int) -> bool:
         """Whether something is asked of this link."""

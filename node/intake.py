@@ -23,7 +23,7 @@ from node.records import RULES, Held, HeldState, Record
 from node.rumors import Rumors
 from node.wire import read_record
 
-MET_ITSELF: Final = "a record of this node that it does not hold came back: was its home restored from a copy?"
+MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"
 
 
 def equivocation(second: Record) -> str:

@@ -161,6 +161,14 @@ class GossipSettings:
     arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
     for things twice on thin lines: the largest chunk takes 8 s at 64 kbit/s."""
 
+    first_try_s: float = 0.3
+    least_try_s: float = 0.2
+    steady_tries: int = 4
+    """A header, or a small body, that does not come is asked for again: after the first while nothing is known of the
+    link; then after its usual time to answer and four deviations, never sooner than the second. After this many tries
+    in a row that time doubles with each. Shorter overcomes losses sooner, and asks twice where a link was merely late,
+    at the price of some hundred bytes up to 4 KiB."""
+
     hostage_s: float = 120.0
     """A record asked of a link that delivers others but nothing of this one for so long, and for twice what a full
     window of chunks takes on that link, is asked of the next source."""

@@ -228,8 +228,6 @@ class Daemon:
             case Keep(record=record):
                 self._home.store.add_record(record)
                 self._look_at(record)
-                if record.header.kind is Kind.KEY_CARD:
-                    asyncio.get_running_loop().call_soon(self._grant)
             case KeepChunk(record_id=record_id, index=index, data=data):
                 self._home.store.add_chunk(record_id, index, data)
             case Dial(peer=peer, address=address):
@@ -246,11 +244,12 @@ class Daemon:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
-        the same of their origins; they are read when there is time."""
-        if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
-            asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
-        self._heads_arrived |= record.header.kind is Kind.HEAD
+        """A new key card wants a grant. A grant of our own, of another copy of this home, closes the live epoch, and all
+        want one. HEADs are read when there is time."""
+        kind, origin = record.header.kind, record.header.origin
+        if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self._home.me):
+            asyncio.get_running_loop().call_soon(self._grant)
+        self._heads_arrived |= kind is Kind.HEAD
 
     def _tell_findings(self) -> None:
         """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""
@@ -260,11 +259,6 @@ class Daemon:
             for one in sorted(found - self._findings, key=lambda one: one.origin):
                 log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
             self._findings = found
-
-    def _number_apart(self, shared: bytes) -> None:
-        with self._home.author.lock:
-            if self._home.store.incarnation == shared:
-                self._home.store.renew_incarnation()
 
     def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
         now = time.time()

@@ -1,0 +1,350 @@
+"""A coalition in which anything happens in any order: hypothesis chooses, real homes and the real gossip core carry on.
+
+Operators publish, replace, share, withdraw, add and remove peers, make them query-only, back homes up and put old
+copies back; nodes are killed and started, cut off and met again, in the middle of whatever was going on. A failure
+prints the steps that led to it as a script; nothing else is random (keys, network and clock come from fixed seeds), so
+the script replays it.
+
+What must hold, always:
+
+* **Numbers.** No two records share origin, incarnation and sequence. The one exception that docs/protocol.md and
+  docs/operations.md admit: a home restored from an old copy that signs *before* a record of its lost time came back to
+  it. From that moment on it never signs in that incarnation again.
+* **Graves.** What was taken back stays so in every store, without a chunk of its body.
+* **Keys.** Epoch keys are granted to members alone, and nothing is sealed under a key of which a former member is known
+  to hold a grant. A node that was no member when a record was sealed, nor became one while its epoch was the live one,
+  cannot open it although it is handed every byte that anybody ever wrote (`Chronicle.readable`).
+
+And after all nodes are up, no partition is left and some time has passed (`settle`):
+
+* **Equality.** Nodes that are linked, directly or through others who all trust an origin, have settled the same records
+  of it (`islands`). Where a restored home gave out a number twice, the records with that number, and what only they
+  take back, are excepted: nodes keep the one that they met first.
+* **Reading.** A node opens the body of every record that it holds if it was granted the key, and every member that an
+  origin can exchange records with was granted its live one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from crypto.keys import EncryptionKey, Identity
+from node import author, store
+from node.home import Home
+from node.records import Held, HeldState, Kind, Record
+from tests.coalition import SEALED, Chronicle, Partner, islands
+from tests.simulator import Conditions, Swarm, seeded
+
+NAMES = ("alpha", "beta", "gamma", "delta", "stranger")
+MEMBERS = NAMES[:-1]
+SETTLED_WITHIN_S = 400.0
+"""Two dials at the longest wait, two periods of anti-entropy, a stalled fetch, and the largest bodies on a slow line."""
+
+names = st.sampled_from(NAMES)
+sizes = st.sampled_from([10, 3_000, 20_000, 90_000])
+"""Bytes of a body: rides along, one chunk, two chunks, and one whose fetch takes a second or more."""
+
+
+@pytest.fixture(scope="module")
+def made_homes() -> Iterator[Path]:
+    """One new home for each name, with keys that are the same in every run; in memory where the system allows it."""
+    shared_memory = Path("/dev/shm")  # noqa: S108
+    folder = tempfile.mkdtemp(dir=shared_memory if os.access(shared_memory, os.W_OK) else None)
+    rng = seeded(0)
+    with (
+        mock.patch.object(Identity, "generate", lambda: Identity.from_seed(rng.randbytes(32))),
+        mock.patch.object(EncryptionKey, "generate", lambda: EncryptionKey.from_bytes(rng.randbytes(96))),
+        mock.patch.object(store.secrets, "token_bytes", rng.randbytes),
+    ):
+        for name in NAMES:
+            Home.init(Path(folder) / "new" / name, name, None).store.close()
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+class CoalitionMachine(RuleBasedStateMachine):
+    """Five nodes: four that begin as each other's members, and one that nobody knows yet."""
+
+    published = Bundle("published")
+    homes: Path
+
+    @initialize(
+        dials=st.sampled_from(["line", "ring", "star", "everybody"]),
+        seed=st.integers(0, 3),
+        meet_first=st.booleans(),
+    )
+    def found(self, dials: str, seed: int, meet_first: bool) -> None:
+        """Everybody adds everybody but the stranger; who has whose address is what differs."""
+        self.place = Path(tempfile.mkdtemp(dir=self.homes))
+        shutil.copytree(self.homes / "new", self.place, dirs_exist_ok=True)
+        self.swarm = Swarm(seed, 0, [], conditions=Conditions(bandwidth=100_000, late_notice_s=2.0))
+        self.chronicle = Chronicle()
+        self.clock = [mock.patch.object(module, "time", self) for module in (author, store)]
+        self.patches = [*self.clock, mock.patch.object(store.secrets, "token_bytes", seeded(seed).randbytes)]
+        for patch in self.patches:
+            patch.start()
+        self.partners = {
+            name: Partner(self.swarm, number, name, self.place / name, self.chronicle)
+            for number, name in enumerate(NAMES)
+        }
+        self.swarm.nodes = list(self.partners.values())
+        self.swarm.by_key = {partner.key: partner for partner in self.partners.values()}
+        for one in MEMBERS:
+            for other in MEMBERS:
+                if one != other:
+                    has_address = _has_address(dials, MEMBERS.index(one), MEMBERS.index(other))
+                    self.partners[one].add(self.partners[other], with_address=has_address, query_only=False)
+        for partner in self.partners.values():
+            partner.start()
+        if meet_first:
+            self.swarm.run(30.0)
+
+    # What `node.author` and `node.store` take for the module `time`.
+
+    def time(self) -> float:
+        return self.swarm.now
+
+    def time_ns(self) -> int:
+        return int(self.swarm.now * 1e9)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "partners"):
+            return
+        try:
+            self.settle()
+        finally:
+            for partner in self.partners.values():
+                partner.stop()
+            for patch in self.patches:
+                patch.stop()
+            shutil.rmtree(self.place)
+
+    # ------------------------------------------------------------------------------------------------ operators
+
+    @rule(target=published, origin=names, dataset=st.sampled_from(["cases", "stays"]), size=sizes)
+    def publish(self, origin: str, dataset: str, size: int) -> Record:
+        """A second summary of a dataset replaces the first."""
+        return self.partners[origin].publish(dataset, self.swarm.rng.randbytes(size))
+
+    @rule(target=published, origin=names, size=sizes)
+    def share(self, origin: str, size: int) -> Record:
+        return self.partners[origin].share(self.swarm.rng.randbytes(size))
+
+    @rule(record=published)
+    def withdraw(self, record: Record) -> None:
+        self.partners[self.chronicle.names[record.header.origin]].withdraw(record)
+
+    @rule(at=names, peer=names, with_address=st.booleans(), query_only=st.sampled_from([False, False, True]))
+    def add(self, at: str, peer: str, with_address: bool, query_only: bool) -> None:
+        if at != peer:
+            self.partners[at].add(self.partners[peer], with_address=with_address, query_only=query_only)
+
+    @rule(one=names, other=names)
+    def befriend(self, one: str, other: str) -> None:
+        if one != other:
+            self.partners[one].add(self.partners[other], with_address=True, query_only=False)
+            self.partners[other].add(self.partners[one], with_address=False, query_only=False)
+
+    @rule(at=names, peer=names)
+    def remove(self, at: str, peer: str) -> None:
+        if peer in self.partners[at].trust.is_member:
+            self.partners[at].remove(self.partners[peer])
+
+    @rule(at=names)
+    def back_up(self, at: str) -> None:
+        self.partners[at].copy()
+
+    @precondition(lambda self: any(partner.copied for partner in self.partners.values()))
+    @rule(at=names, is_patient=st.booleans())
+    def restore(self, at: str, is_patient: bool) -> None:
+        """An operator who reads docs/operations.md waits for the peers before doing anything else."""
+        if self.partners[at].copied:
+            self.partners[at].restore()
+            self.partners[at].start()
+            if is_patient:
+                self.swarm.run(60.0)
+
+    # ---------------------------------------------------------------------------------------------- the weather
+
+    @rule(at=names)
+    def kill_or_start(self, at: str) -> None:
+        partner = self.partners[at]
+        (partner.stop if partner.is_up else partner.start)()
+
+    @rule(sides=st.lists(st.integers(0, 1), min_size=len(NAMES), max_size=len(NAMES)))
+    def part(self, sides: list[int]) -> None:
+        self.swarm.partition(sides)
+
+    @rule()
+    def heal(self) -> None:
+        self.swarm.partition(None)
+
+    @rule(at=names)
+    def cut_links(self, at: str) -> None:
+        for link in list(self.partners[at].links.values()):
+            self.swarm.cut(link)
+
+    @rule(seconds=st.sampled_from([0.1, 0.4, 1.0, 5.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.swarm.run(seconds)
+
+    @rule()
+    def settle(self) -> None:
+        """All up and nobody cut off: what must hold then comes to hold, and nobody helps."""
+        self.swarm.partition(None)
+        for partner in self.partners.values():
+            if not partner.is_up:
+                partner.start()
+        deadline = self.swarm.now + SETTLED_WITHIN_S
+        while (wrong := self.what_is_wrong()) and self.swarm.now < deadline:
+            self.swarm.run(5.0)
+        assert not wrong, f"after {SETTLED_WITHIN_S:.0f} s: {wrong}"
+        self.nobody_reads_who_may_not()
+
+    # ------------------------------------------------------------------------------------------- what must hold
+
+    @invariant()
+    def graves_stay_empty(self) -> None:
+        if not hasattr(self, "partners"):
+            return
+        for partner in self.partners.values():
+            if not partner.is_up:
+                continue
+            held = partner.held()
+            buried = {one for one in held if held[one].state is HeldState.BURIED}
+            assert partner.buried <= buried, f"{partner.name}: what was taken back has come back"
+            partner.buried = buried
+            for one in buried:
+                chunks = range(len(held[one].record.header.chunk_hashes))
+                assert all(partner.store.chunk(one, index) is None for index in chunks), f"{partner.name} kept a body"
+            for one in held.values():
+                target = held.get(one.record.header.supersedes)
+                if target is not None and one.record.header.kind is not Kind.HEAD:
+                    assert target.state is HeldState.BURIED, f"{partner.name}: what was taken back is still here"
+
+    def nobody_reads_who_may_not(self) -> None:
+        for partner in self.partners.values():
+            for one in self.chronicle.readable(partner):
+                sealed = self.chronicle.sealed[one]
+                origin = self.chronicle.names[sealed.record.header.origin]
+                assert partner.name in sealed.readers, f"{partner.name} can read what {origin} sealed for others"
+
+    def what_is_wrong(self) -> list[str]:
+        """What does not hold yet that must once everything has settled, in sentences."""
+        held = {partner.name: partner.held() for partner in self.partners.values()}
+        excepted = self._excepted()
+        wrong: list[str] = []
+        for origin in self.partners.values():
+            for island in islands(self.partners.values(), origin):
+                settled = {
+                    name: {
+                        one
+                        for one, here in held[name].items()
+                        if here.record.header.origin == origin.key and here.state is not HeldState.FETCHING
+                    }
+                    - excepted
+                    for name in island
+                }
+                whole = set().union(*settled.values())
+                wrong += [
+                    f"{name} lacks {len(whole - there)} records of {origin.name} that {island} have"
+                    for name, there in settled.items()
+                    if there != whole
+                ]
+        return wrong or self._what_is_unreadable(held)
+
+    def _excepted(self) -> set[bytes]:
+        """Records that share their number with another, and what they take back."""
+        forked = self.chronicle.forked
+        return forked | {self.chronicle.signed[one].header.supersedes for one in forked}
+
+    def _what_is_unreadable(self, held: dict[str, dict[bytes, Held]]) -> list[str]:
+        """Which members lack a live key that could reach them, and which bodies do not open although the key is here."""
+        wrong: list[str] = []
+        for origin in self.partners.values():
+            epoch = max((one.header.epoch for one in grants_of(origin, held[origin.name])), default=0)
+            for reader in self.partners.values():
+                granted = {
+                    grant.header.epoch
+                    for grant in grants_of(origin, held[reader.name])
+                    if grant.header.recipient == reader.key
+                }
+                if epoch and epoch not in granted and self._can_be_granted(origin, reader):
+                    wrong.append(f"{reader.name} waits for epoch {epoch} of {origin.name}")
+                wrong += [
+                    f"{reader.name} cannot open a body of {origin.name}, epoch {here.record.header.epoch}, with its key"
+                    for here in held[reader.name].values()
+                    if here.record.header.origin == origin.key
+                    and here.record.header.kind in SEALED
+                    and here.state is HeldState.COMPLETE
+                    and here.record.header.epoch in granted
+                    and not reader.can_open(here)
+                ]
+        return wrong
+
+    def _can_be_granted(self, origin: Partner, reader: Partner) -> bool:
+        """Whether the reader's key card reaches the origin, which trusts it, and the grant reaches the reader."""
+        both = {origin.name, reader.name}
+        card, grant = (islands(self.partners.values(), one) for one in (reader, origin))
+        is_trusted = reader.name in origin.trust.members or reader is origin
+        return is_trusted and any(both <= island for island in card) and any(both <= island for island in grant)
+
+
+def grants_of(origin: Partner, held: dict[bytes, Held]) -> list[Record]:
+    return [
+        here.record
+        for here in held.values()
+        if here.record.header.origin == origin.key and here.record.header.kind is Kind.KEY_GRANT
+    ]
+
+
+def _has_address(dials: str, one: int, other: int) -> bool:
+    match dials:
+        case "line":
+            return other == one + 1
+        case "ring":
+            return other == (one + 1) % len(MEMBERS)
+        case "star":
+            return other == 0
+    return True
+
+
+def run_machine(homes: Path, examples: int, steps: int, *, replays: bool) -> None:
+    machine = type("CoalitionMachine", (CoalitionMachine,), {"homes": homes})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=replays,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_whatever_happens_stores_converge_graves_hold_and_only_members_read(made_homes: Path) -> None:
+    run_machine(made_homes, examples=30, steps=30, replays=True)
+
+
+@pytest.mark.soak
+def test_soak_whatever_happens_for_long(made_homes: Path) -> None:
+    run_machine(made_homes, examples=int(os.environ.get("EXAMPLES", "2000")), steps=80, replays=False)

@@ -26,6 +26,7 @@ QUICK_OUT = HERE.parent / "build" / "bench"
 MODULES = (
     "cost",
     "sealing",
+    "goodput",
     "noise",
     "scaling",
     "heart",

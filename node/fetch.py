@@ -14,6 +14,7 @@ record's sources is asked then; a stalled link that is the only source is asked 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -40,13 +41,14 @@ def priority(kind: int, body_bytes: int) -> int:
 
 @dataclass(slots=True)
 class _Fetch:
-    """A record that is wanted. `missing` and `in_flight` count once the header is here; dicts keep their order."""
+    """A record that is wanted. Once its header is here, every chunk that is missing is either unasked or in flight;
+    dicts keep their order."""
 
     rank: Rank
     origin: bytes
     sources: dict[int, None] = field(default_factory=dict)
     record: Record | None = None
-    missing: dict[int, None] = field(default_factory=dict)
+    unasked: dict[int, None] = field(default_factory=dict)
     in_flight: dict[int, None] = field(default_factory=dict)
     asked: int | None = None
 
@@ -106,7 +108,7 @@ class Fetcher:
         # What was announced may have been wrong about the size; the header is right.
         fetch.rank = (priority(header.kind, header.body_bytes), header.body_bytes, fetch.rank[2])
         fetch.record = record
-        fetch.missing = dict.fromkeys(missing)
+        fetch.unasked = dict.fromkeys(missing)
         self._queue_everywhere(record.id, fetch)
 
     def progress(self, link: int, record_id: bytes, now: float) -> None:
@@ -129,7 +131,7 @@ class Fetcher:
         if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES:
             fetch = self._fetches[record.id]
             self._ask(record.id, fetch, link, now)
-            self._fly(fetch, link, list(fetch.missing))
+            self._fly(fetch, link, len(fetch.unasked))
 
     def chunk_arrived(self, record_id: bytes, index: int) -> bool:
         """A good chunk came and was kept; returns whether it was the last one."""
@@ -137,8 +139,9 @@ class Fetcher:
         if index in fetch.in_flight and fetch.asked is not None:
             del fetch.in_flight[index]
             self._land(fetch.asked, 1)
-        del fetch.missing[index]
-        if not fetch.missing:
+        else:
+            del fetch.unasked[index]  # it was asked of a link that has been given up since
+        if not fetch.unasked and not fetch.in_flight:
             self.forget(record_id)
             return True
         return False
@@ -146,7 +149,9 @@ class Fetcher:
     def wanted_chunk(self, record_id: bytes, index: int) -> Record | None:
         """The record, if this chunk of it is still missing here."""
         fetch = self._fetches.get(record_id)
-        return fetch.record if fetch is not None and index in fetch.missing else None
+        if fetch is None or (index not in fetch.in_flight and index not in fetch.unasked):
+            return None
+        return fetch.record
 
     def sources(self, record_id: bytes) -> list[int]:
         """The links that have this record."""
@@ -265,27 +270,29 @@ class Fetcher:
         return [Send(link, Want(tuple(ids[start : start + MAX_WANT]))) for start in range(0, len(ids), MAX_WANT)]
 
     def _ask_chunks(self, link: int, now: float) -> list[Action]:
+        """Fill the window once half of it is free: asking for each chunk as one arrives would send as many frames up
+        the link as come down."""
         source = self._links[link]
         actions: list[Action] = []
-        while source.bodies and source.chunks_in_flight < self._settings.chunk_window:
+        room = self._settings.chunk_window - source.chunks_in_flight
+        if room < self._settings.chunk_window / 2:
+            return actions
+        while source.bodies and room > 0:
             record_id = source.bodies[0][1]
             fetch = self._fetches.get(record_id)
-            unasked = self._unasked(fetch, link) if fetch else []
-            if fetch is None or not unasked:
+            if fetch is None or not self._may_ask(fetch, link):
                 heapq.heappop(source.bodies)
                 continue
-            room = min(self._settings.chunk_window - source.chunks_in_flight, MAX_WANT_CHUNKS)
             if fetch.asked is None:
                 self._ask(record_id, fetch, link, now)
-            self._fly(fetch, link, unasked[:room])
-            actions.append(Send(link, WantChunks(record_id, tuple(unasked[:room]))))
+            indexes = self._fly(fetch, link, min(room, MAX_WANT_CHUNKS))
+            room -= len(indexes)
+            actions.append(Send(link, WantChunks(record_id, indexes)))
         return actions
 
-    def _unasked(self, fetch: _Fetch, link: int) -> list[int]:
-        """The chunks that this link may be asked for now."""
-        if fetch.asked not in (None, link) or link not in fetch.sources:
-            return []
-        return [index for index in fetch.missing if index not in fetch.in_flight]
+    def _may_ask(self, fetch: _Fetch, link: int) -> bool:
+        """Whether this link may be asked for some chunks of the record now."""
+        return bool(fetch.unasked) and fetch.asked in (None, link) and link in fetch.sources
 
     def _ask_elsewhere(self, link: int, record_id: bytes) -> None:
         fetch = self._fetches[record_id]
@@ -322,9 +329,14 @@ class Fetcher:
         fetch.asked = link
         source.asked[record_id] = now
 
-    def _fly(self, fetch: _Fetch, link: int, indexes: list[int]) -> None:
-        fetch.in_flight.update(dict.fromkeys(indexes))
+    def _fly(self, fetch: _Fetch, link: int, most: int) -> tuple[int, ...]:
+        """Count the first unasked chunks, so many at most, as asked of this link; returns them."""
+        indexes = tuple(itertools.islice(fetch.unasked, most))
+        for index in indexes:
+            del fetch.unasked[index]
+            fetch.in_flight[index] = None
         self._links[link].chunks_in_flight += len(indexes)
+        return indexes
 
     def _land(self, link: int, chunks: int) -> None:
         self._links[link].chunks_in_flight -= chunks
@@ -339,7 +351,9 @@ class Fetcher:
         if fetch.record is None:
             source.headers_in_flight -= 1
         self._land(fetch.asked, len(fetch.in_flight))
-        fetch.in_flight.clear()
+        if fetch.in_flight:
+            fetch.unasked = dict.fromkeys(sorted((*fetch.in_flight, *fetch.unasked)))
+            fetch.in_flight.clear()
         fetch.asked = None
 
     def _uncount(self, link: int) -> None:

@@ -57,7 +57,8 @@ from node.frames import (
 )
 from node.gossip import Gossip
 from node.records import Held, HeldState, Kind, Record
-from tests.simulator import MemoryStore, author_record, seeded
+from node.simulated_network import seeded
+from node.simulated_store import MemoryStore, author_record
 from tests.test_wire import FRAMES
 
 ME, ALICE, BOB, CAROL, EVE = sorted(
@@ -486,8 +487,10 @@ def test_a_large_body_is_asked_for_within_a_window() -> None:
     rig.announce(1, record)
     (asked,) = frames(rig.deliver(1, record), WantChunks)
     assert asked == WantChunks(record.id, tuple(range(8)))
-    (asked,) = frames(rig.chunk(1, record, LARGE, 0), WantChunks)
-    assert asked.indexes == (8,)
+    for index in range(3):
+        assert frames(rig.chunk(1, record, LARGE, index), WantChunks) == []
+    (asked,) = frames(rig.chunk(1, record, LARGE, 3), WantChunks)
+    assert asked.indexes == (8, 9, 10, 11), "asked for in one frame once half of the window is free"
 
 
 def finish(rig: Rig, link: int, record: Record, body: bytes) -> None:
@@ -594,11 +597,11 @@ def test_headers_and_small_bodies_come_before_large_bodies() -> None:
     rig.deliver(1, large)
     rig.announce(1, small)
     rig.deliver(1, small)
-    asked: list[bytes] = []
-    for index in range(10):
-        asked += [want.id for want in frames(rig.chunk(1, large, LARGE, index), WantChunks)]
-    assert asked[:5] == [small.id] * 5
-    assert set(asked[5:]) == {large.id}
+    asked: list[tuple[bytes, int]] = []
+    for index in range(8):
+        wants = frames(rig.chunk(1, large, LARGE, index), WantChunks)
+        asked += [(want.id, chunk) for want in wants for chunk in want.indexes]
+    assert asked == [*((small.id, index) for index in range(5)), *((large.id, index) for index in (8, 9, 10))]
 
 
 def test_a_window_of_headers_is_asked_for_and_the_rest_as_they_come() -> None:
@@ -926,13 +929,14 @@ def assert_consistent(rig: Rig) -> None:
 
 TRANSCRIPT = """
 import hashlib
-from tests.simulator import Conditions, Swarm, ring
+from node.simulated_network import Conditions, ring
+from node.simulator import Swarm
 from node import wire
 
 digest = hashlib.sha256()
 swarm = Swarm(5, 6, ring(6), conditions=Conditions(mean_link_life_s=8.0))
 count = swarm.count
-swarm.count = lambda frame, size: (digest.update(wire.encode(frame)), count(frame, size))
+swarm.count = lambda node, frame, size: (digest.update(wire.encode(frame)), count(node, frame, size))
 swarm.start()
 for _ in range(6):
     swarm.run(2.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,14 @@ from crypto.sealing import content_key, open_sealed, unwrap_epoch_key
 from node import heads, wire
 from node.daemon import POLL_S
 from node.errors import NotReadable
-from node.events import Action, Alarm, Event, Keep, PeersChanged, RecordAdded
+from node.events import Action, Alarm, Event, PeersChanged, RecordAdded
 from node.gossip import Gossip
 from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.publish import finish_interrupted, withdraw
 from node.records import Header, Held, HeldState, KeyGrant, Kind, Record, core
-from tests.simulator import Node, Swarm, seeded
+from node.simulated_network import seeded
+from node.simulator import Node, Swarm
 
 TASK_ID = b"task" * 8
 SEALED = (Kind.SUMMARY, Kind.MODEL)
@@ -63,7 +64,7 @@ class Trust:
 
 
 @dataclass(frozen=True)
-class Copy:
+class Backup:
     """A home as it was, on disk, and what was true of it then."""
 
     path: Path
@@ -74,11 +75,13 @@ class Copy:
 
 @dataclass
 class Sealed:
-    """A record with a body: all its bytes, and who may read it."""
+    """A record with a body: all its bytes, who may read it, and whether a restored home made it before a record of its
+    lost time came back: the lost home may have used the number of its epoch for another key."""
 
     record: Record
     body: bytes
     readers: set[str]
+    is_blind: bool
 
 
 class Chronicle:
@@ -137,7 +140,9 @@ class Chronicle:
         assert holders <= may_read, f"{partner.name} seals for {may_read}, and {holders} hold the key"
         # What the lost home granted and no peer has told of yet cannot be taken into account.
         untold = {self._recipient(one) for one in grants if one.id not in known_ids}
-        self.sealed[record.id] = Sealed(record, body, may_read | untold)
+        lost = (one for one in self.signed.values() if one.id not in partner.made)
+        is_blind = any(one.header.incarnation == record.header.incarnation for one in lost)
+        self.sealed[record.id] = Sealed(record, body, may_read | untold, is_blind)
 
     def _recipient(self, grant: Record) -> str:
         assert grant.header.recipient is not None
@@ -189,11 +194,12 @@ class Partner(Node):
     def __init__(self, swarm: Swarm, number: int, name: str, path: Path, chronicle: Chronicle) -> None:
         super().__init__(swarm, number)
         self.name, self.path, self.chronicle = name, path, chronicle
+        self.addresses = (f"{name}:1",)
         self.trust = Trust()
         self.made: set[bytes] = set()
         self.buried: set[bytes] = set()
         self.restores = 0
-        self.copied: Copy | None = None
+        self.copied: Backup | None = None
         with self._opened() as home:
             self.key, self.keystore = home.me, home.keystore
             self.made |= {held.record.id for held in home.store.held()}
@@ -232,13 +238,9 @@ class Partner(Node):
             super().tell(event)
 
     def _do(self, action: Action) -> None:
+        if isinstance(action, Alarm) and action.proof is not None:
+            self.store.add_conflict(action.proof)
         super()._do(action)
-        match action:
-            case Keep(record=record):
-                self._look_at(record)
-            case Alarm(proof=proof) if proof is not None:
-                self.store.add_conflict(proof)
-                self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
         kind, origin = record.header.kind, record.header.origin
@@ -260,7 +262,7 @@ class Partner(Node):
 
     def _read_peers(self) -> None:
         peers = [peer for peer in self.store.peers() if not peer.query_only]
-        members = {peer.key: (peer.address,) if peer.address else () for peer in peers}
+        members = {peer.key: peer.addresses for peer in peers}
         if members != self.members or not members:
             self.members = members
             self.tell(PeersChanged(members))
@@ -280,12 +282,11 @@ class Partner(Node):
 
     # -------------------------------------------------------------------------------- what the operator does
 
-    def add(self, peer: Partner, *, with_address: bool, query_only: bool) -> None:
+    def add(self, peer: Partner, addresses: Sequence[str] = (), *, query_only: bool = False) -> None:
         """`peer add`."""
-        self.trust.add(peer.name, with_address=with_address, query_only=query_only)
+        self.trust.add(peer.name, with_address=bool(addresses), query_only=query_only)
         with self._opened() as home:
-            address = f"{peer.name}:1" if with_address else None
-            add_peer(home, peer.key.text, peer.name, address, query_only=query_only)
+            add_peer(home, peer.key.text, peer.name, *addresses, query_only=query_only)
 
     def remove(self, peer: Partner) -> None:
         """`peer remove`."""
@@ -319,19 +320,19 @@ class Partner(Node):
             if home.store.get(record.id) is not None:
                 withdraw(home, record.id.hex())
 
-    def copy(self) -> None:
-        """A backup, with the node stopped; it runs on if it did before."""
+    def back_up(self) -> None:
+        """A copy of the home, with the node stopped; it runs on if it did before."""
         was_up = self.is_up
         self.stop()
         target = self.path.with_name(f"{self.path.name}.copy")
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.path, target)
-        self.copied = Copy(target, self.trust.copy(), frozenset(self.made), frozenset(self.buried))
+        self.copied = Backup(target, self.trust.copy(), frozenset(self.made), frozenset(self.buried))
         if was_up:
             self.start()
 
-    def restore(self) -> None:
-        """The backup takes the place of the home. The node is left stopped."""
+    def put_back(self) -> None:
+        """The copy takes the place of the home. The node is left stopped."""
         assert self.copied is not None
         self.stop()
         shutil.rmtree(self.path)
@@ -370,6 +371,13 @@ class Partner(Node):
         """Every record here."""
         with nullcontext(self.home) if self.home is not None else self._opened() as home:
             return {held.record.id: held for held in home.store.held()}
+
+    def live_epoch(self) -> tuple[bytes, int]:
+        """Incarnation and number of the epoch that the node seals under; it is up."""
+        assert self.home is not None
+        incarnation = self.store.incarnation
+        grants = [one.header for one in own_records(self.home) if one.header.kind is Kind.KEY_GRANT]
+        return incarnation, max((one.epoch for one in grants if one.incarnation == incarnation), default=0)
 
     def can_open(self, held: Held) -> bool:
         """Whether the product opens it; the node is up."""

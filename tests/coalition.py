@@ -196,6 +196,7 @@ class Partner(Node):
         self.name, self.path, self.chronicle = name, path, chronicle
         self.addresses = (f"{name}:1",)
         self.trust = Trust()
+        self.removed_at: dict[str, float] = {}
         self.made: set[bytes] = set()
         self.buried: set[bytes] = set()
         self.restores = 0
@@ -242,6 +243,13 @@ class Partner(Node):
             self.store.add_conflict(action.proof)
         super()._do(action)
 
+    def _keep(self, record: Record) -> None:
+        origin = self.chronicle.names[record.header.origin]
+        since_s = self.swarm.now - self.removed_at.get(origin, -POLL_S)
+        is_trusted = origin in {self.name, *self.trust.members} or since_s <= POLL_S
+        assert is_trusted, f"{self.name} keeps a record of {origin}, whom it does not trust"
+        super()._keep(record)
+
     def _look_at(self, record: Record) -> None:
         kind, origin = record.header.kind, record.header.origin
         if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self.key):
@@ -284,6 +292,8 @@ class Partner(Node):
 
     def add(self, peer: Partner, addresses: Sequence[str] = (), *, query_only: bool = False) -> None:
         """`peer add`."""
+        if query_only:
+            self.removed_at[peer.name] = self.swarm.now
         self.trust.add(peer.name, with_address=bool(addresses), query_only=query_only)
         with self._opened() as home:
             add_peer(home, peer.key.text, peer.name, *addresses, query_only=query_only)
@@ -291,6 +301,7 @@ class Partner(Node):
     def remove(self, peer: Partner) -> None:
         """`peer remove`."""
         self.trust.remove(peer.name)
+        self.removed_at[peer.name] = self.swarm.now
         with self._opened() as home:
             remove_peer(home, peer.name)
 
@@ -373,7 +384,7 @@ class Partner(Node):
             return {held.record.id: held for held in home.store.held()}
 
     def live_epoch(self) -> tuple[bytes, int]:
-        """Incarnation and number of the epoch that the node seals under; it is up."""
+        """Incarnation and number of the epoch that the node seals under; 0 before it seals anything. It is up."""
         assert self.home is not None
         incarnation = self.store.incarnation
         grants = [one.header for one in own_records(self.home) if one.header.kind is Kind.KEY_GRANT]

@@ -29,8 +29,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -41,18 +42,25 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from crypto.keys import EncryptionKey, Identity
-from node import author, store
+from node import author, epochs, store
+from node.epochs import EpochKeys
+from node.errors import StoreError
+from node.fetch import Fetcher
+from node.holdings import Holdings
 from node.home import Home
+from node.intake import Intake
+from node.reconcile import OriginSet
 from node.records import Held, HeldState, Kind, Record
 from node.simulated_network import Conditions, seeded
 from node.simulator import Swarm
+from node.store import Store
 from tests.coalition import SEALED, Chronicle, Partner, islands
+from tests.mutants import rewrite
 
 NAMES = ("alpha", "beta", "gamma", "delta", "stranger")
 MEMBERS = NAMES[:-1]
@@ -118,6 +126,8 @@ class CoalitionMachine(RuleBasedStateMachine):
             partner.start()
         if meet_first:
             self.swarm.run(30.0)
+        for partner in self.partners.values():
+            partner.back_up()
 
     # What `node.author` and `node.store` take for the module `time`.
 
@@ -181,15 +191,13 @@ class CoalitionMachine(RuleBasedStateMachine):
     def back_up(self, at: str) -> None:
         self.partners[at].back_up()
 
-    @precondition(lambda self: any(partner.copied for partner in self.partners.values()))
     @rule(at=names, is_patient=st.booleans())
     def restore(self, at: str, is_patient: bool) -> None:
         """An operator who reads docs/operations.md waits for the peers before doing anything else."""
-        if self.partners[at].copied:
-            self.partners[at].put_back()
-            self.partners[at].start()
-            if is_patient:
-                self.swarm.run(60.0)
+        self.partners[at].put_back()
+        self.partners[at].start()
+        if is_patient:
+            self.swarm.run(60.0)
 
     # ---------------------------------------------------------------------------------------------- the weather
 
@@ -296,7 +304,7 @@ class CoalitionMachine(RuleBasedStateMachine):
                     for one in grants_of(origin, held[reader.name])
                     if one.header.recipient == reader.key
                 }
-                if epoch not in granted and self._can_be_granted(origin, reader):
+                if epoch[1] and epoch not in granted and self._can_be_granted(origin, reader):
                     wrong.append(f"{reader.name} lacks the live epoch of {origin.name}")
                 bodies = [here for here in held[reader.name].values() if here.record.header.origin == origin.key]
                 wrong += [
@@ -337,25 +345,81 @@ def _has_address(dials: str, one: int, other: int) -> bool:
     return True
 
 
-def run_machine(homes: Path, examples: int, steps: int, *, replays: bool) -> None:
+def run_machine(homes: Path, examples: int, steps: int, **named: Any) -> None:
     machine = type("CoalitionMachine", (CoalitionMachine,), {"homes": homes})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=replays,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            **({"phases": [Phase.generate]} if os.environ.get("NOSHRINK") else {}),
-        ),
-    )
+    chosen = {"max_examples": examples, "stateful_step_count": steps, "derandomize": True, "deadline": None} | named
+    run_state_machine_as_test(machine, settings=settings(**chosen, suppress_health_check=list(HealthCheck)))
 
 
 def test_whatever_happens_stores_converge_graves_hold_and_only_members_read(made_homes: Path) -> None:
-    run_machine(made_homes, examples=30, steps=30, replays=True)
+    run_machine(made_homes, examples=30, steps=30)
 
 
 @pytest.mark.soak
 def test_soak_whatever_happens_for_long(made_homes: Path) -> None:
-    run_machine(made_homes, examples=int(os.environ.get("EXAMPLES", "2000")), steps=80, replays=False)
+    """Another hundred thousand steps each time; TIDINGS_EXAMPLES sets how many scripts of 80."""
+    run_machine(made_homes, int(os.environ.get("TIDINGS_EXAMPLES", "1500")), 80, derandomize=False)
+
+
+# --- deliberate bugs, each of which the machine must catch ------------------------------------------------------------
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "the body of a record that is taken back stays": lambda patch: rewrite(
+        patch, Store, "_bury_target", ('"DELETE FROM chunks WHERE record = (', '"DELETE FROM chunks WHERE 0 = (')
+    ),
+    "a record that was taken back before it came is kept whole": lambda patch: rewrite(
+        patch, Store, "_insert", ("burier = self._burier_of(record)", "burier = None")
+    ),
+    "gossip fetches what was taken back": lambda patch: rewrite(
+        patch, Holdings, "learn", ("is_whole or entry.buried_by", "is_whole")
+    ),
+    "a removal begins no new epoch": lambda patch: rewrite(
+        patch,
+        EpochKeys,
+        "live",
+        ("not grants or not {grant.header.recipient", "not grants and {grant.header.recipient"),
+    ),
+    "every epoch has the same key": lambda patch: patch.setattr(epochs, "new_epoch_key", lambda: bytes(32)),
+    "those who may only query are granted keys": lambda patch: rewrite(
+        patch, EpochKeys, "members", (" if not peer.query_only", "")
+    ),
+    "nobody is granted anything when a key card comes": lambda patch: rewrite(
+        patch, Partner, "_look_at", ("kind is Kind.KEY_CARD or ", "")
+    ),
+    "a restored home goes on in its old incarnation": lambda patch: rewrite(
+        patch, Store, "number_apart", ("if self._is_shared(origin):", "if False:")
+    ),
+    "a record that clashes is no reason for a new incarnation": lambda patch: rewrite(
+        patch, Store, "_is_shared", ("any(read_header(header).incarnation == incarnation for", "any(False for")
+    ),
+    "a new incarnation goes on with the old epoch": lambda patch: rewrite(
+        patch, EpochKeys, "_live_grants", (" if grant.header.incarnation == incarnation", "")
+    ),
+    "a second record for a sequence is let in": lambda patch: patch.setattr(
+        Holdings, "is_equivocation", lambda self, record: False
+    ),
+    "what is not whole is announced as if it were": lambda patch: rewrite(
+        patch, Holdings, "learn", ("if is_whole or entry.buried_by else []", "")
+    ),
+    "strangers' records are taken": lambda patch: patch.setattr(Holdings, "trusts", lambda self, origin: True),
+    "incarnations are not told apart when sequences are compared": lambda patch: rewrite(
+        patch, OriginSet, "outside", ("theirs.get(incarnation, ())", "next(iter(theirs.values()), ())")
+    ),
+    "what a lost link owed is never asked for again": lambda patch: rewrite(
+        patch, Fetcher, "link_down", ("self.drop_source(link, record_id)", "pass")
+    ),
+    "a body that was begun in an earlier life is never finished": lambda patch: rewrite(
+        patch, Intake, "learn", ("self._fetcher.resume(held.record, held.missing)", "pass")
+    ),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_machine_catches(
+    name: str, made_homes: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    MUTANTS[name](monkeypatch)
+    with pytest.raises((AssertionError, StoreError)):
+        run_machine(made_homes, 100, 40, phases=[Phase.generate], report_multiple_bugs=False)
+    record_property("mutant", (name, ("coalition machine",)))

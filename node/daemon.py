@@ -263,8 +263,8 @@ class Daemon:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A new key card wants a grant; so do all, under a new epoch, when a grant that another copy of this home signed
-        comes. HEADs are read when there is time."""
+        """A new key card wants a grant; so do all, under a new epoch, when a grant comes that another copy of this home
+        signed. HEADs are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self._home.me):
             asyncio.get_running_loop().call_soon(self._grant)

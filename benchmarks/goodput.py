@@ -2,8 +2,8 @@
 
 Gossip is timed from the link coming up to the last body being whole in the receiver's store: compared, announced, asked
 for, hashed, kept with an fsync, settled. The bare stream (`bare_stream`) is timed from its first answer to its last
-byte, which it drops. Both over TLS with the credentials of the same two identities, dialed by the receiver, on loopback,
-in turn, so that both see the same machine.
+byte, which it drops. Both over TLS with the credentials of the same two identities, dialed by the receiver, on
+loopback, in turn, so that both see the same machine.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _section(load: Load) -> str:
     return (
         "## P3: goodput between two nodes\n\n"
         f"{load.bodies} bodies of {load.megabytes} MiB in frames of {CHUNK_BYTES // 1024} KiB over TLS on loopback, "
-        f"{load.repetitions} repetitions, mean ± standard deviation. Nodes: from the link to the last body whole in the "
-        "receiver's store. Stream: the same messages, dropped on arrival.\n\n"
+        f"{load.repetitions} repetitions, mean ± standard deviation. Nodes: from the link to the last body whole in "
+        "the receiver's store. Stream: the same messages, dropped on arrival.\n\n"
         "| what | MB/s | slowest | fastest |\n| --- | --- | --- | --- |\n"
         f"{_row('two nodes', ours)}{_row('a bare gRPC stream', bare)}\n"
         f"Gossip against the stream of the same repetition: {mean(ratios):.0%} ± {_spread(ratios):.0%} "

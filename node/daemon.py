@@ -1,8 +1,9 @@
 """The daemon: one process that runs a node. It wires store, gossip core and transport, and decides nothing itself.
 
 Everything happens on one event loop. What arrives becomes an event, the core answers with actions, and the actions are
-carried out in order before the next event. Nothing on the loop takes long: fusing and training run in a process of
-their own (`_answer`), so gossip never stalls and an idle node never holds torch in memory.
+carried out in order, those that tell a peer what is held here once it is on disk (`commit`). Nothing on the loop takes
+long: gossip is written in a thread of its own; fusing and training run in a process of their own (`_answer`), so gossip
+never stalls and an idle node never holds torch in memory.
 
 The command line works on the same store at the same time. A cheap counter tells when it changed something; then
 peers and records are read again, which is how `peer add` or `publish` reaches a running node within a second.
@@ -18,13 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from pathlib import Path
 
 from crypto.keys import PublicKey
 from node import heads
 from node.bandwidth import TokenBucket
 from node.client import Dialer
+from node.commit import GroupCommit
 from node.config import GossipSettings
 from node.errors import PeerUnreachable, QueryRefused, StoreError
 from node.events import (
@@ -37,7 +38,6 @@ from node.events import (
     Event,
     FrameIn,
     Keep,
-    KeepChunk,
     LinkDown,
     LinkState,
     LinkUp,
@@ -54,7 +54,7 @@ from node.home import Home
 from node.link import Link
 from node.records import Kind, Record
 from node.server import Doors, NodeServer
-from node.store import LinkReport, Peer
+from node.store import LinkReport, Peer, Store
 
 log = logging.getLogger("tidings")
 
@@ -62,6 +62,8 @@ POLL_S = 0.5
 """How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
 REPORT_S = 1.0
 """How often link states are written down for `status`, if they changed."""
+CLOCK_S = 0.02
+"""How soon after an event the core's next deadline is looked up. Its timers count in seconds."""
 RETRY_STORE_S = 10.0
 """How long the node stays off the network after its store refused a write (a full disk, say)."""
 STOP_GRACE_S = 2.0
@@ -88,6 +90,7 @@ class Daemon:
         self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._one_query = asyncio.Lock()
         self._queries = 0
@@ -97,6 +100,7 @@ class Daemon:
     async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
         """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
         self._home.store.clear_links()
+        self._commit = GroupCommit(self._home.path, self._perform, self._leave_network)
         server = NodeServer(self._home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
         address = None
         self._read_peers()
@@ -107,13 +111,15 @@ class Daemon:
         try:
             await asyncio.gather(self._watch_store(), self._write_reports())
         finally:
-            if self._tick is not None:
-                self._tick.cancel()
+            for timer in (self._tick, self._clock):
+                if timer is not None:
+                    timer.cancel()
             for link in self._links.values():
                 link.close("this node stopped")
             for dial in self._dials.values():
                 dial.cancel()
             await server.stop(STOP_GRACE_S)
+            await self._commit.close()
             self._home.store.clear_links()
 
     def stop(self) -> None:
@@ -134,7 +140,7 @@ class Daemon:
         counter = -1
         while True:
             try:
-                latest = self._home.store.change_counter()
+                latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
@@ -171,7 +177,7 @@ class Daemon:
             current = [self._with_traffic(report) for report in self._reports.values()]
             try:
                 if current != written:
-                    self._home.store.set_links(current)
+                    await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
                 self._tell_findings()
             except StoreError as error:
@@ -206,16 +212,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
             return
-        actions = self._core.handle(event, loop.time())
-        writes = any(isinstance(action, Keep | KeepChunk) for action in actions)
-        try:
-            with self._home.store.batch() if writes else nullcontext():
-                for action in actions:
-                    self._perform(action)
-        except StoreError as error:
-            self._leave_network(error)
-            return
-        self._schedule_tick(self._core.next_deadline())
+        self._commit.carry_out(self._core.handle(event, loop.time()))
+        if self._clock is None and not self._stopping.is_set():
+            self._clock = loop.call_later(CLOCK_S, self._set_clock)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -226,12 +225,9 @@ class Daemon:
                 if number in self._links:
                     self._links[number].send_chunk(record_id, index)
             case Keep(record=record):
-                self._home.store.add_record(record)
                 self._look_at(record)
                 if record.header.kind is Kind.KEY_CARD:
                     asyncio.get_running_loop().call_soon(self._grant)
-            case KeepChunk(record_id=record_id, index=index, data=data):
-                self._home.store.add_chunk(record_id, index, data)
             case Dial(peer=peer, address=address):
                 self._dials[peer] = asyncio.create_task(self._dial(peer, address))
             case Close(link=number, reason=reason):
@@ -242,7 +238,6 @@ class Daemon:
             case Alarm(origin=origin, reason=reason, proof=proof):
                 log.warning("%s: %s", self._home.peers.name_of(origin), reason)
                 if proof is not None:
-                    self._home.store.add_conflict(proof)
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
@@ -274,7 +269,10 @@ class Daemon:
         self._reports[peer] = LinkReport(peer, state.value, reason, since, last_seen, 0, 0)
         log.info("%s is %s %s", self._home.peers.name_of(peer), state.value, reason)
 
-    def _schedule_tick(self, deadline: float | None) -> None:
+    def _set_clock(self) -> None:
+        """Ask the core when it wants to be asked again. Not after every event: most move nothing but a far deadline."""
+        self._clock = None
+        deadline = self._core.next_deadline()
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
@@ -289,6 +287,7 @@ class Daemon:
             return
         log.error("%s Trying again in %d s.", error, RETRY_STORE_S)
         self._off_until = loop.time() + RETRY_STORE_S
+        self._commit.forget()
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
         for dial in self._dials.values():
@@ -325,6 +324,10 @@ class Daemon:
     def frame_in(self, link: Link, frame: Frame) -> None:
         """A frame arrived."""
         self._handle(FrameIn(link.number, frame))
+
+    async def room(self) -> None:
+        """Wait until the disk has caught up."""
+        await self._commit.room()
 
     def bad_frame(self, link: Link, reason: str) -> None:
         """Something else arrived."""

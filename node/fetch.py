@@ -237,7 +237,7 @@ class Fetcher:
         asked_at = source.asked[record_id]
         if source.progress_at <= asked_at:
             return math.inf
-        window_s = (source.mean_gap_s or 0.0) * self._settings.chunk_window
+        window_s = (source.mean_gap_s or 0.0) * self._window(source)
         return asked_at + max(self._settings.hostage_s, 2 * window_s)
 
     def take_drained(self) -> list[int]:
@@ -274,8 +274,9 @@ class Fetcher:
         the link as come down."""
         source = self._links[link]
         actions: list[Action] = []
-        room = self._settings.chunk_window - source.chunks_in_flight
-        if room < self._settings.chunk_window / 2:
+        window = self._window(source)
+        room = window - source.chunks_in_flight
+        if room < window / 2:
             return actions
         while source.bodies and room > 0:
             record_id = source.bodies[0][1]
@@ -289,6 +290,15 @@ class Fetcher:
             room -= len(indexes)
             actions.append(Send(link, WantChunks(record_id, indexes)))
         return actions
+
+    def _window(self, source: _Source) -> int:
+        """How many chunks may be in flight on this link. Where the window is what limits the pace, it grows until it
+        does not, as long as the round trip is shorter than `chunk_window_s`."""
+        settings = self._settings
+        if source.mean_gap_s is None:
+            return min(settings.chunk_window_min, settings.chunk_window)
+        in_time = int(settings.chunk_window_s / max(source.mean_gap_s, 1e-6))
+        return min(max(in_time, settings.chunk_window_min), settings.chunk_window)
 
     def _may_ask(self, fetch: _Fetch, link: int) -> bool:
         """Whether this link may be asked for some chunks of the record now."""

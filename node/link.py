@@ -43,6 +43,9 @@ class Hub(Protocol):
     def frame_in(self, link: Link, frame: Frame) -> None:
         """A well-formed frame arrived."""
 
+    async def room(self) -> None:
+        """Wait until the next frame may be taken: what came before must be kept first, and a disk may be slow."""
+
     def bad_frame(self, link: Link, reason: str) -> None:
         """Something arrived that is no well-formed frame."""
 
@@ -113,6 +116,7 @@ class Link:
                 continue
             if frame is not None:
                 self._hub.frame_in(self, frame)
+                await self._hub.room()
         self.close("the other side closed it")
 
     async def _next(self) -> Frame | None:

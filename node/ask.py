@@ -109,17 +109,27 @@ def _point_to_larger(home: Home, query: Query, data: bytes, on_progress: Callabl
 
 def _answer_of(home: Home, query: Query, peer: Peer, on_progress: Callable[[str], None]) -> bytes:
     """What a peer answers over the network, checked."""
-    if peer.address is None:
+    if not peer.addresses:
         raise PeerUnreachable(f"{peer.name} has no address here; give one with `tidings peer add KEY --address`.")
-    dialer = Dialer.for_identity(home.keystore.identity)
-    try:
-        data = asyncio.run(dialer.ask(peer.key, peer.address, query, on_progress))
-    except PeerUnreachable as error:
-        raise PeerUnreachable(f"Cannot ask {peer.name}: {error}.") from error
+    data = _first_answer(home, query, peer, on_progress)
     signed_by = _check_answer(home, data, query, peer.key)
     if signed_by != peer.key:
         on_progress(f"{peer.name} cannot fuse; this is a model that {home.peers.name_of(signed_by)} shared.")
     return data
+
+
+def _first_answer(home: Home, query: Query, peer: Peer, on_progress: Callable[[str], None]) -> bytes:
+    """What comes from the first of the peer's addresses at which it answers; PeerUnreachable says what each came to."""
+    dialer = Dialer.for_identity(home.keystore.identity)
+    failures: list[str] = []
+    for address in peer.addresses:
+        if failures:
+            on_progress(f"{failures[-1]}; trying {address}")
+        try:
+            return asyncio.run(dialer.ask(peer.key, address, query, on_progress))
+        except PeerUnreachable as error:
+            failures.append(str(error))
+    raise PeerUnreachable(f"Cannot ask {peer.name}: {'; '.join(failures)}.")
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,18 @@ def peer_add(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Its public key, as its `tidings id` prints it.")],
     name: Annotated[str | None, typer.Option("--name", metavar="N", help="What to call it here.")] = None,
     address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="Where to reach it; none: it dials us."),
+        list[str] | None,
+        typer.Option("--address", metavar="HOST:PORT", help="Where to reach it; several are tried in turn."),
     ] = None,
     query_only: Annotated[bool, typer.Option("--query-only", help="It may ask for models, and no more.")] = False,
 ) -> None:
-    """Trust a member: exchange records with it and let it read what this node publishes."""
+    """Trust a member: exchange records with it and let it read what this node publishes.
+
+    Without --address it must dial this node, or is reached through others. Given again for the same key, --address
+    takes the place of what was given before, without a restart."""
     from node.membership import add_peer
 
-    peer = add_peer(open_home(context), key, name, address, query_only=query_only)
+    peer = add_peer(open_home(context), key, name, *(address or ()), query_only=query_only)
     if query_only:
         show.line(f"{peer.name} may ask this node for models.")
     else:

@@ -56,7 +56,8 @@ class Dialer:
             ("grpc.ssl_target_name_override", server_name(peer)),
             ("grpc.enable_retries", 0),
         )
-        return grpc.aio.secure_channel(address, credentials, options=options)
+        # With its scheme: gRPC would take the host of "unix:7410" for one.
+        return grpc.aio.secure_channel(f"dns:///{address}", credentials, options=options)
 
     async def exchange(self, peer: PublicKey, address: str, hub: Hub, bucket: TokenBucket | None = None) -> None:
         """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""

@@ -78,6 +78,7 @@ class Daemon:
         self._home = home
         self._settings = settings
         self._bucket = TokenBucket(bandwidth) if bandwidth else None
+        self._server = NodeServer(home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -86,6 +87,7 @@ class Daemon:
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._position = 0
         self._core = self._new_core()
+        self._is_open = True
         self._heads_arrived = False
         self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
@@ -99,13 +101,12 @@ class Daemon:
 
     async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
         """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
-        self._home.store.clear_links()
+        self._home.store.clear_reports()
         self._commit = GroupCommit(self._home.path, self._perform, self._leave_network)
-        server = NodeServer(self._home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
         address = None
         self._read_peers()
         if listen is not None:
-            port = await server.start(listen)
+            port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
         on_ready.set_result(address)
         try:
@@ -118,9 +119,9 @@ class Daemon:
                 link.close("this node stopped")
             for dial in self._dials.values():
                 dial.cancel()
-            await server.stop(STOP_GRACE_S)
+            await self._server.stop(STOP_GRACE_S)
             await self._commit.close()
-            self._home.store.clear_links()
+            self._home.store.clear_reports()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -145,10 +146,17 @@ class Daemon:
                     self._read_peers()
                     self._read_records()
                     counter = latest
+                await self._readmit()
             except StoreError as error:
                 self._leave_network(error)
             if not await self._pause(POLL_S):
                 return
+
+    async def _readmit(self) -> None:
+        is_open = await self._server.readmit()
+        if self._is_open and not is_open:
+            log.error("Another program took this node's port; it is tried again and again.")
+        self._is_open = is_open
 
     def _read_peers(self) -> None:
         peers = {peer.key: peer for peer in self._home.store.peers()}
@@ -205,7 +213,7 @@ class Daemon:
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged({peer.key: (peer.address,) if peer.address else () for peer in members})
+        return PeersChanged({peer.key: peer.addresses for peer in members})
 
     def _handle(self, event: Event) -> None:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
@@ -352,7 +360,7 @@ class Daemon:
     # ------------------------------------------------------------------------------------------------- queries
 
     def _admitted(self) -> frozenset[PublicKey]:
-        """Asked by gRPC from a thread of its own: `_peers` is replaced whole, never changed in place."""
+        """Every peer, query-only ones too."""
         return frozenset(self._peers)
 
     async def _answer(self, peer: PublicKey, query: Query) -> AsyncIterator[bytes | str]:

@@ -6,14 +6,15 @@ import time
 
 from node.errors import UsageError
 from node.home import Home, check_name
-from node.peers import check_address, parse_key
+from node.peers import check_addresses, parse_key
 from node.store import Peer
 
 
-def add_peer(home: Home, key_text: str, name: str | None, address: str | None, *, query_only: bool) -> Peer:
-    """Trust a key, or change the name or address of one that is trusted already.
+def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None, query_only: bool) -> Peer:
+    """Trust a key, or change the name or the addresses of one that is trusted already.
 
-    Grants of the live epoch follow by themselves once the member's key card is here.
+    The addresses are tried in the order given and take the place of those known before; without any (None is none) the
+    old ones stay. Grants of the live epoch follow by themselves once the member's key card is here.
     """
     key = parse_key(key_text)
     if key == home.me:
@@ -22,7 +23,7 @@ def add_peer(home: Home, key_text: str, name: str | None, address: str | None, *
     peer = Peer(
         key,
         check_name(name) if name else (known.name if known else key.short),
-        check_address(address) if address else (known.address if known else None),
+        check_addresses([address for address in addresses if address]) or (known.addresses if known else ()),
         query_only,
         known.added_at if known else time.time(),
     )

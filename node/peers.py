@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from crypto.errors import Malformed
 from crypto.keys import PublicKey
 from node.errors import UsageError
 from node.store import Peer, Store
+
+MAX_ADDRESSES: Final = 8
+"""Addresses of one peer: an office and a mobile line, IPv4 and IPv6 of each, and some room. Each is one more dial
+before the first is tried again."""
+
+_HOST: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}")
+"""What DNS carries; a name with other letters is written in its xn-- form."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,30 @@ def parse_key(text: str) -> PublicKey:
         raise UsageError(str(error)) from error
 
 
+def check_addresses(texts: Iterable[str]) -> tuple[str, ...]:
+    """Where a peer may be reached, in order, each once; UsageError if one is none that can be dialed, or there are too
+    many."""
+    addresses = tuple(dict.fromkeys(check_address(text) for text in texts))
+    for address in addresses:
+        if int(address.rpartition(":")[2]) == 0:
+            raise UsageError(f"{address} names no port; write the one that the peer listens on, for example 7410.")
+    if len(addresses) > MAX_ADDRESSES:
+        raise UsageError(f"A peer has at most {MAX_ADDRESSES} addresses, these are {len(addresses)}.")
+    return addresses
+
+
 def check_address(text: str) -> str:
     """HOST:PORT, or [IPv6]:PORT; UsageError otherwise."""
     host, colon, port = text.strip().rpartition(":")
-    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not colon or not host or bare_ipv6 or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+    is_port = port.isascii() and port.isdigit() and int(port) <= 65_535
+    if not colon or not is_port or not (_is_ipv6(host) if ":" in host or "[" in host else _HOST.fullmatch(host)):
         raise UsageError(f"{text!r} is not an address; write HOST:PORT, for example 10.0.0.7:7410 or [::1]:7410.")
     return text.strip()
+
+
+def _is_ipv6(host: str) -> bool:
+    """Whether this is an IPv6 address in brackets, which may name the interface of a link-local one: [fe80::1%eth0]."""
+    try:
+        return bool(host[:1] == "[" and host[-1:] == "]" and ipaddress.IPv6Address(host[1:-1]))
+    except ValueError:
+        return False

@@ -1,14 +1,18 @@
 """The gRPC server: authenticates whoever connects, then carries frames to the hub and answers queries.
 
-Two gates, both needed. TLS lets in only certificates that chain to the key of a peer known when the
-handshake began. Then every call checks again who is speaking (`crypto.tls.peer_identity`), because with
-several trust anchors one trusted peer could present a certificate naming another, and because a resumed or
-long-lived TLS session outlives the removal of its peer.
+Two gates, both needed. TLS lets in only certificates that chain to the key of a peer known when the port was last
+opened. Then every call checks again who is speaking (`crypto.tls.peer_identity`), because with several trust anchors
+one trusted peer could present a certificate naming another, and because a long-lived connection outlives the removal
+of its peer.
+
+What TLS trusts never changes while a port is open: gRPC's credentials that can be reloaded free what another handshake
+still reads (docs/adr/0012), and anybody who opens connections could make the process crash.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,6 +60,12 @@ class Doors:
     """Answers a query: progress as text, then the model file's bytes; raises QueryRefused."""
 
 
+RETIRED_S = 365 * 86_400.0
+"""How long calls may last that began before the peers changed: links, which live for as long as both sides like."""
+REOPEN_S, REOPEN_TRIES = 0.05, 20
+"""How soon, and how often, a port that is still closing is tried again."""
+
+
 class NodeServer:
     """Listens on one address for peers of this node."""
 
@@ -65,43 +75,76 @@ class NodeServer:
         self._doors = doors
         self._bucket = bucket
         self._leaf = make_leaf(identity)
+        self._address = ""
+        self._trusted: frozenset[PublicKey] = frozenset()
         self._server: grpc.aio.Server | None = None
+        self._retired: dict[grpc.aio.Server, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
 
     async def start(self, listen: str) -> int:
-        """Bind `listen` (HOST:PORT) and serve; returns the port. UsageError when the address cannot be
-        had."""
-        server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
-        add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
-        add_servicer(_Servicer(self._hub, self._doors, self._bucket), server)
-        credentials = grpc.dynamic_ssl_server_credentials(
-            self._certificates(), self._certificates, require_client_authentication=True
-        )
-        try:
-            port = server.add_secure_port(listen, credentials)
-        except RuntimeError as error:
-            raise UsageError(
-                f"Cannot listen on {listen}: the port is in use or the address is not this machine's; "
-                "stop what holds it or choose another with --listen."
-            ) from error
-        await server.start()
-        self._server = server
+        """Bind `listen` (HOST:PORT) and serve; returns the port. UsageError when the address cannot be had."""
+        async with self._turn:
+            try:
+                port = await self._open(listen)
+            except RuntimeError as error:
+                raise UsageError(
+                    f"Cannot listen on {listen}: the port is in use or the address is not this machine's; "
+                    "stop what holds it or choose another with --listen."
+                ) from error
+        self._address = f"{listen.rpartition(':')[0]}:{port}"
         return port
+
+    async def readmit(self) -> bool:
+        """Open the port anew for whoever is admitted now, if that has changed; calls in progress go on.
+
+        Returns whether this node listens, if it is to listen at all; if not, somebody else took the port: try again.
+        """
+        async with self._turn:
+            if not self._address or (self._server is not None and self._trusted == self._doors.admitted()):
+                return True
+            if self._server is not None:
+                self._retire(self._server)
+                self._server = None
+            for _ in range(REOPEN_TRIES):
+                await asyncio.sleep(REOPEN_S)  # until the old one has let go of the port
+                with contextlib.suppress(RuntimeError):
+                    await self._open(self._address)
+                    return True
+            return False
 
     async def stop(self, grace_s: float) -> None:
         """Stop accepting, give calls `grace_s` seconds, then cut them."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        async with self._turn:
+            self._address = ""
+            if self._server is not None:
+                self._retire(self._server)
+                self._server = None
+            if self._retired:
+                await asyncio.wait(self._retired.values(), timeout=grace_s)
+            for server, waiting in list(self._retired.items()):
+                waiting.cancel()
+                await server.stop(None)
 
-    def _certificates(self) -> grpc.ServerCertificateConfiguration:
-        """Called by gRPC at every handshake. It must not raise: gRPC would silently keep the previous set.
+    async def _open(self, listen: str) -> int:
+        """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
+        server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
+        add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
+        add_servicer(_Servicer(self._hub, self._doors, self._bucket), server)
+        trusted = self._doors.admitted()
+        # This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by failing.
+        anchors = b"".join(anchor_pem(key) for key in sorted({*trusted, self._identity.public_key}))
+        pair = (self._leaf.private_key_pem, self._leaf.certificate_pem)
+        credentials = grpc.ssl_server_credentials([pair], anchors, require_client_auth=True)
+        port = server.add_secure_port(listen, credentials)
+        await server.start()
+        self._server, self._trusted = server, trusted
+        return port
 
-        This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by
-        failing.
-        """
-        anchors = [anchor_pem(key) for key in sorted({*self._doors.admitted(), self._identity.public_key})]
-        return grpc.ssl_server_certificate_configuration(
-            [(self._leaf.private_key_pem, self._leaf.certificate_pem)], b"".join(anchors)
-        )
+    def _retire(self, server: grpc.aio.Server) -> None:
+        """Close its port at once, and the server once its last call is over."""
+        waiting = asyncio.create_task(server.stop(RETIRED_S))
+        self._retired[server] = waiting
+        waiting.add_done_callback(lambda _: self._retired.pop(server, None))
 
 
 class _Servicer(rpc.NodeServicer):

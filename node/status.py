@@ -64,7 +64,8 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
             {
                 "name": peer.name,
                 "key": peer.key.text,
-                "address": peer.address,
+                "address": next(iter(peer.addresses), None),
+                "addresses": list(peer.addresses),
                 "query_only": peer.query_only,
                 "state": state,
                 "reason": reason,
@@ -98,7 +99,7 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
     if peer.query_only:
         return "query-only", "may ask for models; takes no part in gossip"
     card = "" if home.epochs.key_card(peer.key) else f"; waiting for the key card of {peer.name}"
-    if report is None and peer.address is None:
+    if report is None and not peer.addresses:
         return "waiting", f"it has no address here: it dials us, or is reached through others{card}"
     if report is None:
         return "waiting", f"not dialed yet{card}"

@@ -31,12 +31,12 @@ from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
+from node.migrations import SCHEMA_VERSION, migrate, statements
 from node.records import INCARNATION_BYTES, Header, Held, HeldState, Kind, Record, can_bury, chunk_size
 from node.wire import STORE_ID_BYTES, read_header
 
 STORE_FILE: Final = "node.db"
 APPLICATION_ID: Final = 0x54494447  # "TIDG"
-SCHEMA_VERSION: Final = 1
 
 BUSY_TIMEOUT_S: Final = 15.0
 """How long a write waits for another process's transaction; all of ours last milliseconds."""
@@ -100,9 +100,14 @@ CREATE TABLE chunks (
 CREATE TABLE peers (
     key        BLOB PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE COLLATE NOCASE,
-    address    TEXT,
     query_only INTEGER NOT NULL,
     added_at   REAL NOT NULL
+) STRICT;
+CREATE TABLE peer_addresses (
+    peer    BLOB NOT NULL REFERENCES peers (key) ON DELETE CASCADE,
+    place   INTEGER NOT NULL,                     -- the preferred one is 0
+    address TEXT NOT NULL,
+    PRIMARY KEY (peer, place)
 ) STRICT;
 CREATE TABLE tasks (
     task_id     BLOB PRIMARY KEY,
@@ -117,20 +122,34 @@ CREATE TABLE links (
     since          REAL NOT NULL,
     last_seen      REAL,
     bytes_sent     INTEGER NOT NULL,
-    bytes_received INTEGER NOT NULL
+    bytes_received INTEGER NOT NULL,
+    retry_at       REAL
+) STRICT;
+CREATE TABLE notices (
+    about  BLOB NOT NULL,                         -- the key of the node that it is about
+    topic  TEXT NOT NULL,                         -- one notice of a node on a topic
+    reason TEXT NOT NULL,
+    since  REAL NOT NULL,
+    PRIMARY KEY (about, topic)
+) STRICT;
+CREATE TABLE unsourced (
+    record BLOB PRIMARY KEY
 ) STRICT;
 """
+"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The last three
+tables are what a running daemon knows and `status` reads; they are empty while none runs."""
 
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A node whose key the operator added. A query-only peer may ask for models and takes no part in gossip."""
+    """A node whose key the operator added, with the addresses it is tried at, the preferred one first. A query-only
+    peer may ask for models and takes no part in gossip."""
 
     key: PublicKey
     name: str
-    address: str | None
+    addresses: tuple[str, ...]
     query_only: bool
     added_at: float
 
@@ -147,7 +166,8 @@ class AcceptedTask:
 
 @dataclass(frozen=True, slots=True)
 class LinkReport:
-    """What the daemon last said about a peer, for `status`. Times are seconds since 1970."""
+    """What the daemon last said about a peer, for `status`. Times are seconds since 1970; `retry_at` is when the peer
+    is dialed next, None if no dial waits."""
 
     peer: PublicKey
     state: str
@@ -156,6 +176,17 @@ class LinkReport:
     last_seen: float | None
     bytes_sent: int
     bytes_received: int
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about a node, this one or another, that the operator of this one must hear of while it lasts."""
+
+    about: PublicKey
+    topic: str
+    reason: str
+    since: float
 
 
 class Store:
@@ -189,7 +220,7 @@ class Store:
         with _translated(path):
             connection = _connect(path, new=True)
             connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";\n"):
+            for statement in statements(_SCHEMA):
                 connection.execute(statement)
             connection.execute(
                 "INSERT INTO node VALUES (1, ?, ?, 0)",
@@ -202,7 +233,8 @@ class Store:
 
     @classmethod
     def open(cls, home: Path) -> Store:
-        """The store of an initialized home; StoreError if there is none, or it is damaged or newer than this."""
+        """The store of an initialized home, brought up to today's schema; StoreError if there is none, or it is damaged
+        or newer than this."""
         path = home / STORE_FILE
         if not path.exists():
             raise StoreError(f"There is no store in {home}: run `tidings --home {home} init` first.")
@@ -212,12 +244,13 @@ class Store:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if application != APPLICATION_ID:
                 raise StoreError(_damaged_text(path))
-            if version != SCHEMA_VERSION:
-                raise StoreError(f"The store {path} was written by another version of Tidings: use that one.")
+            if version > SCHEMA_VERSION:
+                raise StoreError(f"The store {path} was written by a newer version of Tidings than this: use that one.")
             if path.stat().st_size <= CHECKED_AT_OPEN_BYTES:
                 verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
                     raise StoreError(_damaged_text(path))
+            migrate(connection)
         return cls(connection, path)
 
     def close(self) -> None:
@@ -531,25 +564,36 @@ class Store:
             if self._rows("SELECT 1 FROM peers WHERE name = ? AND key <> ?", peer.name, peer.key.raw):
                 raise StoreError(f"There is already another peer named {peer.name}: choose another --name.")
             self._rows(
-                "INSERT INTO peers VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-                " name = excluded.name, address = excluded.address, query_only = excluded.query_only",
+                "INSERT INTO peers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+                " name = excluded.name, query_only = excluded.query_only",
                 peer.key.raw,
                 peer.name,
-                peer.address,
                 int(peer.query_only),
                 peer.added_at,
+            )
+            self._rows("DELETE FROM peer_addresses WHERE peer = ?", peer.key.raw)
+            self._db.executemany(
+                "INSERT INTO peer_addresses VALUES (?, ?, ?)",
+                ((peer.key.raw, place, address) for place, address in enumerate(peer.addresses)),
             )
 
     def remove_peer(self, key: PublicKey) -> bool:
         """Forget a peer; its records stay. False if it was none."""
         with self.batch():
             self._rows("DELETE FROM links WHERE peer = ?", key.raw)
+            self._rows("DELETE FROM notices WHERE about = ?", key.raw)
             return bool(self._rows("DELETE FROM peers WHERE key = ? RETURNING 1", key.raw))
 
     def peers(self) -> list[Peer]:
         """The peers, in the order they were added."""
-        rows = self._rows("SELECT key, name, address, query_only, added_at FROM peers ORDER BY added_at, key")
-        return [Peer(self._key(key), name, address, bool(only), at) for key, name, address, only, at in rows]
+        addresses: dict[bytes, list[str]] = {}
+        with self._snapshot():
+            for key, address in self._rows("SELECT peer, address FROM peer_addresses ORDER BY peer, place"):
+                addresses.setdefault(key, []).append(address)
+            rows = self._rows("SELECT key, name, query_only, added_at FROM peers ORDER BY added_at, key")
+        return [
+            Peer(self._key(key), name, tuple(addresses.get(key, ())), bool(only), at) for key, name, only, at in rows
+        ]
 
     def accept_task(self, task_id: bytes, name: str, canonical: bytes) -> None:
         """Take part in a task. Again is no change; StoreError if another task has its name."""
@@ -567,21 +611,53 @@ class Store:
         """Write down what the daemon knows of some peers' links, for `status`."""
         with self.batch():
             self._db.executemany(
-                "INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (r.peer.raw, r.state, r.reason, r.since, r.last_seen, r.bytes_sent, r.bytes_received)
+                    (r.peer.raw, r.state, r.reason, r.since, r.last_seen, r.bytes_sent, r.bytes_received, r.retry_at)
                     for r in reports
                 ),
             )
 
-    def clear_links(self) -> None:
-        """Forget all links: a daemon starts or ends."""
-        self._rows("DELETE FROM links")
+    def clear_reports(self) -> None:
+        """Forget links, notices and what nobody has the rest of: a daemon starts or ends."""
+        with self.batch():
+            for table in ("links", "notices", "unsourced"):
+                self._rows(f"DELETE FROM {table}")  # noqa: S608 - constants
 
     def links(self) -> list[LinkReport]:
         """What the daemon last wrote down, by peer."""
         rows = self._rows("SELECT * FROM links ORDER BY peer")
         return [LinkReport(self._key(row[0]), *row[1:]) for row in rows]
+
+    def set_notice(self, about: PublicKey, topic: str, reason: str) -> None:
+        """Tell the operator something about a node until `drop_notice`, or the daemon ends. One that stands on the
+        topic gets the new words and keeps its age."""
+        self._rows(
+            "INSERT INTO notices VALUES (?, ?, ?, ?) ON CONFLICT (about, topic) DO UPDATE SET reason = excluded.reason",
+            about.raw,
+            topic,
+            reason,
+            time.time(),
+        )
+
+    def drop_notice(self, about: PublicKey, topic: str) -> None:
+        """What a notice told is over. No matter if there was none."""
+        self._rows("DELETE FROM notices WHERE about = ? AND topic = ?", about.raw, topic)
+
+    def notices(self) -> list[Notice]:
+        """The notices that stand, the oldest first."""
+        rows = self._rows("SELECT about, topic, reason, since FROM notices ORDER BY since, about, topic")
+        return [Notice(self._key(about), *row) for about, *row in rows]
+
+    def set_unsourced(self, record_ids: Iterable[bytes]) -> None:
+        """These are the records, all of them, that are here in part and that no link has the rest of."""
+        with self.batch():
+            self._rows("DELETE FROM unsourced")
+            self._db.executemany("INSERT INTO unsourced VALUES (?)", ((record_id,) for record_id in record_ids))
+
+    def unsourced(self) -> set[bytes]:
+        """What the daemon last said of these."""
+        return {record_id for (record_id,) in self._rows("SELECT record FROM unsourced")}
 
     def _key(self, raw: bytes) -> PublicKey:
         try:

@@ -57,7 +57,8 @@ from node.frames import (
 )
 from node.gossip import Gossip
 from node.records import Held, HeldState, Kind, Record
-from tests.simulator import MemoryStore, author_record, seeded
+from node.simulated_network import seeded
+from node.simulated_store import MemoryStore, author_record
 from tests.test_wire import FRAMES
 
 ME, ALICE, BOB, CAROL, EVE = sorted(
@@ -928,13 +929,14 @@ def assert_consistent(rig: Rig) -> None:
 
 TRANSCRIPT = """
 import hashlib
-from tests.simulator import Conditions, Swarm, ring
+from node.simulated_network import Conditions, ring
+from node.simulator import Swarm
 from node import wire
 
 digest = hashlib.sha256()
 swarm = Swarm(5, 6, ring(6), conditions=Conditions(mean_link_life_s=8.0))
 count = swarm.count
-swarm.count = lambda frame, size: (digest.update(wire.encode(frame)), count(frame, size))
+swarm.count = lambda node, frame, size: (digest.update(wire.encode(frame)), count(node, frame, size))
 swarm.start()
 for _ in range(6):
     swarm.run(2.0)

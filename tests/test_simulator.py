@@ -13,7 +13,8 @@ import pytest
 from node.config import GossipSettings
 from node.frames import Chunk, Frame
 from node.records import HeldState, Record
-from tests.simulator import Conditions, Edge, Node, Swarm, Wire, line, random_graph, ring, seeded, settled_ids
+from node.simulated_network import Conditions, Edge, Wire, line, random_graph, ring, seeded
+from node.simulator import Node, Swarm, settled_ids
 
 KB = 1_024
 NO_SYNC = GossipSettings(sync_min_s=1e9, sync_max_s=2e9)
@@ -265,9 +266,9 @@ def random_step(swarm: Swarm, published: list[tuple[Node, Record]]) -> None:
 def test_a_member_added_later_gets_what_was_there_and_gives_what_it_has() -> None:
     swarm = Swarm(1, 4, line(4))
     late = swarm.nodes[3]
-    members = {node.number: dict(node.members) for node in swarm.nodes}
+    members = {node.number: node.members for node in swarm.nodes}
     for node in swarm.nodes[:3]:
-        node.members.pop(late.key)
+        node.set_members({key: where for key, where in node.members.items() if key != late.key})
     swarm.start()
     for node in swarm.nodes:
         node.publish(swarm.rng.randbytes(20_000))

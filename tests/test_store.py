@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from crypto.keys import Identity
 from node.errors import StoreError
+from node.migrations import SCHEMA_VERSION
 from node.pb import tidings_pb2 as pb
 from node.records import Held, HeldState, Kind, Record
-from node.store import SCHEMA_VERSION, STORE_FILE, AcceptedTask, LinkReport, Peer, Store
-from tests.simulator import MemoryStore, author_record, seeded
+from node.simulated_network import seeded
+from node.simulated_store import MemoryStore, author_record
+from node.store import STORE_FILE, AcceptedTask, LinkReport, Peer, Store
 
 ALICE = Identity.from_seed(bytes([1]) * 32)
 BOB = Identity.from_seed(bytes([2]) * 32)
@@ -82,7 +84,7 @@ def test_a_store_of_a_newer_version_is_refused(store: Store, tmp_path: Path) -> 
     database = sqlite3.connect(tmp_path / "home" / STORE_FILE)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     database.close()
-    with pytest.raises(StoreError, match="another version"):
+    with pytest.raises(StoreError, match="a newer version of Tidings"):
         Store.open(tmp_path / "home")
 
 
@@ -100,7 +102,7 @@ def full_store(home: Path) -> Path:
     store.add(author_record(ALICE, 1, BODY), BODY)
     for number in range(40):
         key = Identity.from_seed(bytes([number]) * 32).public_key
-        store.add_peer(Peer(key, f"peer {number}", None, query_only=False, added_at=1.0))
+        store.add_peer(Peer(key, f"peer {number}", (), query_only=False, added_at=1.0))
         store.set_links([LinkReport(key, "waiting", "no address is known for it", 1.0, None, 0, 0)])
     store.close()
     return home / STORE_FILE
@@ -371,16 +373,16 @@ def state_of(held: Held) -> tuple[bytes, HeldState, tuple[int, ...], bytes | Non
 
 
 def test_peers_are_added_changed_and_removed(store: Store) -> None:
-    alice = Peer(ALICE.public_key, "alice", "localhost:1", query_only=False, added_at=1.0)
-    bob = Peer(BOB.public_key, "bob", None, query_only=True, added_at=2.0)
+    alice = Peer(ALICE.public_key, "alice", ("localhost:1",), query_only=False, added_at=1.0)
+    bob = Peer(BOB.public_key, "bob", (), query_only=True, added_at=2.0)
     store.add_peer(bob)
     store.add_peer(alice)
     assert store.peers() == [alice, bob]
-    moved = Peer(ALICE.public_key, "Alice", "localhost:2", query_only=False, added_at=9.0)
+    moved = Peer(ALICE.public_key, "Alice", ("localhost:2", "[::1]:2"), query_only=False, added_at=9.0)
     store.add_peer(moved)
-    assert store.peers()[0] == Peer(moved.key, moved.name, moved.address, moved.query_only, added_at=1.0)
+    assert store.peers()[0] == Peer(moved.key, moved.name, moved.addresses, moved.query_only, added_at=1.0)
     with pytest.raises(StoreError, match="another peer named ALICE"):
-        store.add_peer(Peer(BOB.public_key, "ALICE", None, query_only=False, added_at=3.0))
+        store.add_peer(Peer(BOB.public_key, "ALICE", (), query_only=False, added_at=3.0))
     assert store.remove_peer(ALICE.public_key)
     assert not store.remove_peer(ALICE.public_key)
     assert store.peers() == [bob]
@@ -397,11 +399,11 @@ def test_tasks_are_accepted_once_and_by_one_name(store: Store) -> None:
 
 def test_link_reports_are_replaced_and_cleared(store: Store) -> None:
     first = LinkReport(ALICE.public_key, "linked", "", 1.0, 2.0, 3, 4)
-    later = LinkReport(ALICE.public_key, "unreachable", "no answer", 5.0, None, 3, 4)
+    later = LinkReport(ALICE.public_key, "unreachable", "no answer", 5.0, None, 3, 4, 6.0)
     store.set_links([first])
     store.set_links([later])
     assert store.links() == [later]
-    store.clear_links()
+    store.clear_reports()
     assert store.links() == []
 
 
@@ -410,7 +412,7 @@ def test_link_reports_are_replaced_and_cleared(store: Store) -> None:
 
 def test_two_connections_see_each_others_changes(store: Store, tmp_path: Path) -> None:
     counter = store.change_counter()
-    store.add_peer(Peer(BOB.public_key, "bob", None, query_only=False, added_at=1.0))
+    store.add_peer(Peer(BOB.public_key, "bob", (), query_only=False, added_at=1.0))
     assert store.change_counter() == counter, "our own changes are no news to us"
     other = Store.open(tmp_path / "home")
     other.add(author_record(ALICE, 1, BODY), BODY)
@@ -426,7 +428,7 @@ WRITER = textwrap.dedent(
     from pathlib import Path
     from crypto.keys import Identity
     from node.store import Store
-    from tests.simulator import author_record
+    from node.simulated_store import author_record
 
     alice, home = Identity.from_seed(bytes([1]) * 32), Path(sys.argv[1])
 

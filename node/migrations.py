@@ -1,0 +1,80 @@
+"""Migrations: how a store that an older Tidings wrote becomes one of today's schema.
+
+Step n takes a store from schema n to n + 1, in one transaction that moves SQLite's `user_version` with it: whoever dies
+in between leaves the old store, whole, and of two processes that open one store at once the second finds it done.
+A step is never edited once it was released, since stores that took it are out there; a change of schema is a new step
+at the end. Steps keep everything that an operator or a peer gave; what a daemon writes down while it runs may be
+dropped, since it is forgotten at every start. There is no way back: an older Tidings refuses a newer store.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+_SEVERAL_ADDRESSES: Final = """
+CREATE TABLE peer_addresses (
+    peer    BLOB NOT NULL REFERENCES peers (key) ON DELETE CASCADE,
+    place   INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    PRIMARY KEY (peer, place)
+) STRICT;
+INSERT INTO peer_addresses SELECT key, 0, address FROM peers WHERE address IS NOT NULL;
+ALTER TABLE peers DROP COLUMN address;
+DROP TABLE links;
+CREATE TABLE links (
+    peer           BLOB PRIMARY KEY,
+    state          TEXT NOT NULL,
+    reason         TEXT NOT NULL,
+    since          REAL NOT NULL,
+    last_seen      REAL,
+    bytes_sent     INTEGER NOT NULL,
+    bytes_received INTEGER NOT NULL,
+    retry_at       REAL
+) STRICT;
+CREATE TABLE notices (
+    about  BLOB NOT NULL,
+    topic  TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since  REAL NOT NULL,
+    PRIMARY KEY (about, topic)
+) STRICT;
+CREATE TABLE unsourced (
+    record BLOB PRIMARY KEY
+) STRICT;
+"""
+"""1 to 2: a peer has a list of addresses; the daemon also tells when it dials next, what its operator should hear of,
+and which bodies nobody has the rest of."""
+
+STEPS: Final = (_SEVERAL_ADDRESSES,)
+
+SCHEMA_VERSION: Final = 1 + len(STEPS)
+
+
+def statements(script: str) -> list[str]:
+    """The statements of an SQL script; our scripts have no semicolon at the end of a line but those between them."""
+    return [statement for statement in script.split(";\n") if statement.strip()]
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring an older store up to SCHEMA_VERSION, step by step; one that is there already is left alone.
+
+    The connection is in autocommit mode (`isolation_level=None`). Raises sqlite3.Error, after a roll-back.
+    """
+    while _version(connection) < SCHEMA_VERSION:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = _version(connection)  # read again: another process may have been quicker
+            if version < SCHEMA_VERSION:
+                for statement in statements(STEPS[version - 1]):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -79,6 +79,11 @@ class GroupCommit:
         if self._writes and self._commits is None:
             self._commits = asyncio.create_task(self._commit())
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something waits for the disk, or did a moment ago."""
+        return self._commits is not None
+
     async def room(self) -> None:
         """Wait until more may come."""
         if not self._room.is_set():

@@ -18,12 +18,12 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from crypto.keys import PublicKey
 from node import heads
-from node.bandwidth import TokenBucket
+from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings
@@ -74,11 +74,11 @@ MAX_WAITING_QUERIES = 8
 class Daemon:
     """Runs the node of one home until `stop` is called."""
 
-    def __init__(self, home: Home, settings: GossipSettings, bandwidth: float | None = None) -> None:
+    def __init__(self, home: Home, settings: GossipSettings, bandwidth: Bandwidth | None = None) -> None:
         self._home = home
         self._settings = settings
-        self._bucket = TokenBucket(bandwidth) if bandwidth else None
-        self._server = NodeServer(home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
+        self._bandwidth = bandwidth
+        self._server = NodeServer(home.keystore.identity, self, Doors(self._admitted, self._answer), self._bandwidth)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -312,7 +312,7 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bucket)
+            await self._dialer.exchange(peer, address, self, self._bandwidth)
         except PeerUnreachable as error:
             self._handle(DialFailed(peer, str(error)))
 
@@ -341,14 +341,17 @@ class Daemon:
         """Something else arrived."""
         self._handle(BadFrame(link.number, reason))
 
-    def load_chunk(self, record_id: bytes, index: int) -> Frame:
-        """What to send for this chunk now."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+        """What to send for these chunks now."""
         try:
-            data = self._home.store.chunk(record_id, index)
+            loaded = self._home.store.chunks(record_id, indexes)
         except StoreError as error:
             log.error("%s", error)
-            data = None
-        return Missing(record_id) if data is None else Chunk(record_id, index, data)
+            loaded = [None] * len(indexes)
+        return [
+            Missing(record_id) if data is None else Chunk(record_id, index, data)
+            for index, data in zip(indexes, loaded, strict=True)
+        ]
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""

@@ -20,7 +20,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -431,17 +431,24 @@ class Store:
 
     def chunk(self, record_id: bytes, index: int) -> bytes | None:
         """One chunk of a sealed body, None if it is not here; StoreError if it is damaged on disk."""
+        return self.chunks(record_id, [index])[0]
+
+    def chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """Some chunks of one sealed body, each as `chunk` gives it."""
         geometry = self._geometry(record_id)
         if geometry is None:
-            return None
+            return [None] * len(indexes)
         position, header = geometry
-        rows = self._rows("SELECT data FROM chunks WHERE record = ? AND number = ?", position, index)
-        if not rows:
-            return None
-        data = bytes(rows[0][0])
-        if chunk_hash(data) != header.chunk_hashes[index]:
+        places = ", ".join("?" * len(indexes))
+        rows = self._rows(
+            f"SELECT number, data FROM chunks WHERE record = ? AND number IN ({places})",  # noqa: S608 - placeholders
+            position,
+            *indexes,
+        )
+        if any(chunk_hash(data) != header.chunk_hashes[number] for number, data in rows):
             raise self._damaged()
-        return data
+        here = dict(rows)
+        return [here.get(index) for index in indexes]
 
     def _geometry(self, record_id: bytes) -> tuple[int, Header] | None:
         """A record's position and header, neither of which ever changes: remembered for the records whose chunks come

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +161,7 @@ class Nobody:
 
     def bad_frame(self, link: Link, reason: str) -> None: ...
 
-    def load_chunk(self, record_id: bytes, index: int) -> Frame:
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
         raise AssertionError("nothing was asked for")
 
     def link_down(self, link: Link, reason: str) -> None: ...

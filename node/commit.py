@@ -39,6 +39,9 @@ GATHER_BYTES: Final = 1024 * 1024
 once, so that a single record waits for nothing; in a row of them each is large enough that its fixed cost (waking the
 thread, fsync) is small."""
 
+ALARM: Final = "alarm"
+"""The topic of notices that come from the core; the newest one about a node stands."""
+
 _T = TypeVar("_T")
 
 
@@ -66,8 +69,7 @@ class GroupCommit:
     def carry_out(self, actions: Iterable[Action]) -> None:
         """Carry these out, now or as soon as what they depend on is on disk."""
         for action in actions:
-            is_write = isinstance(action, Keep | KeepChunk) or (isinstance(action, Alarm) and action.proof is not None)
-            if is_write:
+            if isinstance(action, Keep | KeepChunk | Alarm):
                 self._writes.append(action)
                 self._count(_size(action))
             if isinstance(action, KeepChunk):
@@ -172,5 +174,7 @@ def _keep(store: Store, actions: list[Action]) -> None:
                 store.add_record(action.record)
             elif isinstance(action, Alarm) and action.proof is not None:
                 store.add_conflict(action.proof)
+            elif isinstance(action, Alarm):
+                store.set_notice(action.origin, ALARM, action.reason)
         chunks = [(one.record_id, one.index, one.data) for one in actions if isinstance(one, KeepChunk)]
         store.add_chunks(chunks)

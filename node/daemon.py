@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crypto.keys import PublicKey
@@ -27,7 +28,7 @@ from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings
-from node.errors import PeerUnreachable, QueryRefused, StoreError
+from node.errors import PeerRefused, PeerUnreachable, QueryRefused, StoreError
 from node.events import (
     Action,
     Alarm,
@@ -39,7 +40,6 @@ from node.events import (
     FrameIn,
     Keep,
     LinkDown,
-    LinkState,
     LinkUp,
     PeersChanged,
     RecordAdded,
@@ -53,6 +53,7 @@ from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
 from node.records import Kind, Record
+from node.reports import follow
 from node.server import Doors, NodeServer
 from node.store import LinkReport, Peer, Store
 
@@ -82,6 +83,7 @@ class Daemon:
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
+        self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
         self._peers: dict[PublicKey, Peer] = {}
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
@@ -108,6 +110,7 @@ class Daemon:
         if listen is not None:
             port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
+            self._home.store.set_listening(address)
         on_ready.set_result(address)
         try:
             await asyncio.gather(self._watch_store(), self._write_reports())
@@ -137,7 +140,7 @@ class Daemon:
         return False
 
     async def _watch_store(self) -> None:
-        """Notice what other processes changed: peers added and removed, records authored."""
+        """Notice what other processes changed: peers added and removed, records authored or imported."""
         counter = -1
         while True:
             try:
@@ -168,8 +171,9 @@ class Daemon:
             self._grant()
 
     def _read_records(self) -> None:
+        grown = self._home.store.grown(self._core.fetching())
         added, self._position = self._home.store.held_after(self._position)
-        for held in added:
+        for held in [*grown, *added]:
             self._handle(RecordAdded(held))
         if any(held.record.header.kind is Kind.KEY_CARD for held in added):
             self._grant()
@@ -181,12 +185,17 @@ class Daemon:
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
+        unsourced: set[bytes] = set()
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
+            lacking = self._core.unsourced()
             try:
                 if current != written:
                     await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
+                if lacking != unsourced:
+                    await self._commit.run(lambda store, lacking=lacking: store.set_unsourced(lacking))  # type: ignore[misc]
+                    unsourced = lacking
                 self._tell_findings()
             except StoreError as error:
                 log.warning("%s", error)
@@ -194,14 +203,10 @@ class Daemon:
     def _with_traffic(self, report: LinkReport) -> LinkReport:
         sent, received = self._traffic.get(report.peer, (0, 0))
         live = [link for link in self._links.values() if link.peer == report.peer]
-        return LinkReport(
-            report.peer,
-            report.state,
-            report.reason,
-            report.since,
-            report.last_seen,
-            sent + sum(link.bytes_sent for link in live),
-            received + sum(link.bytes_received for link in live),
+        return replace(
+            report,
+            bytes_sent=sent + sum(link.bytes_sent for link in live),
+            bytes_received=received + sum(link.bytes_received for link in live),
         )
 
     # ----------------------------------------------------------------------------------------- events and actions
@@ -237,12 +242,14 @@ class Daemon:
                 if record.header.kind is Kind.KEY_CARD:
                     asyncio.get_running_loop().call_soon(self._grant)
             case Dial(peer=peer, address=address):
-                self._dials[peer] = asyncio.create_task(self._dial(peer, address))
+                if peer in self._unanswered:
+                    self._unanswered[peer].cancel()  # it waits at an address that is not the peer's any more
+                self._dials[peer] = self._unanswered[peer] = asyncio.create_task(self._dial(peer, address))
             case Close(link=number, reason=reason):
                 if number in self._links:
                     self._links[number].close(reason)
-            case Report(peer=peer, state=state, reason=reason):
-                self._report(peer, state, reason)
+            case Report():
+                self._report(action)
             case Alarm(origin=origin, reason=reason, proof=proof):
                 log.warning("%s: %s", self._home.peers.name_of(origin), reason)
                 if proof is not None:
@@ -252,7 +259,7 @@ class Daemon:
         """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
         the same of their origins; they are read when there is time."""
         if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
-            asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
+            asyncio.get_running_loop().call_soon(self._home.author.number_apart, record.header.incarnation)
         self._heads_arrived |= record.header.kind is Kind.HEAD
 
     def _tell_findings(self) -> None:
@@ -264,18 +271,12 @@ class Daemon:
                 log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
             self._findings = found
 
-    def _number_apart(self, shared: bytes) -> None:
-        with self._home.author.lock:
-            if self._home.store.incarnation == shared:
-                self._home.store.renew_incarnation()
-
-    def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
+    def _report(self, told: Report) -> None:
         now = time.time()
-        before = self._reports.get(peer)
-        since = before.since if before and before.state == state.value else now
-        last_seen = now if state is LinkState.LINKED else (before.last_seen if before else None)
-        self._reports[peer] = LinkReport(peer, state.value, reason, since, last_seen, 0, 0)
-        log.info("%s is %s %s", self._home.peers.name_of(peer), state.value, reason)
+        wait_s = None if told.retry_at is None else told.retry_at - asyncio.get_running_loop().time()
+        retry_at = None if wait_s is None else now + wait_s
+        self._reports[told.peer] = follow(self._reports.get(told.peer), told, now, retry_at)
+        log.info("%s is %s %s", self._home.peers.name_of(told.peer), told.state.value, told.reason)
 
     def _set_clock(self) -> None:
         """Ask the core when it wants to be asked again. Not after every event: most move nothing but a far deadline."""
@@ -300,6 +301,7 @@ class Daemon:
             link.close(f"this node cannot write: {error}")
         for dial in self._dials.values():
             dial.cancel()
+        self._unanswered.clear()
         loop.call_at(self._off_until + 0.1, self._return_to_network)
 
     def _return_to_network(self) -> None:
@@ -314,7 +316,9 @@ class Daemon:
         try:
             await self._dialer.exchange(peer, address, self, self._bandwidth)
         except PeerUnreachable as error:
-            self._handle(DialFailed(peer, str(error)))
+            if self._unanswered.get(peer) is asyncio.current_task():
+                del self._unanswered[peer]
+                self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
 
     # ------------------------------------------------------------------------------------------------ the hub
 
@@ -326,8 +330,10 @@ class Daemon:
         """A link is ready."""
         if asyncio.get_running_loop().time() < self._off_until:
             link.close("this node cannot write now")
+        if link.dialed_by_us:
+            self._unanswered.pop(link.peer, None)
         self._links[link.number] = link
-        self._handle(LinkUp(link.number, link.peer, link.dialed_by_us))
+        self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
     def frame_in(self, link: Link, frame: Frame) -> None:
         """A frame arrived."""

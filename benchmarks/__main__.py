@@ -44,6 +44,7 @@ MODULES = (
     "sentiment",
     "taiwan",
     "traffic",
+    "reconciliation",
     "gossip",
 )
 INTRODUCTION = (

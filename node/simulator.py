@@ -280,11 +280,12 @@ class Swarm:
             self._plan_stop(node)
 
     def calm(self) -> None:
-        """No more cuts, losses, partitions or churn: latency and bandwidth stay, and all nodes are up."""
+        """No more cuts, losses, partitions, churn or full disks: latency and bandwidth stay, and all nodes are up."""
         before = self.conditions
         self.conditions = Conditions(before.latency_s, before.jitter_s, before.bandwidth)
         self.partition(None)
         for node in self.nodes:
+            node.set_disk(Disk.ROOM)
             if not node.is_up:
                 node.start()
 

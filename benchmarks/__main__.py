@@ -44,6 +44,7 @@ MODULES = (
     "sentiment",
     "taiwan",
     "traffic",
+    "reconciliation",
 )
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "

@@ -84,7 +84,7 @@ class EpochKeys:
             raise NotReadable("withdrawn or replaced by its origin")
         if held.state is HeldState.FETCHING:
             total = len(header.chunk_hashes)
-            raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived so far")
+            raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived")
         body, reason = self._store.body(held.record.id), ""
         for epoch_key in self._epoch_keys(header):
             try:
@@ -93,7 +93,7 @@ class EpochKeys:
                 reason = str(error)
         if reason:
             raise NotReadable(f"the seal is broken ({reason}); tell {who}")
-        raise NotReadable(f"waiting for the key grant of {who}: it must have added this node and been online since")
+        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
 
     def _newest(self) -> int:
         """The highest number that this node, in whatever copy of its home, gave an epoch; 0 if none is known."""

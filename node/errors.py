@@ -36,9 +36,17 @@ class PeerUnreachable(NodeError):
     """A peer could not be reached, in words."""
 
 
+class PeerRefused(PeerUnreachable):
+    """A peer was there, proved its key, and did not want this node."""
+
+
 class QueryRefused(NodeError):
     """A query has no answer here, in words."""
 
 
 class CannotFuse(QueryRefused):
     """This node has nothing that it can fuse into the model asked for, in words."""
+
+
+class BundleError(NodeError):
+    """A bundle cannot be written or taken, in words."""

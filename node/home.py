@@ -108,6 +108,11 @@ class Home:
         """This node's public key."""
         return self.keystore.identity.public_key
 
+    @property
+    def trusted(self) -> frozenset[PublicKey]:
+        """The origins whose records this node keeps and passes on: its members and itself."""
+        return frozenset({self.me, *self.epochs.members()})
+
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
         from fusion.ledger import Ledger

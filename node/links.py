@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from crypto.keys import PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
 from node.dialing import Dialer
-from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, Report, Send
+from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
 from node.fetch import Fetcher
 from node.frames import Frame, Hello
+from node.show import duration
+
+NO_ADDRESS: Final = "no address here: it must dial this node"
+
+CLOCK_TOLERANCE_S: Final = 60
+"""From what difference on a peer's clock is remarked on. Smaller ones are a slow line as often as a wrong clock."""
 
 
 @dataclass(slots=True)
@@ -27,11 +34,20 @@ class PeerLink:
     peer: PublicKey
     dialed_by_us: bool
     up_at: float
+    clock_unix_ms: int = 0
     is_ready: bool = False
     ready_at: float = math.inf
     has_compared: bool = False
     has_worked: bool = False
+    is_equal: bool = False
     sync_at: float = math.inf
+    store_id: bytes = b""
+    compared: tuple[bytes, bytes] | None = None
+    fruitless: int = 0
+
+    def worked(self) -> None:
+        """A record or a chunk went over it."""
+        self.has_worked, self.is_equal = True, False
 
 
 class Links:
@@ -51,7 +67,8 @@ class Links:
         self._store_id = store_id
         self._fetcher = fetcher
         self._out = out
-        self._dialer = Dialer(settings, rng)
+        self._rng = rng
+        self._dialer = Dialer(settings, rng, me)
         self._members: Mapping[PublicKey, tuple[str, ...]] = {}
         self._links: dict[int, PeerLink] = {}
         self._strikes: dict[PublicKey, tuple[int, float]] = {}
@@ -60,14 +77,15 @@ class Links:
 
     # ---------------------------------------------------------------------------------------------------------- members
 
-    def set_members(self, members: Mapping[PublicKey, tuple[str, ...]], now: float) -> tuple[bool, set[bytes]]:
+    def set_members(self, event: PeersChanged, now: float) -> tuple[bool, set[bytes]]:
         """These are the members now; returns whether some are new, and the raw keys of those that are gone.
 
         The mapping is kept, not copied, and may hold this node itself: what thousands of simulated nodes share costs
         once. Nobody may change it afterwards.
         """
+        members = event.members
         before, self._members = self._members, members
-        self._dialer.set_members({peer: where for peer, where in members.items() if where and peer != self._me}, now)
+        self._dialer.set_members(members, event.dialable, now)
         for link in list(self._links.values()):
             if not self._is_member(link.peer):
                 self.close(link, "it was removed here", now)
@@ -101,8 +119,9 @@ class Links:
         if self._is_kept_out(event.peer, now):
             self._out.append(Close(event.link, "it sent too much that was invalid"))
             return None
-        link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now)
-        self.send(link, Hello(PROTOCOL_VERSION, self._store_id))
+        self._limit_unready(event.peer, now)
+        link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now, event.clock_unix_ms)
+        self.send(link, Hello(PROTOCOL_VERSION, self._store_id, event.clock_unix_ms))
         return link
 
     def down(self, number: int, reason: str, now: float) -> None:
@@ -115,13 +134,34 @@ class Links:
         """A dial came to nothing."""
         wait_s = self._dialer.failed(event.peer, now)
         if self._is_member(event.peer) and event.peer not in self._linked():
-            reason = f"{event.reason}; next try in {wait_s:.0f} s"
-            self._out.append(Report(event.peer, LinkState.UNREACHABLE, reason))
+            state = LinkState.REFUSED if event.is_refusal else LinkState.UNREACHABLE
+            # In a large coalition others may be drawn first: there is no time to name.
+            retry_at = None if self._dialer.chooses else now + wait_s
+            self._out.append(Report(event.peer, state, event.reason, retry_at))
 
     def dial(self, now: float) -> None:
-        """Try the members that are due."""
-        for peer, address in self._dialer.due(self._linked(), now):
+        """Try the members that are due; before one more is tried, let go of one that is too many."""
+        if not self._dialer.is_awake(now):
+            return
+        dialed = [link for link in self._links.values() if link.dialed_by_us]
+        if len(dialed) > self._settings.max_dialed and now >= self._dialer.explore_at:
+            spare = self._least_useful(dialed)
+            dialed.remove(spare)
+            self.close(spare, "another member is linked in its place", now)
+        for peer, address in self._dialer.due(self._linked(), len(dialed), now):
             self._out += [Dial(peer, address), Report(peer, LinkState.CONNECTING, "")]
+
+    def _least_useful(self, dialed: Sequence[PeerLink]) -> PeerLink:
+        """Any but the newest; of those, if it can be, one that nothing is asked of and that was equal the last time:
+        what a link that is closed was carrying is sent again by another."""
+        older = sorted(dialed, key=lambda link: link.up_at)[:-1]
+        idle = [link for link in older if link.is_equal and not self._fetcher.owes(link.number)]
+        return self._rng.choice(idle or older)
+
+    def _limit_unready(self, peer: PublicKey, now: float) -> None:
+        unready = [link for link in self._links.values() if link.peer == peer and not link.is_ready]
+        if len(unready) >= self._settings.max_unready_links:
+            self.close(unready[0], "newer links were opened and none said hello", now)
 
     def send(self, link: PeerLink, frame: Frame) -> None:
         """Queue a frame on a link."""
@@ -133,16 +173,16 @@ class Links:
             self.strike(link.number, "a second Hello on one link", now)
             return
         if hello.version != PROTOCOL_VERSION:
-            reason = f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
+            reason = f"it speaks version {hello.version}, this node version {PROTOCOL_VERSION}"
             self.close(link, reason, now)
             return
         others = [other for other in self.ready() if other.peer == link.peer]
         self._check_store(link.peer, hello.store_id)
-        link.is_ready, link.ready_at = True, now
+        link.is_ready, link.ready_at, link.store_id = True, now, hello.store_id
         self._fetcher.link_up(link.number)
         if others:  # never more than one, since this is done whenever there are two
             self.close(self._spare_of(others[0], link, now), "another link with it is up", now)
-        self._out.append(Report(link.peer, LinkState.LINKED, ""))
+        self._out.append(Report(link.peer, LinkState.LINKED, _clock_words(link, hello, now)))
 
     def close(self, link: PeerLink, reason: str, now: float) -> None:
         """End a link."""
@@ -158,7 +198,7 @@ class Links:
     def deadline(self) -> float:
         """When a dial is due, or a Hello overdue."""
         silent = (self._hello_due(link) for link in self._links.values() if not link.is_ready)
-        return min(self._dialer.deadline(self._linked()), min(silent, default=math.inf))
+        return min(self._dialer.deadline(), min(silent, default=math.inf))
 
     def _hello_due(self, link: PeerLink) -> float:
         return link.up_at + self._settings.hello_timeout_s
@@ -178,27 +218,31 @@ class Links:
         before = self._stores_seen.setdefault(peer, store_id)
         if before != store_id:
             self._stores_seen[peer] = store_id
-            reason = "it came back with another store: was its home made anew, or do two nodes run with its key?"
+            reason = "it came back with another store; two nodes run with its key, or its home was made anew"
             self._out.append(Alarm(peer, reason))
 
     def _lose(self, link: PeerLink, reason: str, now: float) -> None:
         del self._links[link.number]
         self._fetcher.link_down(link.number)
+        self._dialer.look_again()
         if link.peer in self._linked() or not self._is_member(link.peer):
             return
         is_good = link.has_worked or now - link.ready_at >= self._settings.stable_link_s
-        self._dialer.lost(link.peer, now, was_good=is_good)
-        self._report_absent(link.peer, reason, now)
+        wait_s = self._dialer.lost(link.peer, now, was_good=is_good)
+        self._report_absent(link.peer, reason, now, wait_s)
 
-    def _report_absent(self, peer: PublicKey, reason: str, now: float) -> None:
+    def _report_absent(self, peer: PublicKey, reason: str, now: float, wait_s: float) -> None:
         """A member has no link any more; say what is being done about it."""
         if self._is_kept_out(peer, now):
-            self._out.append(Report(peer, LinkState.REFUSED, reason))
+            self._out.append(Report(peer, LinkState.REFUSED, reason, self._kept_out[peer]))
+        elif self._dialer.chooses and self._links:
+            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; it is reached through others"))
         elif self._dialer.has_address(peer):
-            self._out.append(Report(peer, LinkState.UNREACHABLE, reason))
+            self._out.append(
+                Report(peer, LinkState.UNREACHABLE, reason, None if self._dialer.chooses else now + wait_s)
+            )
         else:
-            waiting = "no address is known for it, so it must dial this node"
-            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; {waiting}"))
+            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; {NO_ADDRESS}"))
 
     def _linked(self) -> set[PublicKey]:
         return {link.peer for link in self._links.values()}
@@ -216,8 +260,19 @@ class Links:
         self._strikes[link.peer] = (strikes + 1, since)
         if strikes >= self._settings.max_strikes:
             self._kept_out[link.peer] = now + self._settings.penalty_s
-            self.close(link, f"it sent too much that was invalid, lastly: {reason}", now)
+            self.close(link, f"it sent too much that was invalid; lastly: {reason}", now)
             self._dialer.postpone(link.peer, self._kept_out[link.peer])
 
     def _is_kept_out(self, peer: PublicKey, now: float) -> bool:
         return now < self._kept_out.get(peer, -math.inf)
+
+
+def _clock_words(link: PeerLink, hello: Hello, now: float) -> str:
+    """A remark on the peer's clock if it differs from ours by more than CLOCK_TOLERANCE_S; empty if not, or if either
+    does not say. Whose is wrong nobody can tell, and nothing depends on it."""
+    if not hello.clock_unix_ms or not link.clock_unix_ms:
+        return ""
+    ahead_s = (hello.clock_unix_ms - link.clock_unix_ms) / 1000 - (now - link.up_at)
+    if abs(ahead_s) <= CLOCK_TOLERANCE_S:
+        return ""
+    return f"clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'} (harmless)"

@@ -45,6 +45,7 @@ MODULES = (
     "taiwan",
     "traffic",
     "reconciliation",
+    "gossip",
 )
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "

@@ -293,6 +293,7 @@ class _Keeper:
             self._keep()
 
     def _keep(self) -> None:
+        self._look_for_ourselves()
         with self._home.store.batch():
             for item in self._batch:
                 if isinstance(item, Chunk):
@@ -303,11 +304,17 @@ class _Keeper:
                         self._keep_record(record)
         self._batch, self._batch_bytes = [], 0
 
+    def _look_for_ourselves(self) -> None:
+        """A record of our own that this store did not make shows that another copy of this home is in use: say so. The
+        store gives other numbers from then on by itself."""
+        store = self._home.store
+        for record in (record for item in self._batch if isinstance(item, list) for record in item):
+            if record.header.origin == self._home.me and store.get(record.id) is None:
+                self._tell(record.header.origin, MET_ITSELF)
+
     def _keep_record(self, record: Record) -> None:
         store = self._home.store
         held = store.get(record.id)
-        if held is None and record.header.origin == self._home.me:
-            self._tell(record.header.origin, MET_ITSELF)
         if held is None and store.is_equivocation(record):
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))

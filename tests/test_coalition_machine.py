@@ -53,7 +53,6 @@ from node.errors import StoreError
 from node.fetch import Fetcher
 from node.holdings import Holdings
 from node.home import Home
-from node.intake import Intake
 from node.reconcile import OriginSet
 from node.records import Held, HeldState, Kind, Record
 from node.simulated_network import Conditions, seeded
@@ -413,9 +412,6 @@ RARE_MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "what a lost link owed is never asked for again": lambda patch: rewrite(
         patch, Fetcher, "link_down", ("self.drop_source(link, record_id)", "pass")
-    ),
-    "a body that was begun in an earlier life is never finished": lambda patch: rewrite(
-        patch, Intake, "learn", ("self._fetcher.resume(held.record, held.missing)", "pass")
     ),
 }
 """What takes the machine longer than some seconds to find."""

@@ -1096,6 +1096,7 @@ def assert_consistent(rig: Rig) -> None:
         asked = {known for known, fetch in fetcher._fetches.items() if fetch.asked == number}
         flights = [fetcher._fetches[known] for known in asked]
         assert asked == set(source.asked)
+        assert fetcher.owes(number) == bool(asked)
         assert source.headers_in_flight == sum(fetch.record is None for fetch in flights)
         assert source.chunks_in_flight == sum(len(fetch.in_flight) for fetch in flights)
         assert source.candidates == sum(number in fetch.sources for fetch in fetcher._fetches.values())

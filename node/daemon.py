@@ -256,8 +256,6 @@ class Daemon:
                     self._links[number].send_chunk(record_id, index)
             case Keep(record=record):
                 self._look_at(record)
-                if record.header.kind is Kind.KEY_CARD:
-                    asyncio.get_running_loop().call_soon(self._grant)
             case Dial(peer=peer, address=address):
                 if peer in self._unanswered:
                     self._unanswered[peer].cancel()  # it waits at an address that is not the peer's any more
@@ -273,11 +271,12 @@ class Daemon:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
-        the same of their origins; they are read when there is time."""
-        if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
-            asyncio.get_running_loop().call_soon(self._home.author.number_apart, record.header.incarnation)
-        self._heads_arrived |= record.header.kind is Kind.HEAD
+        """A new key card wants a grant; so do all, under a new epoch, when a grant comes that another copy of this home
+        signed. HEADs are read when there is time."""
+        kind, origin = record.header.kind, record.header.origin
+        if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self._home.me):
+            asyncio.get_running_loop().call_soon(self._grant)
+        self._heads_arrived |= kind is Kind.HEAD
 
     def _tell_findings(self) -> None:
         """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""

@@ -307,13 +307,35 @@ class Store:
         while no record is being made."""
         self._rows("UPDATE node SET incarnation = ?", secrets.token_bytes(INCARNATION_BYTES))
 
-    def reserve_sequence(self) -> int:
-        """The next sequence for a record of this node, from 1. On disk before this returns: never given twice."""
+    def number_apart(self, origin: PublicKey) -> bytes:
+        """The incarnation for the next record of this node, whose key is `origin`: a new one if a record in the present
+        one is here that this store gave no number to. Another copy of it gives out the same numbers. Call it while no
+        record is being made."""
+        with self.batch():
+            if self._is_shared(origin):
+                self.renew_incarnation()
+            return self.incarnation
+
+    def reserve_sequence(self, origin: PublicKey) -> tuple[bytes, int]:
+        """The incarnation and the sequence, from 1, for the next record of this node, whose key is `origin`. On disk
+        before this returns: never given twice."""
         if self._db.in_transaction:
             raise RuntimeError("a sequence is reserved on its own, so that no rollback can give it out again")
         with self.batch():
+            incarnation = self.number_apart(origin)
             rows = self._rows("UPDATE node SET last_sequence = last_sequence + 1 RETURNING last_sequence")
-        return int(rows[0][0])
+        return incarnation, int(rows[0][0])
+
+    def _is_shared(self, origin: PublicKey) -> bool:
+        """Whether another copy of this store has numbered records in the present incarnation."""
+        later = (
+            "SELECT 1 FROM records JOIN node USING (incarnation) WHERE origin = ? AND sequence > last_sequence LIMIT 1"
+        )
+        if self._rows(later, origin.raw):
+            return True
+        clashing = self._rows("SELECT header FROM conflicts WHERE origin = ?", origin.raw)
+        incarnation = self.incarnation
+        return any(read_header(header).incarnation == incarnation for (header,) in clashing)
 
     def add(self, record: Record, body: bytes | None = None, *, note: str | None = None) -> Held:
         """Keep a whole record: one of our own, or one that came complete. Again is no change.

@@ -49,7 +49,7 @@ class Feeder:
     def author_more(self) -> None:
         """New records: bodies of up to a dozen chunks, and withdrawals of some that came before."""
         for _ in range(NEW_EACH_LIFE):
-            sequence, body = len(self.records) + 1, self.rng.randbytes(self.rng.randint(1, 12 * CHUNK))
+            sequence, body = len(self.records) + 1, self.rng.randbytes(self.rng.randint(100, 12 * CHUNK))
             if self.bodies and self.rng.random() < 0.2:
                 taken_back = self.rng.choice(list(self.bodies))
                 record = author_record(self.identity, sequence, supersedes=taken_back)

@@ -53,6 +53,20 @@ MAX_WANT_CHUNKS: Final = 64
 origins of 72 bytes 144 kB) and what a reader allocates for it proportional to its size. None of them limits how many
 members a coalition may have: more origins travel in several frames."""
 
+# ----------------------------------------------------------------------------------------------------------------- disk
+
+DISK_LOW_BYTES: Final = 256 * 1024 * 1024
+DISK_LOW_SHARE: Final = 0.05
+"""A disk with less free space than either of these takes no bodies. The first holds sixteen of the largest bodies, what
+the daemon writes meanwhile, and leaves a machine that its operator can still log in to; the second is for disks so
+small that the first would be most of them."""
+
+DISK_ENOUGH: Final = 1.5
+"""Bodies are taken again at so many times the mark, so that a disk near it does not switch with every body."""
+
+DISK_RETRY_S: Final = 60.0
+"""How long after a refused write the next one is tried if free space does not say why it was refused."""
+
 # ------------------------------------------------------------------------------------------------------------ transport
 
 CONNECT_TIMEOUT_S: Final = 10.0

@@ -23,7 +23,7 @@ from typing import Final
 
 from crypto.sealing import HASH_BYTES
 from node.config import CHUNK_BYTES, MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
-from node.events import Action, Send
+from node.events import Action, Disk, Send
 from node.frames import Advert, Want, WantChunks
 from node.patience import Patience
 from node.records import Kind, Record
@@ -100,6 +100,7 @@ class Fetcher:
         self._owing: dict[int, None] = {}
         """The links that something is asked of: few, where there are many links."""
         self._order = 0
+        self._disk = Disk.ROOM
 
     # --------------------------------------------------------------------------------------------------- what is wanted
 
@@ -146,7 +147,7 @@ class Fetcher:
         before = self._fetches.get(record.id)
         was_asked = before is not None and before.asked == link
         self.resume(record, range(len(record.header.chunk_hashes)))
-        if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES:
+        if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES and self.takes_bodies:
             fetch = self._fetches[record.id]
             self._ask(record.id, fetch, link, now)
             self._fly(fetch, link, len(fetch.unasked))
@@ -231,6 +232,31 @@ class Fetcher:
                 for link in list(fetch.sources):
                     self.drop_source(link, record_id)
 
+    # ------------------------------------------------------------------------------------------------------------- disk
+
+    @property
+    def takes_bodies(self) -> bool:
+        """Whether there is room for chunks."""
+        return self._disk is Disk.ROOM
+
+    def takes_header(self, kind: int) -> bool:
+        """Whether there is room for a header of this kind; withdrawals and evidence are tried on the fullest disk."""
+        return self._disk is not Disk.FULL or priority(kind, 0) == 0
+
+    def spare(self, disk: Disk) -> None:
+        """Ask for no more than the disk has room for. What was asked for and will not be kept is owed no longer; what
+        has room again is asked for."""
+        self._disk = disk
+        for record_id, fetch in self._fetches.items():
+            is_kept = self.takes_bodies if fetch.record else self._has_room(fetch.rank)
+            if fetch.asked is not None and not is_kept:
+                self._release(record_id, fetch)
+                self._queue_everywhere(record_id, fetch)
+        self._ready.update(dict.fromkeys(self._links))
+
+    def _has_room(self, rank: Rank) -> bool:
+        return self._disk is not Disk.FULL or rank[0] == 0
+
     # ------------------------------------------------------------------------------------------------------------ links
 
     def link_up(self, link: int) -> None:
@@ -300,6 +326,8 @@ class Fetcher:
         source = self._links[link]
         ids: list[bytes] = []
         while source.headers and source.headers_in_flight < self._settings.want_window:
+            if not self._has_room(source.headers[0][0]):
+                break
             _, record_id = heapq.heappop(source.headers)
             fetch = self._fetches.get(record_id)
             if fetch and fetch.record is None and fetch.asked is None and link in fetch.sources:
@@ -315,7 +343,7 @@ class Fetcher:
         actions: list[Action] = []
         window = source.patience.window(self._settings)
         room = window - source.chunks_in_flight
-        if room < window / 2:
+        if room < window / 2 or not self.takes_bodies:
             return actions
         while source.bodies and room > 0:
             record_id = source.bodies[0][1]

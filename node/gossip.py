@@ -29,6 +29,7 @@ from node.events import (
     Action,
     BadFrame,
     DialFailed,
+    DiskChanged,
     Event,
     FrameIn,
     LinkDown,
@@ -102,6 +103,8 @@ class Gossip:
                 self._links.strike(number, reason, now)
             case RecordAdded(held=held):
                 self._intake.added(held)
+            case DiskChanged(disk=disk):
+                self._fetcher.spare(disk)
             case Tick():
                 self._tick(now)
         self._follow_up(now)

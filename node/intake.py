@@ -85,7 +85,7 @@ class Intake:
         """A part of a body came."""
         self._fetcher.progress(link.number, chunk.id, now)
         record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
-        if record is None or not self._holdings.trusts(record.header.origin.raw):
+        if record is None or not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_bodies:
             return
         if chunk_hash(chunk.data) != record.header.chunk_hashes[chunk.index]:
             self._fetcher.drop_source(link.number, chunk.id)
@@ -100,7 +100,7 @@ class Intake:
 
     def _take(self, link: PeerLink, record: Record, now: float) -> None:
         """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
-        if not self._holdings.trusts(record.header.origin.raw):
+        if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
             return
         if self._holdings.is_equivocation(record):
             self._refuse(record)

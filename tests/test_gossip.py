@@ -24,6 +24,8 @@ from node.events import (
     Close,
     Dial,
     DialFailed,
+    Disk,
+    DiskChanged,
     Event,
     FrameIn,
     Keep,
@@ -1136,3 +1138,68 @@ def test_the_same_seed_gives_the_same_run_whatever_the_hash_seed() -> None:
     ]
     assert len(runs[0]) == 65
     assert runs[0] == runs[1]
+
+
+# ---------------------------------------------------------------------------------------------------- the disk is low
+
+
+def test_on_a_low_disk_no_body_is_taken_and_headers_and_withdrawals_are() -> None:
+    rig = linked()
+    before, record, small = summary(1), summary(2), summary(3, SMALL)
+    rig.announce(1, before)
+    rig.deliver(1, before)
+    rig.chunk(1, before, LARGE, 0)
+    rig.tell(DiskChanged(Disk.LOW))
+    assert rig.chunk(1, before, LARGE, 1) == [], "what is on the line is dropped"
+    rig.announce(1, record, small)
+    assert frames(rig.deliver(1, record, small), WantChunks) == []
+    assert of(rig.chunk(1, small, SMALL, 0), KeepChunk) == [], "nor what rides along unasked"
+    taken_back = withdrawal(record)
+    rig.announce(1, taken_back)
+    assert of(rig.deliver(1, taken_back), Keep) == [Keep(taken_back)]
+    waited = rig.wait(3_000.0)
+    assert frames(waited, WantChunks) == []
+    assert of(waited, Close) == [], "a link is not blamed for what nobody asks of it"
+    states = {held.record.id: held.state for held in rig.store.held()}
+    assert states[record.id] is HeldState.BURIED
+
+    asked = frames(rig.tell(DiskChanged(Disk.ROOM)), WantChunks)
+    assert [want.id for want in asked] == [small.id, before.id]
+    assert set(asked[1].indexes) <= set(range(1, 40)), "what was kept before is kept"
+    for index in range(3):
+        rig.chunk(1, small, SMALL, index)
+    assert {held.record.id: held.state for held in rig.store.held()}[small.id] is HeldState.COMPLETE
+
+
+def test_on_a_full_disk_only_withdrawals_are_asked_for_and_kept() -> None:
+    rig = linked()
+    rig.tell(DiskChanged(Disk.FULL))
+    record = summary(1)
+    taken_back = withdrawal(record)
+    assert frames(rig.announce(1, record, taken_back), Want) == [Want((taken_back.id,))]
+    assert of(rig.deliver(1, record), Keep) == []
+    assert of(rig.deliver(1, taken_back), Keep) == [Keep(taken_back)]
+    assert frames(rig.tell(DiskChanged(Disk.LOW)), Want) == [Want((record.id,))]
+
+
+def test_a_header_that_was_asked_for_when_the_disk_filled_up_is_asked_for_again_later() -> None:
+    rig = linked()
+    record = summary(1)
+    assert frames(rig.announce(1, record), Want) == [Want((record.id,))]
+    rig.tell(DiskChanged(Disk.FULL))
+    assert rig.deliver(1, record) == []
+    assert frames(rig.wait(3_000.0), Want) == []
+    assert frames(rig.tell(DiskChanged(Disk.ROOM)), Want) == [Want((record.id,))]
+    assert of(rig.deliver(1, record), Keep) == [Keep(record)]
+
+
+def test_a_node_on_a_low_disk_serves_what_it_has() -> None:
+    rig = linked()
+    record = summary(1)
+    rig.author(record, LARGE)
+    rig.tell(DiskChanged(Disk.FULL))
+    assert len(frames(rig.say(1, Want((record.id,))), Records)) == 1
+    assert of(rig.say(1, WantChunks(record.id, (0, 1))), SendChunk) == [
+        SendChunk(1, record.id, 0),
+        SendChunk(1, record.id, 1),
+    ]

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from crypto.keys import PublicKey
-from crypto.sealing import chunk_hash
 from node.bundle_file import BundleReader, Ending
 from node.errors import BundleError, RecordError, WireError
 from node.frames import Chunk
 from node.home import Home
 from node.intake import MET_ITSELF, equivocation
-from node.records import Held, HeldState, Record, chunk_size
+from node.records import Held, HeldState, Record, is_chunk
 from node.show import moment
 from node.wire import read_record
 
@@ -223,7 +222,8 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
             yield str(frame)
         elif isinstance(frame, Chunk):
             record = group.get(frame.id)
-            yield frame if record is not None and _fits(frame, record) else "a chunk that fits no record before it"
+            fits = record is not None and is_chunk(record.header, frame.index, frame.data)
+            yield frame if fits else "a chunk that fits no record before it"
         else:
             group = {}
             for signed in frame.records:
@@ -234,15 +234,6 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                 else:
                     group[record.id] = record
             yield list(group.values())
-
-
-def _fits(chunk: Chunk, record: Record) -> bool:
-    hashes = record.header.chunk_hashes
-    return (
-        chunk.index < len(hashes)
-        and len(chunk.data) == chunk_size(record.header, chunk.index)
-        and chunk_hash(chunk.data) == hashes[chunk.index]
-    )
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:

@@ -64,11 +64,13 @@ def summary(home: Home, body_bytes: int, supersedes: bytes = b"") -> Record:
     return home.author.sealed(Kind.SUMMARY, TASK, os.urandom(body_bytes), home.epochs.live(), supersedes=supersedes)
 
 
-def by(identity: Identity, sequence: int, body: bytes = b"", *, created: int = 0) -> Record:
+def by(
+    identity: Identity, sequence: int, body: bytes = b"", *, created: int = 0, hashes: tuple[bytes, ...] = ()
+) -> Record:
     """A record of somebody without a home: a summary, or a withdrawal of nothing that exists."""
     header = Header(Kind.WITHDRAWAL, identity.public_key, b"incarnat", sequence, created, supersedes=bytes(32))
     if body:
-        hashes = chunk_hashes(body, 1024)
+        hashes = hashes or chunk_hashes(body, 1024)
         header = replace(header, kind=Kind.SUMMARY, supersedes=b"", epoch=1, task_id=TASK, body_bytes=len(body))
         header = replace(header, chunk_bytes=1024, chunk_hashes=hashes, key_commitment=bytes(32))
     return wire.author(identity, header)
@@ -152,7 +154,7 @@ def test_everything_settled_comes_out_as_it_went_in(pair: tuple[Home, Home], sti
     assert {key: held for key, held in contents(b).items() if key not in of_b} == contents(a)
     assert (exported.records, imported.new, imported.is_complete) == (len(contents(a)), len(contents(a)), True)
     assert imported.exporter == a.me
-    assert imported.completed == 4
+    assert (imported.completed, imported.granted) == (4, 1)
 
 
 def test_a_bundle_for_a_peer_comes_out_the_same_and_shows_nothing(pair: tuple[Home, Home], stick: Path) -> None:
@@ -604,6 +606,7 @@ class Victim:
             self.home.store._rows("DELETE FROM chunks")
             for record_id in contents(self.home).keys() - set(self._kept):
                 self.home.store._rows("DELETE FROM records WHERE id = ?", record_id)
+        self.home.store._geometries.clear()  # no record is ever deleted but here
 
 
 @pytest.fixture
@@ -678,6 +681,31 @@ def test_a_length_beyond_every_limit_ends_the_reading_before_anything_is_allocat
         assert "is damaged" in imported.warnings()[-1]
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_nothing_may_follow_the_signature(pair: tuple[Home, Home], victim: Victim, stick: Path, sealed: bool) -> None:
+    a, _ = pair
+    export_bundle(a, stick, a.peers.peer_of("bert") if sealed else None)
+    imported = victim.takes(stick.read_bytes() + b"x", stick)
+    assert imported is not None
+    assert (imported.looked.reader.ending, imported.exporter) == ("damaged", None)
+
+
+def test_what_fills_up_a_sealed_bundle_is_zeros(pair: tuple[Home, Home], stick: Path) -> None:
+    _, b = pair
+    file = io.BytesIO()
+    writer = BundleWriter(file, b.keystore.identity, Recipient(b.me, b.keystore.encryption_keys[0].public), 0, 0)
+    _finish_with_more(writer)
+    stick.write_bytes(file.getvalue())
+    imported = import_bundle(b, stick)
+    assert (imported.looked.reader.ending, imported.exporter) == ("damaged", None)
+
+
+def _finish_with_more(writer: BundleWriter) -> None:
+    writer._put(bytes(LENGTH_BYTES))
+    writer._out.write(sign(writer._identity, BUNDLE_LABEL, writer._hash.digest()) + b"hidden")
+    writer._out.close()
+
+
 def test_a_numberless_crowd_of_tiny_frames_costs_time_and_no_memory(pair: tuple[Home, Home], stick: Path) -> None:
     a, b = pair
     nothing = frame(b"\xf8\x07\x00")  # field 127, of no kind that we know
@@ -692,6 +720,8 @@ def test_chunks_that_fit_no_record_before_them_are_not_kept(pair: tuple[Home, Ho
     identity = a.keystore.identity
     body, other = os.urandom(3_000), os.urandom(2_000)
     record, second = by(identity, 900, body), by(identity, 901, other)
+    lying = by(identity, 902, other[:50], hashes=chunk_hashes(other, 4096))  # the hash of 2,000 bytes for a body of 50
+    assert len(lying.header.chunk_hashes) == 1
     bad = [
         (record.id, 0, body[1024:2048]),  # another chunk of it
         (record.id, 3, body[:1024]),  # beyond its last
@@ -700,10 +730,19 @@ def test_chunks_that_fit_no_record_before_them_are_not_kept(pair: tuple[Home, Ho
         (second.id, 0, other[:1024]),  # of one that comes later
     ]
     stick.write_bytes(
-        written(identity, (record.id, 0, body[:1024]), record, *bad, second, (record.id, 1, body[1024:2048]))
+        written(
+            identity,
+            (record.id, 0, body[:1024]),
+            record,
+            *bad,
+            second,
+            (record.id, 1, body[1024:2048]),
+            lying,
+            (lying.id, 0, other),
+        )
     )
     imported = import_bundle(b, stick)
-    assert (imported.looked.refused, imported.chunks, imported.unfinished) == (7, 0, 2)
+    assert (imported.looked.refused, imported.chunks, imported.unfinished) == (8, 0, 3)
     assert imported.exporter == a.me
     assert not imported.is_complete
     assert b.store.get(record.id).missing == (0, 1, 2)  # type: ignore[union-attr]

@@ -31,6 +31,9 @@ from node.wire import read_record
 BATCH_BYTES: Final = 1024 * 1024
 """What is kept in one transaction. More waits less often for the disk, and keeps a running daemon waiting longer."""
 
+BATCH_ITEMS: Final = 4_096
+"""Frames of which little or nothing is kept take memory too while they wait."""
+
 MAX_TOLD: Final = 10
 """Unfinished records and other findings that are told one by one; the rest is counted."""
 
@@ -280,7 +283,7 @@ class _Keeper:
 
     def _add_bytes(self, count: int) -> None:
         self._batch_bytes += count
-        if self._batch_bytes >= BATCH_BYTES:
+        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_ITEMS:
             self._keep()
 
     def _keep(self) -> None:
@@ -322,11 +325,12 @@ class _Keeper:
         wanted = self._wanted.get(chunk.id, set())
         if chunk.index not in wanted:
             return
-        held = self._home.store.add_chunk(chunk.id, chunk.index, chunk.data)
+        self._home.store.add_chunks([(chunk.id, chunk.index, chunk.data)])
         self._imported.chunks += 1
         wanted.discard(chunk.index)
-        if held.state is not HeldState.FETCHING:
-            self._imported.completed += held.state is HeldState.COMPLETE
+        if not wanted:
+            held = self._home.store.get(chunk.id)
+            self._imported.completed += held is not None and held.state is HeldState.COMPLETE
             del self._wanted[chunk.id]
 
     def _leave_group(self) -> None:

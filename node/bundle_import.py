@@ -158,7 +158,7 @@ def import_bundle(
     """Keep what the bundle brings; BundleError, before anything is stored, if it is none or may not be imported.
     `progress` takes the bytes read so far, in both passes together."""
     if not path.is_file():
-        raise BundleError(f"{path} is not a file that can be read twice: copy the bundle to a disk first.")
+        raise BundleError(f"{path} is not a file, or not one that can be read twice: check the path and the stick.")
     trusted = home.trusted
     with path.open("rb") as file:
         looked = _look(home, file, path, trusted, progress)

@@ -903,7 +903,6 @@ def test_two_sites_that_never_connect_fuse_the_same_model_after_three_trips(
     assert "Whoever finds it can read who takes part" in tidings(north, "bundle", "export", bundle)
     first = as_json(south, "bundle", "import", bundle)
     assert (first["exporter"], first["granted"], first["complete"]) == ("north", 1, True)
-    assert as_json(south, "status")["tasks"][0]["summaries"] == 1
 
     assert as_json(south, "bundle", "export", bundle, "--for", "north")["sealed_for"] == keys[north]
     assert "granted its key to 1 member" in tidings(north, "bundle", "import", bundle)
@@ -912,7 +911,6 @@ def test_two_sites_that_never_connect_fuse_the_same_model_after_three_trips(
     tidings(north, "bundle", "export", bundle, "--for", "south", "--since", "1h")
     third = as_json(south, "bundle", "import", bundle)
     assert third["new"] == 1  # the grant, all that was missing
-    assert as_json(south, "status")["tasks"][0]["summaries"] == 2
 
     digests = {
         as_json(home, "query", "triage", "-o", str(tmp_path / f"{home.name}.onnx"))["attestation"]["digest"]

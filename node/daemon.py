@@ -158,7 +158,10 @@ class Daemon:
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
-                    counter = latest
+                    if not self._commit.is_busy:
+                        # Else again: what was imported into a record that is arriving here too can be told from what
+                        # arrived only when that is on disk.
+                        counter = latest
                 await self._readmit()
             except StoreError as error:
                 self._leave_network(error)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.keys import Identity
+from crypto.sealing import chunk_hashes
 from node import wire
 from node.config import MAX_ADVERTS, PROTOCOL_VERSION, GossipSettings
 from node.events import (
@@ -58,7 +59,7 @@ from node.frames import (
     WantChunks,
 )
 from node.gossip import Gossip
-from node.records import Held, HeldState, Kind, Record
+from node.records import Header, Held, HeldState, Kind, Record
 from node.simulated_network import seeded
 from node.simulated_store import MemoryStore, author_record
 from tests.test_wire import FRAMES
@@ -960,6 +961,21 @@ def test_a_chunk_with_any_bit_flipped_is_not_kept_and_asked_elsewhere() -> None:
         actions = rig.say(1, Chunk(record.id, 0, bytes(damaged)))
         assert of(actions, KeepChunk) == []
         assert frames(actions, WantChunks, 2) == [WantChunks(record.id, tuple(range(8)))]
+
+
+def test_a_chunk_whose_hash_the_origin_listed_but_not_its_size_is_not_kept() -> None:
+    """The store refuses it: a node that passed it on to the store would take it for a disk that fails."""
+    record = by_hand(CAROL, body_bytes=50, hashes=chunk_hashes(LARGE, 65_536), chunk_bytes=KB)
+    rig = linked()
+    rig.announce(1, record)
+    rig.deliver(1, record)
+    assert of(rig.say(1, Chunk(record.id, 0, LARGE)), KeepChunk) == []
+
+
+def by_hand(identity: Identity, *, body_bytes: int, hashes: tuple[bytes, ...], chunk_bytes: int) -> Record:
+    header = Header(Kind.SUMMARY, identity.public_key, b"incarnat", 1, 0, epoch=1, task_id=bytes(32))
+    header = replace(header, body_bytes=body_bytes, chunk_bytes=chunk_bytes, chunk_hashes=hashes)
+    return wire.author(identity, replace(header, key_commitment=bytes(32)))
 
 
 def test_a_chunk_in_the_wrong_place_is_not_kept() -> None:

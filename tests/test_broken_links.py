@@ -260,7 +260,7 @@ def test_seven_in_a_line_with_losses_delay_and_cuts_all_fuse_the_same_model(
 
 # ------------------------------------------------------------------------------------------------------- a thin line
 
-THIN = both_ways(Line(bytes_per_s=8_000.0, delay_s=0.05))
+THIN = both_ways(Line(bytes_per_s=8_000.0, delay_s=0.01))
 CUT_EVERY_S = 5.0
 OVERHEAD = 1.03
 """Bytes on the line for one byte of a chunk: its Chunk frame, HTTP/2 and TLS, well under this for 16 KiB."""

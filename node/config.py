@@ -91,7 +91,7 @@ class GossipSettings:
     costs about 40 bytes a round. Shorter finds what announcements missed sooner; the draw keeps a swarm
     from moving in step."""
 
-    list_origins: int = 64
+    list_origins: int = 32
     """Ranges of up to so many origins are compared as a list (72 bytes an origin), larger ones by the digests of
     their sixteen sub-ranges (560 bytes). Lower narrows down further before it lists, which takes half a round trip more
     for every sixteenfold; higher lists more of what is equal. Measured: docs/adr/0010, `python -m benchmarks
@@ -151,15 +151,27 @@ class GossipSettings:
     want_window: int = MAX_WANT
     """Headers asked for and not yet received, per link: 0.3 to 1.6 kB each, so 80 to 400 kB in flight."""
 
-    chunk_window: int = 64
-    """Chunks asked for and not yet received, per link, filled up when half of it has arrived: 512 kB to 1 MB in flight,
-    that is 1 MB/s at 500 ms of round trip, and 5 ms at 100 MB/s for the next request to arrive. Raising it fills long
-    fat lines and makes more arrive twice when a slow source is given up."""
+    chunk_window: int = 256
+    chunk_window_min: int = 8
+    chunk_window_s: float = 4.0
+    """Chunks asked for and not yet received, per link: as many as arrive in 4 s at the pace of the link, between the
+    two limits, and filled up when half of it is free. Whatever is asked for later waits behind them, so on a thin line
+    they are few; the least is 128 kB, 16 s at 64 kbit/s. The most is 4 MB, 4 MB/s at 500 ms of round trip; on a fast
+    line it bridges the moments in which either side is busy with other things. A longer time fills lines of longer
+    round trips, and makes more arrive twice when a slow source is given up."""
 
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between
     arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
     for things twice on thin lines: the largest chunk takes 8 s at 64 kbit/s."""
+
+    first_try_s: float = 0.3
+    least_try_s: float = 0.2
+    steady_tries: int = 4
+    """A header, or a small body, that does not come is asked for again: after the first while nothing is known of the
+    link; then after its usual time to answer and four deviations, never sooner than the second. After this many tries
+    in a row that time doubles with each. Shorter overcomes losses sooner, and asks twice where a link was merely late,
+    at the price of some hundred bytes up to 4 KiB."""
 
     hostage_s: float = 120.0
     """A record asked of a link that delivers others but nothing of this one for so long, and for twice what a full

@@ -102,6 +102,22 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: drawn.update(task, completed=done)
 
 
+@contextmanager
+def moving(what: str) -> Iterator[Callable[[float, float], None]]:
+    """A progress line on stderr for something with a clock of its own: gives a function that takes that clock's seconds
+    and the share that is done. Silent where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda at_s, share: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task(what, total=1.0)
+        yield lambda at_s, share: drawn.update(task, completed=share, description=f"{what}, {at_s:,.0f} s")
+
+
 def duration(seconds: float) -> str:
     """A length of time as people say it: `12 s`, `3 h`, `10 years`; 0 s at least."""
     whole = max(0, round(seconds))

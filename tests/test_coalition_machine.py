@@ -358,7 +358,7 @@ def test_whatever_happens_stores_converge_graves_hold_and_only_members_read(made
 
 @pytest.mark.soak
 def test_soak_whatever_happens_for_long(made_homes: Path) -> None:
-    """Another hundred thousand steps each time; TIDINGS_EXAMPLES sets how many scripts of 80."""
+    """Some twenty thousand steps each time; TIDINGS_EXAMPLES sets how many scripts of 80."""
     run_machine(made_homes, int(os.environ.get("TIDINGS_EXAMPLES", "300")), 80, derandomize=False)
 
 

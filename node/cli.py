@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_models, show
+from node import cli_bundle, cli_models, cli_simulate, show
 from node.cli_options import Json, TaskName, open_home
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
 app.add_typer(cli_bundle.app, name="bundle")
+app.add_typer(cli_simulate.app)
 
 DEFAULT_HOME = Path("~/.tidings")
 

@@ -135,11 +135,11 @@ class Dialer:
 
     def _room(self, dialed: int, now: float) -> int:
         """How many dials may begin, when not everybody is dialed."""
-        room = self._settings.max_dialed - dialed - sum(tries.is_dialing for tries in self._tries.values())
-        if room <= 0 and now >= self.explore_at:
+        room = max(0, self._settings.max_dialed - dialed - sum(tries.is_dialing for tries in self._tries.values()))
+        if now >= self.explore_at:
             self._plan_exploring(now)
-            return 1
-        return max(room, 0)
+            return max(room, 1)
+        return room
 
     def _plan_exploring(self, now: float) -> None:
         self.explore_at = now + self._rng.uniform(self._settings.explore_min_s, self._settings.explore_max_s)

@@ -168,6 +168,8 @@ class Gossip:
             case Announce(adverts):
                 self._intake.heard(link, adverts)
             case Want() as want:
+                for wanted in want.ids:
+                    self._rumors.heard(link.number, wanted)
                 self._supply.want(link, want)
             case Records(records):
                 self._intake.records(link, records, now)

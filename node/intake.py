@@ -94,7 +94,7 @@ class Intake:
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         link.worked()
         knowing = {link.number, *self._fetcher.sources(chunk.id)}
-        if self._fetcher.chunk_arrived(chunk.id, chunk.index):
+        if self._fetcher.chunk_arrived(link.number, chunk.id, chunk.index):
             self._holdings.settle(chunk.id)
             self._rumors.start(chunk.id, knowing)
 

@@ -111,6 +111,22 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+@contextmanager
+def moving(what: str) -> Iterator[Callable[[float, float], None]]:
+    """A progress line on stderr for something with a clock of its own: gives a function that takes that clock's seconds
+    and the share that is done. Silent where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda at_s, share: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task(what, total=1.0)
+        yield lambda at_s, share: drawn.update(task, completed=share, description=f"{what}, {at_s:,.0f} s")
+
+
 def ago(unix_s: float, now_s: float) -> str:
     """A moment as people say it: `12 s ago`."""
     return f"{duration(now_s - unix_s)} ago"

@@ -40,6 +40,7 @@ from node.events import (
     Keep,
     KeepChunk,
     LinkDown,
+    LinkState,
     LinkUp,
     PeersChanged,
     RecordAdded,
@@ -304,6 +305,7 @@ class Daemon:
         self._off_until = loop.time() + RETRY_STORE_S
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
+            self._report(Report(link.peer, LinkState.WAITING, "this node cannot write; it tries again and again"))
         for dial in self._dials.values():
             dial.cancel()
         self._unanswered.clear()

@@ -4,11 +4,16 @@ Everything here is derived from records in the store; no secret is kept beside t
 grants its epoch key to itself as it does to any member, so its own summaries are opened the way everybody's
 are.
 
-The live epoch is the origin's newest one. It is closed once somebody who is no longer a member holds a
-grant of it: the next thing sealed goes under a new key, which those who remain are granted.
+The live epoch is the newest one that this node began in its present incarnation. It is closed once somebody who is no
+longer a member holds a grant of it: the next thing sealed goes under a new key, which those who remain are granted. A
+new incarnation closes it too, because nobody can know to whom another copy of this home granted what. That copy may
+have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the number,
+and the record's commitment says which is right.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from crypto.errors import BadSeal, Malformed, NotForUs
 from crypto.keys import Keystore, PublicKey
@@ -35,12 +40,11 @@ class EpochKeys:
     def live(self) -> EpochKey:
         """The epoch to seal under now: the newest one, or a new one if a former member holds its key."""
         with self._author.lock:
-            number = self._newest()
-            holders = {grant.recipient for grant in self._grants(self._me, number)}
-            if number == 0 or not holders <= {self._me, *self.members()}:
-                number += 1
-                self._grant(self._me, EpochKey(number, new_epoch_key()))
-            return EpochKey(number, self._epoch_key(self._me, number))
+            grants = self._live_grants(self._store.number_apart(self._me))
+            if not grants or not {grant.header.recipient for grant in grants} <= {self._me, *self.members()}:
+                self._grant(self._me, EpochKey(self._newest() + 1, new_epoch_key()))
+                grants = self._live_grants(self._store.incarnation)
+            return self._epoch_of(grants)
 
     def grant_missing(self) -> int:
         """Grant the live epoch to every member whose key card is known and who lacks it; returns how many.
@@ -50,9 +54,9 @@ class EpochKeys:
         with self._author.lock:
             epoch = self.live()
             granted = {
-                (grant.recipient, key_grant.key_card)
-                for grant in self._grants(self._me, epoch.number)
-                if isinstance(key_grant := wire.read_payload(grant), KeyGrant)
+                (grant.header.recipient, key_grant.key_card)
+                for grant in self._live_grants(self._store.incarnation)
+                if isinstance(key_grant := wire.read_payload(grant.header), KeyGrant)
             }
             lacking = [
                 member
@@ -81,19 +85,36 @@ class EpochKeys:
         if held.state is HeldState.FETCHING:
             total = len(header.chunk_hashes)
             raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived")
-        try:
-            key = content_key(self._epoch_key(header.origin, header.epoch), core(header))
-            return open_sealed(self._store.body(held.record.id), key, core(header), header.key_commitment)
-        except BadSeal as error:
-            raise NotReadable(f"the seal is broken ({error}); tell {who}") from error
+        body, reason = self._store.body(held.record.id), ""
+        for epoch_key in self._epoch_keys(header):
+            try:
+                return open_sealed(body, content_key(epoch_key, core(header)), core(header), header.key_commitment)
+            except BadSeal as error:
+                reason = str(error)
+        if reason:
+            raise NotReadable(f"the seal is broken ({reason}); tell {who}")
+        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
 
     def _newest(self) -> int:
-        grants = self._store.held(kind=Kind.KEY_GRANT, origin=self._me)
-        return max((held.record.header.epoch for held in grants), default=0)
+        """The highest number that this node, in whatever copy of its home, gave an epoch; 0 if none is known."""
+        return max((grant.header.epoch for grant in self._grants(self._me)), default=0)
 
-    def _grants(self, origin: PublicKey, epoch: int) -> list[Header]:
-        grants = self._store.held(kind=Kind.KEY_GRANT, origin=origin)
-        return [held.record.header for held in grants if held.record.header.epoch == epoch]
+    def _live_grants(self, incarnation: bytes) -> list[Record]:
+        """The grants of the newest epoch that this node began in this incarnation, in order of sequence."""
+        ours = [grant for grant in self._grants(self._me) if grant.header.incarnation == incarnation]
+        newest = max((grant.header.epoch for grant in ours), default=0)
+        return sorted((one for one in ours if one.header.epoch == newest), key=lambda one: one.header.sequence)
+
+    def _grants(self, origin: PublicKey) -> list[Record]:
+        return [held.record for held in self._store.held(kind=Kind.KEY_GRANT, origin=origin)]
+
+    def _epoch_of(self, grants: list[Record]) -> EpochKey:
+        """The epoch that this node granted itself, among these grants of one epoch."""
+        for grant in grants:
+            key = self._unwrap(grant) if grant.header.recipient == self._me else None
+            if key is not None:
+                return EpochKey(grant.header.epoch, key)
+        raise NotReadable("this node's own epoch key cannot be unwrapped: was another keystore.json put into its home?")
 
     def _grant(self, recipient: PublicKey, epoch: EpochKey) -> None:
         card = self.key_card(recipient)
@@ -106,29 +127,28 @@ class EpochKeys:
         wrapped = wrap_epoch_key(epoch.key, payload.encryption_public, context=context)
         self._author.grant(recipient, epoch.number, wrapped, card.id)
 
-    def _epoch_key(self, origin: PublicKey, epoch: int) -> bytes:
-        """The secret of one epoch, from the newest grant to us that opens."""
-        grants = [held.record for held in self._store.held(kind=Kind.KEY_GRANT, origin=origin)]
-        for grant in _newest_first(grants):
-            if grant.header.epoch == epoch and grant.header.recipient == self._me:
-                if grant.id not in self._unwrapped:
-                    self._unwrap(grant)
-                if grant.id in self._unwrapped:
-                    return self._unwrapped[grant.id]
-        who = self._peers.name_of(origin)
-        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
+    def _epoch_keys(self, header: Header) -> Iterator[bytes]:
+        """The secrets that this record may be sealed under: of the grants to us of its epoch, newest first."""
+        for grant in _newest_first(self._grants(header.origin)):
+            if (grant.header.epoch, grant.header.recipient) == (header.epoch, self._me):
+                key = self._unwrap(grant)
+                if key is not None:
+                    yield key
 
-    def _unwrap(self, record: Record) -> None:
-        payload = wire.read_payload(record.header)
+    def _unwrap(self, grant: Record) -> bytes | None:
+        """The secret in a grant to us, None if it does not open."""
+        payload = wire.read_payload(grant.header)
         if not isinstance(payload, KeyGrant):
             raise TypeError("the store handed out a key grant without its payload")
-        context = _context(record.header.origin, record.header.epoch, self._me)
+        context = _context(grant.header.origin, grant.header.epoch, self._me)
         for encryption_key in self._keystore.encryption_keys:
+            if grant.id in self._unwrapped:
+                break
             try:
-                self._unwrapped[record.id] = unwrap_epoch_key(payload.wrapped_key, encryption_key, context=context)
-                return
+                self._unwrapped[grant.id] = unwrap_epoch_key(payload.wrapped_key, encryption_key, context=context)
             except (NotForUs, Malformed):
                 continue
+        return self._unwrapped.get(grant.id)
 
 
 def _context(origin: PublicKey, epoch: int, recipient: PublicKey) -> bytes:

@@ -44,6 +44,7 @@ from node.events import (
     FrameIn,
     Keep,
     LinkDown,
+    LinkState,
     LinkUp,
     PeersChanged,
     RecordAdded,
@@ -323,6 +324,7 @@ class Daemon:
         self._commit.forget()
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
+            self._report(Report(link.peer, LinkState.WAITING, "this node cannot write; it tries again and again"))
         for dial in self._dials.values():
             dial.cancel()
         self._unanswered.clear()

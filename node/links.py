@@ -237,7 +237,8 @@ class Links:
     def _report_absent(self, peer: PublicKey, reason: str, now: float, wait_s: float) -> None:
         """A member has no link any more; say what is being done about it."""
         if self._is_kept_out(peer, now):
-            self._out.append(Report(peer, LinkState.REFUSED, reason, self._kept_out[peer]))
+            retry_at = self._kept_out[peer] if self._dialer.has_address(peer) else None
+            self._out.append(Report(peer, LinkState.REFUSED, reason, retry_at))
         elif self._dialer.chooses and self._links:
             self._out.append(Report(peer, LinkState.WAITING, f"{reason}; it is reached through others"))
         elif self._dialer.has_address(peer):

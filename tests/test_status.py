@@ -186,6 +186,8 @@ class Puppet:
     def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
         raise AssertionError("chunks are said as they are")
 
+    async def room(self) -> None: ...
+
     def link_down(self, link: Link, reason: str) -> None: ...
 
 

@@ -41,6 +41,7 @@ SEAL_OVERHEAD_BYTES: Final = NONCE_BYTES + crypto_aead_xchacha20poly1305_ietf_AB
 WRAPPED_KEY_BYTES: Final = 1168
 
 EPOCH_KEY_LABEL: Final = b"tidings/v1/epoch-key\0"
+STREAM_KEY_LABEL: Final = b"tidings/v1/stream-key\0"
 COMMITMENT_LABEL: Final = b"tidings/v1/key-commitment\0"
 CORE_PERSON: Final = b"tidings-core-v1"
 CONTENT_KEY_PERSON: Final = b"tidings-ckey-v1"
@@ -60,9 +61,7 @@ def wrap_epoch_key(epoch_key: bytes, encryption_public: bytes, *, context: bytes
 
     Raises Malformed when `encryption_public` is not a usable key.
     """
-    _require_key(epoch_key)
-    recipient = parse_encryption_public(encryption_public)
-    return _SUITE.encrypt(epoch_key, recipient, info=EPOCH_KEY_LABEL + context)
+    return _wrap(epoch_key, encryption_public, EPOCH_KEY_LABEL + context)
 
 
 def unwrap_epoch_key(wrapped: bytes, encryption_key: EncryptionKey, *, context: bytes) -> bytes:
@@ -72,9 +71,24 @@ def unwrap_epoch_key(wrapped: bytes, encryption_key: EncryptionKey, *, context: 
             f"A wrapped epoch key is {WRAPPED_KEY_BYTES} bytes, not {len(wrapped)}: discard this key grant."
         )
     try:
-        return _SUITE.decrypt(wrapped, encryption_key.hpke_private_key(), info=EPOCH_KEY_LABEL + context)
+        return _unwrap(wrapped, encryption_key, EPOCH_KEY_LABEL + context)
     except InvalidTag:
         raise NotForUs("This epoch key was wrapped for another key: ask its origin for a grant.") from None
+
+
+def wrap_stream_key(stream_key: bytes, encryption_public: bytes, *, context: bytes) -> bytes:
+    """As `wrap_epoch_key`, for the key of one sealed stream (`crypto.streams`): neither opens as the other."""
+    return _wrap(stream_key, encryption_public, STREAM_KEY_LABEL + context)
+
+
+def unwrap_stream_key(wrapped: bytes, encryption_key: EncryptionKey, *, context: bytes) -> bytes:
+    """The 32-byte stream key; Malformed for a wrong length, NotForUs if key and context do not open it."""
+    if len(wrapped) != WRAPPED_KEY_BYTES:
+        raise Malformed(f"A wrapped stream key is {WRAPPED_KEY_BYTES} bytes, not {len(wrapped)}: discard it.")
+    try:
+        return _unwrap(wrapped, encryption_key, STREAM_KEY_LABEL + context)
+    except InvalidTag:
+        raise NotForUs("This stream was sealed for another key.") from None
 
 
 def content_key(epoch_key: bytes, core: bytes) -> bytes:
@@ -119,6 +133,15 @@ def chunk_hashes(body: bytes, chunk_bytes: int) -> tuple[bytes, ...]:
     if chunk_bytes < 1:
         raise ValueError("a chunk holds at least one byte")
     return tuple(chunk_hash(body[start : start + chunk_bytes]) for start in range(0, len(body), chunk_bytes))
+
+
+def _wrap(key: bytes, encryption_public: bytes, info: bytes) -> bytes:
+    _require_key(key)
+    return _SUITE.encrypt(key, parse_encryption_public(encryption_public), info=info)
+
+
+def _unwrap(wrapped: bytes, encryption_key: EncryptionKey, info: bytes) -> bytes:
+    return _SUITE.decrypt(wrapped, encryption_key.hpke_private_key(), info=info)
 
 
 def _core_hash(core: bytes) -> bytes:

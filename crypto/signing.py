@@ -23,6 +23,7 @@ RECORD_ID_BYTES: Final = 32
 
 RECORD_LABEL_PREFIX: Final = b"tidings/v1/record/"
 MODEL_CARD_LABEL: Final = b"tidings/v1/model-card\0"
+BUNDLE_LABEL: Final = b"tidings/v1/bundle\0"
 RECORD_ID_PERSON: Final = b"tidings-id-v1"
 
 _LABEL: Final = re.compile(rb"tidings/v1/[a-zA-Z0-9_/-]+\x00")

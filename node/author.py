@@ -80,6 +80,12 @@ class Author:
             self._store.add(record, body, note=note)
             return record
 
+    def number_apart(self, incarnation: bytes) -> None:
+        """Another copy of this home signs with this incarnation: draw a new one, if that was not done yet."""
+        with self.lock:
+            if self._store.incarnation == incarnation:
+                self._store.renew_incarnation()
+
     def _without_body(self, kind: Kind, **fields: Any) -> Record:
         with self.lock:
             record = wire.author(self._keystore.identity, self._header(kind, **fields))

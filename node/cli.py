@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_keys, cli_models, show
+from node import cli_bundle, cli_keys, cli_models, show
 from node.cli_options import Json, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(peer_app, name="peer")
 app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
+app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
 
 DEFAULT_HOME = Path("~/.tidings")

@@ -1,7 +1,11 @@
 """Comparing: the conversation in which two linked nodes find out what each lacks (anti-entropy).
 
-What is compared and how is the business of `reconcile`; here is who says what when. A round begins with a Digest when a
-link comes up and then again and again; what a peer turns out to lack is announced to it.
+What is compared and how is the business of `reconcile`; here is who says what when. A round begins with a Digest when
+a link comes up and then again and again; it names the last digest that both had in common, so that only what changed
+since needs to be listed. What a peer turns out to lack is announced to it.
+
+Every frame is answered from what is held now. A frame that is lost, or that names what is not so any more, leaves
+something to the next round; equal digests alone count as equal.
 """
 
 from __future__ import annotations
@@ -11,15 +15,26 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from node.config import FRAME_LIMIT_BYTES, MAX_ADVERTS, GossipSettings
+from crypto.keys import PublicKey
+from node.config import (
+    FRAME_LIMIT_BYTES,
+    MAX_ADVERTS,
+    MAX_ORIGINS,
+    MAX_PREFIXES,
+    MAX_SPANS,
+    GossipSettings,
+)
 from node.events import Action, Send
 from node.fetch import priority
-from node.frames import Advert, Announce, Digest, Ids, Origins, OriginVector, Vector
+from node.frames import Advert, Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector
 from node.holdings import Holdings
 from node.links import PeerLink
 
 FRAME_ROOM_BYTES: Final = FRAME_LIMIT_BYTES * 3 // 4
 """What a frame is filled up to by estimate, so that the framing of its parts never lifts it over the limit."""
+
+ENTRY_BYTES: Final = 72
+"""An origin with its digest in a list."""
 
 _T = TypeVar("_T")
 
@@ -32,10 +47,13 @@ class Comparison:
         self._rng = rng
         self._holdings = holdings
         self._out = out
+        self._common: dict[PublicKey, tuple[bytes, bytes]] = {}
 
     def begin(self, link: PeerLink, now: float) -> None:
         """Open a round on this link."""
-        self._out.append(Send(link.number, Digest(self._holdings.index.root())))
+        root = self._holdings.index.mark()
+        common = self._common_with(link)
+        self._send(link, Digest(root, b"" if common == root else common))
         self._schedule(link, now)
 
     def begin_due(self, links: Iterable[PeerLink], now: float) -> None:
@@ -44,24 +62,45 @@ class Comparison:
             if now >= link.sync_at:
                 self.begin(link, now)
 
+    def begin_anew(self, link: PeerLink) -> None:
+        """Other origins are trusted now: compare everything. The digest alone would not do: it is the same as before
+        where nothing of these origins is here, and the peer may have found it of no use to compare with."""
+        self._send(link, self._holdings.index.opening())
+
     @staticmethod
     def deadline(links: Iterable[PeerLink]) -> float:
         """When the next round is due on one of these links."""
         return min((link.sync_at for link in links), default=math.inf)
 
-    def digest(self, link: PeerLink, root: bytes, now: float) -> None:
+    def digest(self, link: PeerLink, theirs: Digest, now: float) -> None:
         """The peer opens a round: silence if we are equal."""
         # Both sides send one when the link comes up; if both answered, everything would be compared twice.
         is_crossing = not link.has_compared and not link.dialed_by_us
         link.has_compared = True
-        if root == self._holdings.index.root():
+        index = self._holdings.index
+        root = index.mark()
+        link.is_equal = theirs.root == root
+        if link.is_equal:
+            self._remember_common(link, root)
             self._schedule(link, now)  # they have just compared; our turn is later
-        elif not is_crossing:
-            self._out.append(Send(link.number, self._holdings.index.origins()))
+        elif not is_crossing and self._is_worth_it(link, theirs.root, root):
+            self._send(link, index.changes(theirs.common) or index.opening())
 
     def origins(self, link: PeerLink, theirs: Origins) -> None:
-        """The peer lists its origins: answer for those that differ."""
-        self._send_vectors(link, self._holdings.index.differing(theirs), reply=False)
+        """The peer lists origins: answer for those that differ."""
+        vectors = self._holdings.index.differing(theirs)
+        if vectors is None:  # it says what changed since a digest that was forgotten here
+            self._send(link, Digest(self._holdings.index.mark()))
+        else:
+            self._send_vectors(link, vectors, reply=False)
+
+    def spans(self, link: PeerLink, theirs: Spans) -> None:
+        """The peer lists digests of ranges: answer for those that differ, closer."""
+        spans, few, vectors = self._holdings.index.narrow(theirs)
+        for batch in batches(spans, _span_bytes, MAX_SPANS):
+            self._send(link, Spans(tuple(batch)))
+        self._send_lists(link, few)
+        self._send_vectors(link, vectors, reply=False)
 
     def vectors(self, link: PeerLink, theirs: Vector) -> None:
         """The peer lists sequences: announce what it lacks, and ask for what we lack."""
@@ -73,13 +112,13 @@ class Comparison:
         self._send_vectors(link, [answer for answer in answers if isinstance(answer, OriginVector)], reply=True)
         for answer in answers:
             if isinstance(answer, Ids):
-                self._out.append(Send(link.number, answer))
+                self._send(link, answer)
 
     def ids(self, link: PeerLink, theirs: Ids) -> None:
         """The peer lists ids of one origin."""
         self._announce_lacking(link, self._holdings.index.lacking_ids(theirs))
         if not theirs.reply and self._holdings.trusts(theirs.origin):
-            self._out.append(Send(link.number, self._holdings.index.ids(theirs.origin, reply=True)))
+            self._send(link, self._holdings.index.ids(theirs.origin, reply=True))
 
     def announce(self, link: int, ids: Iterable[bytes]) -> None:
         """Tell a peer that these records are here."""
@@ -95,9 +134,49 @@ class Comparison:
     def _schedule(self, link: PeerLink, now: float) -> None:
         link.sync_at = now + self._rng.uniform(self._settings.sync_min_s, self._settings.sync_max_s)
 
+    def _is_worth_it(self, link: PeerLink, theirs: bytes, ours: bytes) -> bool:
+        """Whether to compare two digests that differ. Nothing came of it the last time if both are as they were then:
+        something is on its way, was lost, or is of an origin that one side does not trust."""
+        link.fruitless = link.fruitless + 1 if link.compared == (theirs, ours) else 0
+        link.compared = theirs, ours
+        is_power_of_two = link.fruitless & (link.fruitless - 1) == 0
+        return is_power_of_two or link.fruitless % self._settings.max_fruitless == 0
+
+    # ----------------------------------------------------------------------------------------------- what is in common
+
+    def _remember_common(self, link: PeerLink, root: bytes) -> None:
+        """Both had this digest. Remembered for this store of the peer; it may come back with another."""
+        self._common.pop(link.peer, None)
+        self._common[link.peer] = link.store_id, root
+        if len(self._common) > self._settings.max_known_peers:
+            del self._common[next(iter(self._common))]
+
+    def _common_with(self, link: PeerLink) -> bytes:
+        """The last digest in common with this peer that we can still say the changes since; empty if there is none.
+
+        When a link comes up, the peer has not said yet which store it has. With another one, or one restored from an
+        old copy, it does not know the digest, unless that was the digest of the copy: then it has what it covers.
+        """
+        store_id, root = self._common.get(link.peer, (b"", b""))
+        is_other_store = link.is_ready and link.store_id != store_id
+        return b"" if is_other_store or not self._holdings.index.knows(root) else root
+
+    # ---------------------------------------------------------------------------------------------------------- frames
+
+    def _send(self, link: PeerLink, frame: Frame) -> None:
+        self._out.append(Send(link.number, frame))
+
+    def _send_lists(self, link: PeerLink, prefixes: Sequence[str]) -> None:
+        """List the origins of these ranges, as many ranges to a frame as fit."""
+        lists = [(prefix, self._holdings.index.listed(prefix)) for prefix in prefixes]
+        most = min(MAX_PREFIXES, MAX_ORIGINS // max(1, self._settings.list_origins))
+        for batch in batches(lists, _list_bytes, most):
+            entries = tuple(entry for _, listed in batch for entry in listed)
+            self._send(link, Origins(entries, tuple(prefix for prefix, _ in batch)))
+
     def _send_vectors(self, link: PeerLink, vectors: Sequence[OriginVector], *, reply: bool) -> None:
-        for batch in batches(vectors, _vector_bytes, len(vectors)):
-            self._out.append(Send(link.number, Vector(tuple(batch), reply)))
+        for batch in batches(vectors, _vector_bytes, MAX_ORIGINS):
+            self._send(link, Vector(tuple(batch), reply))
 
 
 def _rank(advert: Advert) -> int:
@@ -107,6 +186,17 @@ def _rank(advert: Advert) -> int:
 def _vector_bytes(vector: OriginVector) -> int:
     """About how large a vector is on the wire, rather more than less."""
     return 80 + sum(16 + 24 * len(ranges) for _, ranges in vector.ranges)
+
+
+def _span_bytes(span: Span) -> int:
+    """As `_vector_bytes`, of a span."""
+    return 10 + len(span.prefix) + sum(2 + len(digest) for digest in span.digests)
+
+
+def _list_bytes(listed: tuple[str, Sequence[tuple[bytes, bytes]]]) -> int:
+    """As `_vector_bytes`, of the origins of a range."""
+    prefix, entries = listed
+    return 2 + len(prefix) + ENTRY_BYTES * len(entries)
 
 
 def batches(items: Sequence[_T], bytes_of: Callable[[_T], int], most: int) -> Iterable[list[_T]]:

@@ -41,14 +41,17 @@ SMALL_BODY_BYTES: Final = 4 * 1024
 """Bodies up to this size follow their header unasked: a round trip costs more than a rare second copy."""
 
 MAX_ORIGINS: Final = 2_048
+MAX_PREFIXES: Final = 2_048
+MAX_SPANS: Final = 256
 MAX_RANGES: Final = 8_192
 MAX_RANGES_PER_ORIGIN: Final = 4_096
 MAX_IDS: Final = 4_096
 MAX_ADVERTS: Final = 1_024
 MAX_WANT: Final = 256
 MAX_WANT_CHUNKS: Final = 64
-"""Most entries a frame may hold. Each keeps the frame under FRAME_LIMIT_BYTES (the largest, 2,048 origins
-of 72 bytes, is 144 kB) and what a reader allocates for it proportional to its size."""
+"""Most entries a frame may hold. Each keeps the frame under FRAME_LIMIT_BYTES (256 spans of 600 bytes are 150 kB, 2,048
+origins of 72 bytes 144 kB) and what a reader allocates for it proportional to its size. None of them limits how many
+members a coalition may have: more origins travel in several frames."""
 
 # ------------------------------------------------------------------------------------------------------------ transport
 
@@ -88,6 +91,24 @@ class GossipSettings:
     costs about 40 bytes a round. Shorter finds what announcements missed sooner; the draw keeps a swarm
     from moving in step."""
 
+    list_origins: int = 64
+    """Ranges of up to so many origins are compared as a list (72 bytes an origin), larger ones by the digests of
+    their sixteen sub-ranges (560 bytes). Lower narrows down further before it lists, which takes half a round trip more
+    for every sixteenfold; higher lists more of what is equal. Measured: docs/adr/0010, `python -m benchmarks
+    reconciliation`."""
+
+    max_marks: int = 256
+    """Earlier digests of our own that we can still say what changed since; 100 bytes each. With fewer, a peer whose
+    last comparison is long ago is compared from scratch."""
+
+    max_known_peers: int = 4_096
+    """Peers of which we remember the last digest that we had in common; 150 bytes each, the longest unused goes."""
+
+    max_fruitless: int = 16
+    """Two nodes that trust different origins never have equal digests. The same two digests are compared again in the
+    1st, 2nd, 4th, 8th and then in every such round after the first: an idle pair costs a sixteenth of a comparison per
+    round, and whatever was lost on the way is still found."""
+
     hello_timeout_s: float = 15.0
     """A link on which no Hello came by then is closed: it is up on one side only."""
 
@@ -97,9 +118,31 @@ class GossipSettings:
     CONNECT_TIMEOUT_S."""
 
     dial_base_s: float = 1.0
-    dial_cap_s: float = 300.0
-    """Full jitter: the n-th try in a row waits a time drawn evenly from 0 to min(cap, base * 2^n). For
-    ever; a cap of 5 minutes means that a peer that returns is met after 2.5 on average."""
+    dial_cap_s: float = 60.0
+    """Full jitter: the n-th try in a row waits a time drawn evenly from 0 to min(cap, base * 2^n). For ever. A peer
+    that returns is met at most CONNECT_TIMEOUT_S + cap later: within the 2 * sync_max_s in which a healed partition of
+    any two nodes must be equal again, with 50 s to spare for what they have to send. That costs a try every 30 s and
+    unreachable member (three packets of 60 bytes, or one that is refused); a cap of 5 minutes costs a fifth of it."""
+
+    dial_spacing_s: float = 0.5
+    """With n members to dial the cap is n times this if that is more: a node that is cut off from 10,000 members makes
+    four tries a second, not 333, and meets some member no later."""
+
+    max_dialed: int = 16
+    """Links of our own that are wanted; members that dial us come on top, 16 on average. Up to 17 nodes are linked all
+    to all. In a larger coalition a node's first round of rumors and its anti-entropy go over about 32 links, so every
+    record has more than `fanout` ways to go; the chance that a random graph of this degree falls apart is far below
+    n * exp(-32). Raising it costs about 55 bytes a minute, 200 bytes of keepalive and 50 kB of memory per link."""
+
+    explore_min_s: float = 30.0
+    explore_max_s: float = 90.0
+    """With all of `max_dialed` up, one member more is dialed after a time drawn evenly from here, and one of the others
+    given up the next time. Mixes components that know each other and were full when they could meet again: of two
+    halves of 20 nodes each somebody tries the other side every few seconds. Costs a handshake (5 kB) per minute."""
+
+    max_unready_links: int = 3
+    """Links of one peer on which no Hello came yet; the oldest of more is closed. Honest peers have one, two after a
+    cut. All members may dial us at once: a node with an address may be the only one that the others can reach."""
 
     stable_link_s: float = 10.0
     """A link that lived this long ends the row of failed tries; without it a peer that accepts and hangs up

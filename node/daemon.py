@@ -132,7 +132,7 @@ class Daemon:
         return False
 
     async def _watch_store(self) -> None:
-        """Notice what other processes changed: peers added and removed, records authored."""
+        """Notice what other processes changed: peers added and removed, records authored or imported."""
         counter = -1
         while True:
             try:
@@ -163,8 +163,9 @@ class Daemon:
             self._grant()
 
     def _read_records(self) -> None:
+        grown = self._home.store.grown(self._core.fetching())
         added, self._position = self._home.store.held_after(self._position)
-        for held in added:
+        for held in [*grown, *added]:
             self._handle(RecordAdded(held))
         if any(held.record.header.kind is Kind.KEY_CARD for held in added):
             self._grant()
@@ -263,7 +264,7 @@ class Daemon:
         """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
         the same of their origins; they are read when there is time."""
         if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
-            asyncio.get_running_loop().call_soon(self._number_apart, record.header.incarnation)
+            asyncio.get_running_loop().call_soon(self._home.author.number_apart, record.header.incarnation)
         self._heads_arrived |= record.header.kind is Kind.HEAD
 
     def _tell_findings(self) -> None:
@@ -274,11 +275,6 @@ class Daemon:
             for one in sorted(found - self._findings, key=lambda one: one.origin):
                 log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
             self._findings = found
-
-    def _number_apart(self, shared: bytes) -> None:
-        with self._home.author.lock:
-            if self._home.store.incarnation == shared:
-                self._home.store.renew_incarnation()
 
     def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
         now = time.time()

@@ -42,3 +42,7 @@ class QueryRefused(NodeError):
 
 class CannotFuse(QueryRefused):
     """This node has nothing that it can fuse into the model asked for, in words."""
+
+
+class BundleError(NodeError):
+    """A bundle cannot be written or taken, in words."""

@@ -8,7 +8,7 @@ are numbered by the shell, a number is used once.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crypto.keys import PublicKey
@@ -24,6 +24,16 @@ class PeersChanged:
     the mapping is the order in which they are dialed. Query-only peers are not members; this node may be among them."""
 
     members: Mapping[PublicKey, tuple[str, ...]]
+    origins: frozenset[bytes] = frozenset()
+    dialable: Sequence[PublicKey] = ()
+    """What follows from `members`, and is made from them unless it is given: their raw keys, and those with an address.
+    Cores keep all three and copy none, so a simulation hands the same to thousands."""
+
+    def __post_init__(self) -> None:
+        if not self.origins:
+            dialable = tuple(peer for peer, addresses in self.members.items() if addresses)
+            object.__setattr__(self, "origins", frozenset(peer.raw for peer in self.members))
+            object.__setattr__(self, "dialable", dialable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,8 @@ class BadFrame:
 
 @dataclass(frozen=True, slots=True)
 class RecordAdded:
-    """The store holds a record that did not come through the core: authored here or imported. Again is no change."""
+    """The store holds a record, or more of its body, that did not come through the core: authored here or imported.
+    Again is no change."""
 
     held: Held
 

@@ -146,6 +146,23 @@ class Fetcher:
             return True
         return False
 
+    def found(self, record_id: bytes, missing: Iterable[int]) -> bool:
+        """Chunks of this record came by another way than a link; only `missing` are still wanted. Returns whether that
+        made the record whole."""
+        fetch = self._fetches.get(record_id)
+        is_whole = False
+        for index in sorted(set(fetch.missing) - set(missing)) if fetch is not None else ():
+            is_whole = self.chunk_arrived(record_id, index)
+        return is_whole
+
+    def fetching(self) -> dict[bytes, int]:
+        """The records of which the header is here and some of the body is not, with how many chunks are here."""
+        return {
+            record_id: len(fetch.record.header.chunk_hashes) - len(fetch.missing)
+            for record_id, fetch in self._fetches.items()
+            if fetch.record is not None
+        }
+
     def wanted_chunk(self, record_id: bytes, index: int) -> Record | None:
         """The record, if this chunk of it is still missing here."""
         fetch = self._fetches.get(record_id)
@@ -157,6 +174,10 @@ class Fetcher:
         """The links that have this record."""
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
+
+    def owes(self, link: int) -> bool:
+        """Whether something is asked of this link."""
+        return link in self._links and bool(self._links[link].asked)
 
     def forget(self, record_id: bytes) -> None:
         """The record is settled, or refused for good."""

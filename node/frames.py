@@ -20,16 +20,35 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The digest of everything the sender has settled."""
+    """The digest of everything the sender has settled, and perhaps an earlier one of its own."""
 
     root: bytes
+    common: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The origins that the sender trusts, each with the digest of its settled records."""
+    """Origins of which the sender has settled records, each with their digest: all of them, or all in the ranges of
+    `prefixes`, or all that changed since the sender had the root `common`."""
 
     digests: tuple[tuple[bytes, bytes], ...]
+    prefixes: tuple[str, ...] = ()
+    common: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of the key space of origins, and the digests of its sixteen sub-ranges; empty ones have nothing."""
+
+    prefix: str
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Ranges by ascending prefix, none within another."""
+
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +140,7 @@ class Missing:
     id: bytes
 
 
-Frame = Hello | Digest | Origins | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing
+Frame = Hello | Digest | Origins | Spans | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ from node.frames import (
     Missing,
     Origins,
     Records,
+    Spans,
     Vector,
     Want,
     WantChunks,
@@ -73,8 +74,8 @@ class Gossip:
     ) -> None:
         self._out: list[Action] = []
         self._me = me
-        self._holdings = Holdings()
-        self._holdings.trust({me.raw})
+        self._holdings = Holdings(settings)
+        self._holdings.trust(frozenset((me.raw,)))
         self._rumors = Rumors(settings, rng)
         self._fetcher = Fetcher(settings)
         self._links = Links(settings, rng, me, store_id, self._fetcher, self._out)
@@ -118,15 +119,20 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
+    def fetching(self) -> dict[bytes, int]:
+        """The records that lack some of their body, with how many chunks the core knows to be here: what else comes to
+        have more of them tells it by RecordAdded."""
+        return self._fetcher.fetching()
+
     # ----------------------------------------------------------------------------------------------------------- events
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
-        is_larger, gone = self._links.set_members(event.members, now)
-        self._holdings.trust({self._me.raw, *(peer.raw for peer in event.members)})
+        is_larger, gone = self._links.set_members(event, now)
+        self._holdings.trust(event.origins if self._me.raw in event.origins else event.origins | {self._me.raw})
         self._fetcher.distrust(gone)
         if is_larger:
             for link in self._links.ready():
-                self._comparison.begin(link, now)
+                self._comparison.begin_anew(link)
 
     def _link_up(self, event: LinkUp, now: float) -> None:
         link = self._links.up(event, now)
@@ -145,10 +151,12 @@ class Gossip:
 
     def _ready_frame(self, link: PeerLink, frame: Frame, now: float) -> None:
         match frame:
-            case Digest(root):
-                self._comparison.digest(link, root, now)
+            case Digest() as theirs:
+                self._comparison.digest(link, theirs, now)
             case Origins() as theirs:
                 self._comparison.origins(link, theirs)
+            case Spans() as theirs:
+                self._comparison.spans(link, theirs)
             case Vector() as theirs:
                 self._comparison.vectors(link, theirs)
             case Ids() as theirs:

@@ -9,9 +9,10 @@ the same rule when it keeps a record (`records.can_bury`); here it decides what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import dataclass
 
+from node.config import GossipSettings
 from node.frames import Advert
 from node.reconcile import Index
 from node.records import Record, can_bury
@@ -29,17 +30,18 @@ class Entry:
 class Holdings:
     """Every record in the store, and the index of the settled ones."""
 
-    def __init__(self) -> None:
-        self.index = Index()
-        self._trusted: frozenset[bytes] = frozenset()
+    def __init__(self, settings: GossipSettings) -> None:
+        self.index = Index(settings)
+        self._trusted: Set[bytes] = frozenset()
         self._entries: dict[bytes, Entry] = {}
         self._by_sequence: dict[tuple[bytes, bytes, int], bytes] = {}
         self._naming: dict[bytes, list[Record]] = {}
 
-    def trust(self, origins: Iterable[bytes]) -> None:
-        """From now on, compare and serve records of these origins (raw keys) and no others."""
-        self._trusted = frozenset(origins)
-        self.index.trust(self._trusted)
+    def trust(self, origins: Set[bytes]) -> None:
+        """From now on, compare and serve records of these origins (raw keys) and no others; kept, not copied."""
+        if origins != self._trusted:
+            self._trusted = origins
+            self.index.trust(origins)
 
     def trusts(self, origin: bytes) -> bool:
         """Whether records of this origin are wanted."""

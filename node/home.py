@@ -126,6 +126,11 @@ class Home:
         """This node's public key; needs no passphrase."""
         return self.keystore.public_key
 
+    @property
+    def trusted(self) -> frozenset[PublicKey]:
+        """The origins whose records this node keeps and passes on: its members and itself."""
+        return frozenset({self.me, *self.epochs.members()})
+
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
         from fusion.ledger import Ledger

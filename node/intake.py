@@ -7,6 +7,7 @@ Refused: records of origins that are not members; a second record for one sequen
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash
@@ -21,6 +22,14 @@ from node.links import Links, PeerLink
 from node.records import RULES, Held, HeldState, Record
 from node.rumors import Rumors
 from node.wire import read_record
+
+MET_ITSELF: Final = "a record of this node that it does not hold came back: was its home restored from a copy?"
+
+
+def equivocation(second: Record) -> str:
+    """What to tell of an origin that signed another record with the sequence of this one."""
+    sequence, shown = second.header.sequence, second.id.hex()[:12]
+    return f"it signed two records with sequence {sequence}; the second, {shown}, is refused"
 
 
 class Intake:
@@ -83,7 +92,7 @@ class Intake:
             self._links.strike(link.number, "a chunk does not have the hash that its record says", now)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
-        link.has_worked = True
+        link.worked()
         knowing = {link.number, *self._fetcher.sources(chunk.id)}
         if self._fetcher.chunk_arrived(chunk.id, chunk.index):
             self._holdings.settle(chunk.id)
@@ -98,10 +107,9 @@ class Intake:
             return
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
-            reason = "a record of this node that it does not hold came back: was its home restored from a copy?"
-            self._out.append(Alarm(self._me, reason))
+            self._out.append(Alarm(self._me, MET_ITSELF))
         self._out.append(Keep(record))
-        link.has_worked = True
+        link.worked()
         knowing = {link.number, *self._fetcher.sources(record.id)}
         self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
         if self._holdings.servable(record.id):
@@ -115,9 +123,7 @@ class Intake:
         if len(self._refused) > self._settings.max_refused:
             del self._refused[next(iter(self._refused))]
         self._fetcher.forget(record.id)
-        sequence = record.header.sequence
-        reason = f"it signed two records with sequence {sequence}; the second, {record.id.hex()[:12]}, is refused"
-        self._out.append(Alarm(record.header.origin, reason, record))
+        self._out.append(Alarm(record.header.origin, equivocation(record), record))
 
     # -------------------------------------------------------------------------------------------------- from this node
 
@@ -127,7 +133,7 @@ class Intake:
         was_settled = before is not None and before.is_settled
         if before is None:
             self.learn(held)
-        elif held.state is not HeldState.FETCHING:
+        elif held.state is not HeldState.FETCHING or self._fetcher.found(held.record.id, held.missing):
             self._settled(self._holdings.settle(held.record.id))
         if self._holdings.servable(held.record.id) and not was_settled:
             self._rumors.start(held.record.id, ())

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crypto.keys import PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
 from node.dialing import Dialer
-from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, Report, Send
+from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
 from node.fetch import Fetcher
 from node.frames import Frame, Hello
 
@@ -31,7 +31,15 @@ class PeerLink:
     ready_at: float = math.inf
     has_compared: bool = False
     has_worked: bool = False
+    is_equal: bool = False
     sync_at: float = math.inf
+    store_id: bytes = b""
+    compared: tuple[bytes, bytes] | None = None
+    fruitless: int = 0
+
+    def worked(self) -> None:
+        """A record or a chunk went over it."""
+        self.has_worked, self.is_equal = True, False
 
 
 class Links:
@@ -51,7 +59,8 @@ class Links:
         self._store_id = store_id
         self._fetcher = fetcher
         self._out = out
-        self._dialer = Dialer(settings, rng)
+        self._rng = rng
+        self._dialer = Dialer(settings, rng, me)
         self._members: Mapping[PublicKey, tuple[str, ...]] = {}
         self._links: dict[int, PeerLink] = {}
         self._strikes: dict[PublicKey, tuple[int, float]] = {}
@@ -60,14 +69,15 @@ class Links:
 
     # ---------------------------------------------------------------------------------------------------------- members
 
-    def set_members(self, members: Mapping[PublicKey, tuple[str, ...]], now: float) -> tuple[bool, set[bytes]]:
+    def set_members(self, event: PeersChanged, now: float) -> tuple[bool, set[bytes]]:
         """These are the members now; returns whether some are new, and the raw keys of those that are gone.
 
         The mapping is kept, not copied, and may hold this node itself: what thousands of simulated nodes share costs
         once. Nobody may change it afterwards.
         """
+        members = event.members
         before, self._members = self._members, members
-        self._dialer.set_members({peer: where for peer, where in members.items() if where and peer != self._me}, now)
+        self._dialer.set_members(members, event.dialable, now)
         for link in list(self._links.values()):
             if not self._is_member(link.peer):
                 self.close(link, "it was removed here", now)
@@ -101,6 +111,7 @@ class Links:
         if self._is_kept_out(event.peer, now):
             self._out.append(Close(event.link, "it sent too much that was invalid"))
             return None
+        self._limit_unready(event.peer, now)
         link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now)
         self.send(link, Hello(PROTOCOL_VERSION, self._store_id))
         return link
@@ -119,9 +130,28 @@ class Links:
             self._out.append(Report(event.peer, LinkState.UNREACHABLE, reason))
 
     def dial(self, now: float) -> None:
-        """Try the members that are due."""
-        for peer, address in self._dialer.due(self._linked(), now):
+        """Try the members that are due; before one more is tried, let go of one that is too many."""
+        if not self._dialer.is_awake(now):
+            return
+        dialed = [link for link in self._links.values() if link.dialed_by_us]
+        if len(dialed) > self._settings.max_dialed and now >= self._dialer.explore_at:
+            spare = self._least_useful(dialed)
+            dialed.remove(spare)
+            self.close(spare, "another member is linked in its place", now)
+        for peer, address in self._dialer.due(self._linked(), len(dialed), now):
             self._out += [Dial(peer, address), Report(peer, LinkState.CONNECTING, "")]
+
+    def _least_useful(self, dialed: Sequence[PeerLink]) -> PeerLink:
+        """Any but the newest; of those, if it can be, one that nothing is asked of and that was equal the last time:
+        what a link that is closed was carrying is sent again by another."""
+        older = sorted(dialed, key=lambda link: link.up_at)[:-1]
+        idle = [link for link in older if link.is_equal and not self._fetcher.owes(link.number)]
+        return self._rng.choice(idle or older)
+
+    def _limit_unready(self, peer: PublicKey, now: float) -> None:
+        unready = [link for link in self._links.values() if link.peer == peer and not link.is_ready]
+        if len(unready) >= self._settings.max_unready_links:
+            self.close(unready[0], "newer links were opened and none said hello", now)
 
     def send(self, link: PeerLink, frame: Frame) -> None:
         """Queue a frame on a link."""
@@ -138,7 +168,7 @@ class Links:
             return
         others = [other for other in self.ready() if other.peer == link.peer]
         self._check_store(link.peer, hello.store_id)
-        link.is_ready, link.ready_at = True, now
+        link.is_ready, link.ready_at, link.store_id = True, now, hello.store_id
         self._fetcher.link_up(link.number)
         if others:  # never more than one, since this is done whenever there are two
             self.close(self._spare_of(others[0], link, now), "another link with it is up", now)
@@ -158,7 +188,7 @@ class Links:
     def deadline(self) -> float:
         """When a dial is due, or a Hello overdue."""
         silent = (self._hello_due(link) for link in self._links.values() if not link.is_ready)
-        return min(self._dialer.deadline(self._linked()), min(silent, default=math.inf))
+        return min(self._dialer.deadline(), min(silent, default=math.inf))
 
     def _hello_due(self, link: PeerLink) -> float:
         return link.up_at + self._settings.hello_timeout_s
@@ -184,6 +214,7 @@ class Links:
     def _lose(self, link: PeerLink, reason: str, now: float) -> None:
         del self._links[link.number]
         self._fetcher.link_down(link.number)
+        self._dialer.look_again()
         if link.peer in self._linked() or not self._is_member(link.peer):
             return
         is_good = link.has_worked or now - link.ready_at >= self._settings.stable_link_s
@@ -194,6 +225,8 @@ class Links:
         """A member has no link any more; say what is being done about it."""
         if self._is_kept_out(peer, now):
             self._out.append(Report(peer, LinkState.REFUSED, reason))
+        elif self._dialer.chooses and self._links:
+            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; it is reached through others"))
         elif self._dialer.has_address(peer):
             self._out.append(Report(peer, LinkState.UNREACHABLE, reason))
         else:

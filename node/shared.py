@@ -147,7 +147,7 @@ def open_shared(home: Home, held: Held) -> SharedModel:
     header = held.record.header
     data = home.epochs.open(held)
     who = home.peers.name_of(header.origin)
-    if header.origin not in {home.me, *home.epochs.members()}:
+    if header.origin not in home.trusted:
         raise NotReadable("its origin is no member here")
     if all(accepted.task_id != header.task_id for accepted in home.store.tasks()):
         raise NotReadable("its task is not accepted here; `tidings task list` shows what is proposed")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from crypto.keys import PublicKey
 from node import wire
-from node.events import FrameIn, SendChunk
+from node.events import FrameIn, PeersChanged, SendChunk
 from node.frames import Chunk, Frame, Missing
 
 if TYPE_CHECKING:
@@ -61,10 +61,18 @@ class Roster(Mapping[PublicKey, tuple[str, ...]]):
     """All members, as one node knows them: everyone by key, a few with an address. What all nodes share exists once."""
 
     def __init__(
-        self, everyone: Mapping[PublicKey, tuple[str, ...]], addresses: dict[PublicKey, tuple[str, ...]]
+        self,
+        everyone: Mapping[PublicKey, tuple[str, ...]],
+        addresses: dict[PublicKey, tuple[str, ...]],
+        origins: frozenset[bytes],
     ) -> None:
         self._everyone = everyone
         self._addresses = addresses
+        self._origins = origins
+
+    def event(self) -> PeersChanged:
+        """What tells a core of these members."""
+        return PeersChanged(self, self._origins, tuple(self._addresses))
 
     def __getitem__(self, key: PublicKey) -> tuple[str, ...]:
         return self._addresses.get(key) or self._everyone[key]
@@ -77,6 +85,11 @@ class Roster(Mapping[PublicKey, tuple[str, ...]]):
 
     def __len__(self) -> int:
         return len(self._everyone)
+
+
+def peers_changed(members: Mapping[PublicKey, tuple[str, ...]]) -> PeersChanged:
+    """What tells a core of its members."""
+    return members.event() if isinstance(members, Roster) else PeersChanged(members)
 
 
 # --------------------------------------------------------------------------------------------------------------- links

@@ -33,7 +33,6 @@ from node.events import (
     KeepChunk,
     LinkDown,
     LinkUp,
-    PeersChanged,
     RecordAdded,
     Report,
     Send,
@@ -43,7 +42,7 @@ from node.events import (
 from node.frames import Frame
 from node.gossip import Gossip
 from node.records import INCARNATION_BYTES, Record
-from node.simulated_network import Conditions, Edge, Roster, Wire, seeded
+from node.simulated_network import Conditions, Edge, Roster, Wire, peers_changed, seeded
 from node.simulated_store import FIRST_INCARNATION, MemoryStore, author_record
 
 FAST = GossipSettings(sync_min_s=5.0, sync_max_s=10.0, dial_cap_s=20.0)
@@ -99,7 +98,7 @@ class Node:
         self.ticks_at = None
         rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.number.to_bytes(8, "big"), self.store.held())
-        self.tell(PeersChanged(self.members))
+        self.tell(peers_changed(self.members))
 
     def stop(self) -> None:
         """Die without a word; the other ends notice soon after."""
@@ -129,7 +128,7 @@ class Node:
         """What `peer add` and `peer remove` do. Nobody changes the mapping afterwards."""
         self.members = members
         if self.is_up:
-            self.tell(PeersChanged(members))
+            self.tell(peers_changed(members))
 
     def publish(self, body: bytes = b"", *, supersedes: bytes = b"", chunk_bytes: int = 65_536) -> Record:
         """Author a record and keep it, as a command beside the daemon does."""
@@ -259,8 +258,9 @@ class Swarm:
         known: list[dict[PublicKey, tuple[str, ...]]] = [{} for _ in self.nodes]
         for a, b in edges:
             known[a][self.nodes[b].key] = self.nodes[b].addresses
+        origins = frozenset(key.raw for key in everyone)
         for node, addresses in zip(self.nodes, known, strict=True):
-            node.members = Roster(everyone, addresses)
+            node.members = Roster(everyone, addresses, origins)
 
     def start(self) -> None:
         """Start all nodes within a second; from then on they come and go, if the conditions say so."""

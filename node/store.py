@@ -18,7 +18,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,9 @@ CREATE TABLE unsourced (
 """
 """What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The last three
 tables are what a running daemon knows and `status` reads; they are empty while none runs."""
+
+WALK_PAGE: Final = 64
+"""Records that `walk` reads at once: a header has at most 64 KiB."""
 
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
@@ -351,6 +354,17 @@ class Store:
                     time.time(),
                 )
 
+    def is_equivocation(self, record: Record) -> bool:
+        """Whether another record with the same origin, incarnation and sequence is here."""
+        header = record.header
+        rows = self._rows(
+            "SELECT id FROM records WHERE origin = ? AND incarnation = ? AND sequence = ?",
+            header.origin.raw,
+            header.incarnation,
+            header.sequence,
+        )
+        return any(known != record.id for (known,) in rows)
+
     def conflicts(self) -> list[Record]:
         """Records whose sequence another record of their origin has, in order of arrival."""
         rows = self._rows("SELECT header, signature, id FROM conflicts ORDER BY received_at, id")
@@ -376,16 +390,39 @@ class Store:
             origin.raw if origin is not None else None,
         )
 
+    def walk(self) -> Iterator[Held]:
+        """The records held, in order of arrival, a few in memory at a time. Not one state of the store: each is read
+        when its turn comes."""
+        position = 0
+        while rows := self._rows(
+            f"SELECT {_HELD_COLUMNS} FROM records WHERE position > ? ORDER BY position LIMIT ?",  # noqa: S608
+            position,
+            WALK_PAGE,
+        ):
+            yield from map(self._held_of, rows)
+            position = rows[-1][0]
+
+    def grown(self, chunks_before: Mapping[bytes, int]) -> list[Held]:
+        """Of these records, given with how many of their chunks were here before, those that have more by now, or
+        whose body was taken back."""
+        count = "SELECT state, (SELECT count(*) FROM chunks WHERE record = position) FROM records WHERE id = ?"
+        return [
+            self._known(record_id)
+            for record_id, before in chunks_before.items()
+            for state, chunks in self._rows(count, record_id)
+            if chunks > before or state == HeldState.BURIED
+        ]
+
     def held_after(self, position: int) -> tuple[list[Held], int]:
         """The records that arrived after `position`, and the position to ask with next time; 0 is the start."""
-        with self._snapshot():
+        with self.snapshot():
             held = self._select("WHERE position > ?", position)
             latest = self._rows("SELECT coalesce(max(position), 0) FROM records")[0][0]
         return held, int(latest)
 
     def body(self, record_id: bytes) -> bytes:
         """The whole sealed body; StoreError if it is not all here, was taken back, or is damaged on disk."""
-        with self._snapshot():
+        with self.snapshot():
             held = self.get(record_id)
             rows = self._rows(
                 "SELECT data FROM chunks JOIN records ON record = position WHERE id = ? ORDER BY number",
@@ -432,7 +469,7 @@ class Store:
     def _insert_row(self, record: Record, state: HeldState, burier: bytes | None) -> int:
         header = record.header
         where = (header.origin.raw, header.incarnation, header.sequence)
-        if self._rows("SELECT 1 FROM records WHERE origin = ? AND incarnation = ? AND sequence = ?", *where):
+        if self.is_equivocation(record):
             raise StoreError(f"{header.origin.short} signed two records with one sequence: the second is not kept.")
         rows = self._rows(
             "INSERT INTO records (id, kind, origin, incarnation, sequence, task_id, supersedes, header,"
@@ -497,7 +534,7 @@ class Store:
         return Held(record, HeldState(state), received_at, missing, buried_by)
 
     @contextmanager
-    def _snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> Iterator[None]:
         """Reads within see one state of the store."""
         if self._db.in_transaction:
             yield

@@ -40,7 +40,7 @@ class Supply:
                 chunks = range(len(entry.record.header.chunk_hashes))
                 bodies += [SendChunk(link.number, wanted, index) for index in chunks]
             chosen.setdefault(wanted, entry.record)
-            link.has_worked = True
+            link.worked()
         self._send_records(link, list(chosen.values()))
         self._out += bodies
 
@@ -56,7 +56,7 @@ class Supply:
             self._links.strike(link.number, "it asked for a chunk that the record does not have", now)
         else:
             self._out += [SendChunk(link.number, want.id, index) for index in want.indexes]
-            link.has_worked = True
+            link.worked()
 
     def _send_records(self, link: PeerLink, records: Iterable[Record]) -> None:
         signed: Sequence[SignedRecord] = [SignedRecord(record.header_bytes, record.signature) for record in records]

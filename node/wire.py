@@ -29,10 +29,13 @@ from node.config import (
     MAX_ADVERTS,
     MAX_IDS,
     MAX_ORIGINS,
+    MAX_PREFIXES,
     MAX_RANGES,
+    MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
 )
+from node.digest_tree import DIGITS
 from node.errors import RecordError, WireError
 from node.frames import (
     Advert,
@@ -48,6 +51,8 @@ from node.frames import (
     Query,
     Records,
     SignedRecord,
+    Span,
+    Spans,
     Vector,
     Want,
     WantChunks,
@@ -73,6 +78,7 @@ from node.records import (
 )
 
 STORE_ID_BYTES: Final = 8
+MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
 MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
 MODEL_FORMATS: Final = ("onnx", "safetensors")
 MAX_HEAD_CHARS: Final = 64
@@ -244,10 +250,13 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
         case Hello():
             return pb.Frame(hello=pb.Hello(version=frame.version, store_id=frame.store_id))
         case Digest():
-            return pb.Frame(digest=pb.Digest(root=frame.root))
+            return pb.Frame(digest=pb.Digest(root=frame.root, common=frame.common))
         case Origins():
             digests = [pb.OriginDigest(origin=origin, digest=digest) for origin, digest in frame.digests]
-            return pb.Frame(origins=pb.Origins(origins=digests))
+            return pb.Frame(origins=pb.Origins(origins=digests, prefixes=frame.prefixes, common=frame.common))
+        case Spans():
+            spans = [pb.Span(prefix=span.prefix, digests=span.digests) for span in frame.spans]
+            return pb.Frame(spans=pb.Spans(spans=spans))
         case Vector():
             vectors = [_vector_to_pb(vector) for vector in frame.origins]
             return pb.Frame(vector=pb.Vector(origins=vectors, reply=frame.reply))
@@ -298,18 +307,53 @@ def _read_hello(message: pb.Hello) -> Hello:
 
 
 def _read_digest(message: pb.Digest) -> Digest:
-    return Digest(_sized("digest", message.root, HASH_BYTES))
+    return Digest(_sized("digest", message.root, HASH_BYTES), _read_common(message.common))
+
+
+def _read_common(common: bytes) -> bytes:
+    return _sized("common digest", common, HASH_BYTES) if common else b""
 
 
 def _read_origins(message: pb.Origins) -> Origins:
     _count("origins", message.origins, 0, MAX_ORIGINS)
     _distinct("origins", (entry.origin for entry in message.origins))
+    _count("prefixes", message.prefixes, 0, MAX_PREFIXES)
+    if message.prefixes and message.common:
+        raise WireError("A list of origins covers ranges, or what changed since a common digest, not both.")
     return Origins(
         tuple(
             (_sized("origin", entry.origin, PUBLIC_KEY_BYTES), _sized("digest", entry.digest, HASH_BYTES))
             for entry in message.origins
-        )
+        ),
+        _read_prefixes(message.prefixes, MAX_PREFIX_DIGITS),
+        _read_common(message.common),
     )
+
+
+def _read_spans(message: pb.Spans) -> Spans:
+    _count("spans", message.spans, 1, MAX_SPANS)
+    # A range of one key cannot be divided.
+    _read_prefixes([span.prefix for span in message.spans], MAX_PREFIX_DIGITS - 1)
+    return Spans(tuple(Span(span.prefix, _read_sub_ranges(span.digests)) for span in message.spans))
+
+
+def _read_sub_ranges(digests: Sequence[bytes]) -> tuple[bytes, ...]:
+    if len(digests) != len(DIGITS):
+        raise WireError(f"A span has the digests of {len(DIGITS)} sub-ranges, this one of {len(digests)}.")
+    return tuple(_sized("digest", digest, HASH_BYTES) if digest else b"" for digest in digests)
+
+
+def _read_prefixes(prefixes: Sequence[str], most_digits: int) -> tuple[str, ...]:
+    """Ranges that do not overlap: so what answering a frame costs is bounded by what is held, whatever it names."""
+    before: str | None = None
+    for prefix in prefixes:
+        _at_most("length of a prefix", len(prefix), most_digits)
+        if not set(prefix) <= _DIGITS:
+            raise WireError("A prefix consists of lower-case hexadecimal digits.")
+        if before is not None and (prefix <= before or prefix.startswith(before)):
+            raise WireError("Ranges of origins come in ascending order and do not overlap; these do not.")
+        before = prefix
+    return tuple(prefixes)
 
 
 def _read_vector(message: pb.Vector) -> Vector:
@@ -397,10 +441,13 @@ def _read_missing(message: pb.Missing) -> Missing:
     return Missing(_sized("record id", message.id, RECORD_ID_BYTES))
 
 
+_DIGITS: Final = frozenset(DIGITS)
+
 _READERS: Final[dict[str, Any]] = {
     "hello": _read_hello,
     "digest": _read_digest,
     "origins": _read_origins,
+    "spans": _read_spans,
     "vector": _read_vector,
     "ids": _read_ids,
     "announce": _read_announce,

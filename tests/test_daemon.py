@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,8 @@ from cryptography import x509
 
 from crypto.keys import Identity
 from crypto.tls import LeafCredentials, make_leaf, server_name
+from node.bundle_export import export_bundle
+from node.bundle_import import import_bundle
 from node.client import Dialer
 from node.config import GossipSettings
 from node.daemon import MAX_WAITING_QUERIES, Daemon
@@ -25,6 +28,7 @@ from node.home import Home
 from node.link import Link
 from node.membership import add_peer, remove_peer
 from node.publish import publish
+from node.records import HeldState, Kind
 from node.status import status
 from node.tasks import add
 
@@ -237,3 +241,33 @@ async def test_queries_wait_in_a_short_line_and_change_nothing(make_home: MakeHo
         assert sum("as many queries as it can" in text for text in told) == 2
         assert sum("No summary of task triage is held here" in text for text in told) == MAX_WAITING_QUERIES
         assert [held.record.id for held in a.home.store.held()] == before
+
+
+@in_an_event_loop
+async def test_what_a_courier_brings_to_a_running_node_gossips_on(make_home: MakeHome, tmp_path: Path) -> None:
+    """Also what it only completes: the half of a record that came over a link before."""
+    site = make_home("site")
+    new, half = [site.author.sealed(Kind.SUMMARY, bytes(32), os.urandom(60_000), site.epochs.live()) for _ in "12"]
+    async with running(make_home("a")) as a, running(make_home("b")) as b:
+        for one, other in ((a.home, site), (b.home, site)):
+            add_peer(one, other.me.text, "site", None, query_only=False)
+        a.home.store.add_record(half)
+        a.home.store.add_chunk(half.id, 2, site.store.chunk(half.id, 2) or b"")
+        a.knows(b)
+        b.knows(a, dials=True)
+        await eventually(lambda: a.is_linked_with(b))
+        await eventually(lambda: half.id in a.daemon._core.fetching())
+        export_bundle(site, tmp_path / "news.bundle")
+        await asyncio.to_thread(import_in_a_view_of_its_own, a.home.path, tmp_path / "news.bundle")
+        for record in (new, half):
+            await eventually(lambda record=record: is_whole(b.home, record.id))
+        assert a.daemon._core.fetching() == {}
+
+
+def import_in_a_view_of_its_own(home: Path, bundle: Path) -> None:
+    assert import_bundle(Home.open(home), bundle).is_complete
+
+
+def is_whole(home: Home, record_id: bytes) -> bool:
+    held = home.store.get(record_id)
+    return held is not None and held.state is HeldState.COMPLETE

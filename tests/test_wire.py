@@ -18,7 +18,9 @@ from node.config import (
     MAX_ADVERTS,
     MAX_IDS,
     MAX_ORIGINS,
+    MAX_PREFIXES,
     MAX_RANGES,
+    MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
 )
@@ -37,6 +39,8 @@ from node.frames import (
     Query,
     Records,
     SignedRecord,
+    Span,
+    Spans,
     Vector,
     Want,
     WantChunks,
@@ -70,10 +74,35 @@ def origin_vectors(draw: st.DrawFn) -> OriginVector:
     return OriginVector(draw(hashes), draw(hashes), tuple((inc, draw(ranges())) for inc in incarnations))
 
 
+def origin_digests() -> st.SearchStrategy[tuple[tuple[bytes, bytes], ...]]:
+    return st.lists(st.tuples(hashes, hashes), unique_by=lambda pair: pair[0], max_size=5).map(tuple)
+
+
+def prefixes(most_digits: int = 64, least: int = 0) -> st.SearchStrategy[tuple[str, ...]]:
+    """Ranges of origins, ascending, none within another."""
+    digits = st.text("0123456789abcdef", max_size=most_digits)
+    return st.lists(digits, min_size=least, max_size=4).map(apart)
+
+
+def apart(texts: list[str]) -> tuple[str, ...]:
+    kept: list[str] = []
+    for text in sorted(texts):
+        if not kept or not text.startswith(kept[-1]):
+            kept.append(text)
+    return tuple(kept)
+
+
+def spans_of(texts: tuple[str, ...]) -> st.SearchStrategy[tuple[Span, ...]]:
+    digests = st.lists(st.one_of(st.just(b""), hashes), min_size=16, max_size=16).map(tuple)
+    return st.tuples(*(st.builds(Span, st.just(text), digests) for text in texts))
+
+
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8)),
-    st.builds(Digest, hashes),
-    st.builds(Origins, st.lists(st.tuples(hashes, hashes), unique_by=lambda pair: pair[0], max_size=5).map(tuple)),
+    st.builds(Digest, hashes, st.one_of(st.just(b""), hashes)),
+    st.builds(Origins, origin_digests(), prefixes()),
+    st.builds(Origins, origin_digests(), common=hashes),
+    st.builds(Spans, prefixes(most_digits=63, least=1).flatmap(spans_of)),
     st.builds(
         Vector,
         st.lists(origin_vectors(), unique_by=lambda v: v.origin, min_size=1, max_size=4).map(tuple),
@@ -129,6 +158,8 @@ def test_no_bytes_make_a_decoder_raise_anything_but_its_own_error(data: bytes) -
 
 AT_THE_LIMIT: dict[str, Frame] = {
     "origins": Origins(tuple((origin, bytes(32)) for origin in numbered(MAX_ORIGINS))),
+    "spans": Spans(tuple(Span(f"{n:063x}", numbered(16)) for n in range(MAX_SPANS))),
+    "prefixes": Origins((), tuple(f"{n:064x}" for n in range(MAX_PREFIXES))),
     "ids": Ids(bytes(32), numbered(MAX_IDS), reply=False),
     "adverts": Announce(tuple(Advert(i, 4, bytes(32), BODY_LIMIT_BYTES) for i in numbered(MAX_ADVERTS))),
     "want": Want(numbered(MAX_WANT)),
@@ -160,6 +191,18 @@ def advert(**changes: Any) -> pb.Frame:
     return pb.Frame(announce=pb.Announce(adverts=[pb.Advert(**fields)]))
 
 
+def span(prefix: str = "", digests: int = 16, size: int = 32) -> pb.Span:
+    return pb.Span(prefix=prefix, digests=[bytes(size)] * digests)
+
+
+def spans(*several: pb.Span) -> pb.Frame:
+    return pb.Frame(spans=pb.Spans(spans=several))
+
+
+def origins_in(*texts: str, **more: Any) -> pb.Frame:
+    return pb.Frame(origins=pb.Origins(prefixes=texts, **more))
+
+
 MALFORMED: dict[str, tuple[pb.Frame, str]] = {
     "a short store id": (pb.Frame(hello=pb.Hello(version=1, store_id=bytes(7))), "store id has 8"),
     "a short digest": (pb.Frame(digest=pb.Digest(root=bytes(31))), "digest has 32"),
@@ -175,6 +218,20 @@ MALFORMED: dict[str, tuple[pb.Frame, str]] = {
         pb.Frame(origins=pb.Origins(origins=[pb.OriginDigest(origin=bytes(31), digest=bytes(32))])),
         "origin has 32",
     ),
+    "a short common digest": (pb.Frame(digest=pb.Digest(root=bytes(32), common=bytes(31))), "common digest has 32"),
+    "no spans": (pb.Frame(spans=pb.Spans()), "1 to 256 spans"),
+    "a span too many": (spans(*[span(f"{n:03x}") for n in range(MAX_SPANS + 1)]), "1 to 256 spans"),
+    "a span of fifteen": (spans(span(digests=15)), "16 sub-ranges"),
+    "a span with a short digest": (spans(span(size=31)), "digest has 32"),
+    "a span of one key": (spans(span("0" * 64)), "length of a prefix is at most 63"),
+    "a span in upper case": (spans(span("A")), "lower-case hexadecimal"),
+    "a span within another": (spans(span("ab"), span("abc")), "do not overlap"),
+    "spans that descend": (spans(span("b"), span("a")), "ascending"),
+    "a prefix twice": (origins_in("a", "a"), "do not overlap"),
+    "a range within all": (origins_in("", "a"), "do not overlap"),
+    "a prefix too many": (origins_in(*(f"{n:04x}" for n in range(MAX_PREFIXES + 1))), "0 to 2048 prefixes"),
+    "a prefix too long": (origins_in("0" * 65), "at most 64"),
+    "ranges and a common digest": (origins_in("a", common=bytes(32)), "not both"),
     "a vector of nothing": (pb.Frame(vector=pb.Vector()), "1 to 2048 origins"),
     "an incarnation twice": (
         pb.Frame(

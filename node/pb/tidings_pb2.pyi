@@ -115,7 +115,7 @@ class DatasetTotal(_message.Message):
     def __init__(self, tag: _Optional[bytes] = ..., cap_epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., charged: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing")
+    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,7 @@ class Frame(_message.Message):
     WANT_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     digest: Digest
     origins: Origins
@@ -138,7 +139,8 @@ class Frame(_message.Message):
     want_chunks: WantChunks
     chunk: Chunk
     missing: Missing
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ...) -> None: ...
+    spans: Spans
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "store_id")
@@ -149,16 +151,36 @@ class Hello(_message.Message):
     def __init__(self, version: _Optional[int] = ..., store_id: _Optional[bytes] = ...) -> None: ...
 
 class Digest(_message.Message):
-    __slots__ = ("root",)
+    __slots__ = ("root", "common")
     ROOT_FIELD_NUMBER: _ClassVar[int]
+    COMMON_FIELD_NUMBER: _ClassVar[int]
     root: bytes
-    def __init__(self, root: _Optional[bytes] = ...) -> None: ...
+    common: bytes
+    def __init__(self, root: _Optional[bytes] = ..., common: _Optional[bytes] = ...) -> None: ...
 
 class Origins(_message.Message):
-    __slots__ = ("origins",)
+    __slots__ = ("origins", "prefixes", "common")
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    COMMON_FIELD_NUMBER: _ClassVar[int]
     origins: _containers.RepeatedCompositeFieldContainer[OriginDigest]
-    def __init__(self, origins: _Optional[_Iterable[_Union[OriginDigest, _Mapping]]] = ...) -> None: ...
+    prefixes: _containers.RepeatedScalarFieldContainer[str]
+    common: bytes
+    def __init__(self, origins: _Optional[_Iterable[_Union[OriginDigest, _Mapping]]] = ..., prefixes: _Optional[_Iterable[str]] = ..., common: _Optional[bytes] = ...) -> None: ...
+
+class Spans(_message.Message):
+    __slots__ = ("spans",)
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    spans: _containers.RepeatedCompositeFieldContainer[Span]
+    def __init__(self, spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("prefix", "digests")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, prefix: _Optional[str] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class OriginDigest(_message.Message):
     __slots__ = ("origin", "digest")

@@ -1,0 +1,365 @@
+"""Import of a bundle: the file is a peer that may be hostile, read twice.
+
+    look      the whole file, storing nothing: does the exporter's signature hold, is every record of a trusted origin?
+    admit     from a member: go on. From nobody we know, or cut off, or damaged: only if all its records are trusted
+    take      the whole file again: keep what passes every check and is of a trusted origin, batch by batch
+    follow    grant epoch keys to members whose key cards came
+
+In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
+counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
+more than valid records of trusted origins. What a batch kept is on disk, so whatever ends an import, another one, or a
+link, goes on from there; importing again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from crypto.keys import PublicKey
+from crypto.sealing import chunk_hash
+from node.bundle_file import BundleReader, Ending
+from node.errors import BundleError, RecordError, WireError
+from node.frames import Chunk
+from node.home import Home
+from node.intake import MET_ITSELF, equivocation
+from node.records import Held, HeldState, Record, chunk_size
+from node.show import moment
+from node.wire import read_record
+
+BATCH_BYTES: Final = 1024 * 1024
+"""What is kept in one transaction. More waits less often for the disk, and keeps a running daemon waiting longer."""
+
+MAX_TOLD: Final = 10
+"""Unfinished records and other findings that are told one by one; the rest is counted."""
+
+
+@dataclass
+class Looked:
+    """What a pass over the file found; nothing of it is stored."""
+
+    reader: BundleReader
+    records: int = 0
+    refused: int = 0
+    not_trusted: int = 0
+    stranger: PublicKey | None = None
+
+    @property
+    def exporter(self) -> PublicKey | None:
+        """Who signed all of it."""
+        return self.reader.start.exporter if self.reader.is_signed else None
+
+
+@dataclass
+class Imported:
+    """What `import_bundle` did. `exporter` is the member that vouches for the bundle, if one does."""
+
+    path: Path
+    looked: Looked
+    exporter: PublicKey | None
+    exporter_name: str | None = None
+    new: int = 0
+    known: int = 0
+    chunks: int = 0
+    completed: int = 0
+    unfinished: int = 0
+    missing: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, str]] = field(default_factory=list)
+    granted: int = 0
+
+    def lacks(self, held: Held) -> None:
+        """A record of the bundle still lacks chunks when all of it was read."""
+        self.unfinished += 1
+        if len(self.missing) < MAX_TOLD:
+            chunks = len(held.record.header.chunk_hashes)
+            self.missing.append({"record": held.record.id.hex(), "missing_chunks": len(held.missing), "chunks": chunks})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything of trusted origins that the bundle was to bring is here now."""
+        return self.looked.reader.ending is Ending.WHOLE and not self.looked.refused and not self.unfinished
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        start = self.looked.reader.start
+        return {
+            "file": str(self.path),
+            "exporter": self.exporter_name,
+            "exporter_key": self.exporter.text if self.exporter else None,
+            "created": _moment(start.created_unix_ms),
+            "complete": self.is_complete,
+            "ending": self.looked.reader.ending.value,
+            "records": self.looked.records,
+            "announced": start.records,
+            "new": self.new,
+            "known": self.known,
+            "chunks": self.chunks,
+            "completed": self.completed,
+            "unfinished": self.unfinished,
+            "missing": self.missing,
+            "not_trusted": self.looked.not_trusted,
+            "refused": self.looked.refused,
+            "findings": self.findings,
+            "granted": self.granted,
+        }
+
+    def describe(self) -> str:
+        """For people."""
+        when = f" at {when} UTC" if (when := _moment(self.looked.reader.start.created_unix_ms)) else ""
+        who = f"exported by {self.exporter_name}{when}" if self.exporter else "vouched for by nobody"
+        lines = [f"{self.path}, {who}: {self._gain()}"]
+        if self.looked.not_trusted:
+            lines.append(f"{_count(self.looked.not_trusted)} of origins that are no members here were left out.")
+        if self.granted:
+            to = f"{self.granted} {'member' if self.granted == 1 else 'members'}"
+            lines.append(f"This node granted its key to {to}: it travels in the next bundle, or over a link.")
+        return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """What is missing or wrong, a sentence each."""
+        told = [f"{one['origin']}: {one['reason']}" for one in self.findings]
+        if self.looked.refused:
+            told.append(f"{self.looked.refused} parts of the bundle failed a check and were not kept.")
+        if self.looked.reader.ending is not Ending.WHOLE:
+            told.append(self._ending())
+        elif self.unfinished or self.looked.refused:
+            told.append(f"{self._lacking()}Ask for the bundle again, or let a link bring what is missing.")
+        return told
+
+    def _gain(self) -> str:
+        if not self.new and not self.chunks:
+            return f"nothing new; {_count(self.known)} known already."
+        bodies = f"{self.completed} {'body' if self.completed == 1 else 'bodies'} completed"
+        return f"{_count(self.new)} new, {self.known} known already, {bodies}."
+
+    def _ending(self) -> str:
+        lost = max(0, self.looked.reader.start.records - self.looked.records)
+        of = f"{lost} of its {self.looked.reader.start.records} records are not in it. " if lost else ""
+        how = "ends early" if self.looked.reader.ending is Ending.CUT else "is damaged"
+        return f"{self.path} {how}: {of}{self._lacking()}Ask for the bundle again, or let a link bring the rest."
+
+    def _lacking(self) -> str:
+        if not self.unfinished:
+            return ""
+        first = self.missing[0]
+        one = f"record {first['record'][:12]} lacks {first['missing_chunks']} of {first['chunks']} chunks"
+        return f"{one}. " if self.unfinished == 1 else f"{self.unfinished} records lack chunks; {one}. "
+
+
+def import_bundle(
+    home: Home,
+    path: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Imported:
+    """Keep what the bundle brings; BundleError, before anything is stored, if it is none or may not be imported.
+    `progress` takes the bytes read so far, in both passes together."""
+    if not path.is_file():
+        raise BundleError(f"{path} is not a file that can be read twice: copy the bundle to a disk first.")
+    trusted = home.trusted
+    with path.open("rb") as file:
+        looked = _look(home, file, path, trusted, progress)
+        exporter = looked.exporter if looked.exporter in trusted else None
+        if exporter is None and looked.not_trusted:
+            raise _refusal(home, looked, path)
+        imported = Imported(path, looked, exporter, home.peers.name_of(exporter) if exporter else None)
+        looked_bytes = looked.reader.bytes_read
+        _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
+    imported.granted = home.epochs.grant_missing()
+    return imported
+
+
+# ----------------------------------------------------------------------------------------------------------- the passes
+
+
+def _look(
+    home: Home, file: IO[bytes], path: Path, trusted: frozenset[PublicKey], progress: Callable[[int], None]
+) -> Looked:
+    reader = BundleReader(file, path, home.me, home.keystore.encryption_keys)
+    looked = Looked(reader)
+    for item in _checked(reader):
+        progress(reader.bytes_read)
+        if isinstance(item, list):
+            looked.records += len(item)
+            strangers = [record.header.origin for record in item if record.header.origin not in trusted]
+            looked.not_trusted += len(strangers)
+            looked.stranger = looked.stranger or next(iter(strangers), None)
+        elif isinstance(item, str):
+            looked.refused += 1
+        if looked.not_trusted and reader.start.exporter not in trusted:
+            break  # refused, whatever follows
+    return looked
+
+
+def _take(
+    home: Home,
+    file: IO[bytes],
+    trusted: frozenset[PublicKey],
+    imported: Imported,
+    progress: Callable[[int], None],
+) -> None:
+    reader = BundleReader(file, imported.path, home.me, home.keystore.encryption_keys)
+    keeper = _Keeper(home, imported)
+    for item in _checked(reader):
+        progress(reader.bytes_read)
+        if isinstance(item, list):
+            keeper.group([record for record in item if record.header.origin in trusted])
+        elif isinstance(item, Chunk):
+            keeper.chunk(item)
+    keeper.close()
+    if reader.digest != imported.looked.reader.digest:
+        raise BundleError(
+            f"{imported.path} changed while it was read; what was kept passed every check. Copy it and import it again."
+        )
+
+
+def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
+    """Of each frame, the records that pass every rule, or the chunk if it fits a record of the last Records frame; for
+    each part that fails, a few words."""
+    group: dict[bytes, Record] = {}
+    for frame in reader.frames():
+        if isinstance(frame, WireError):
+            yield str(frame)
+        elif isinstance(frame, Chunk):
+            record = group.get(frame.id)
+            yield frame if record is not None and _fits(frame, record) else "a chunk that fits no record before it"
+        else:
+            group = {}
+            for signed in frame.records:
+                try:
+                    record = read_record(signed.header_bytes, signed.signature)
+                except RecordError as error:
+                    yield str(error)
+                else:
+                    group[record.id] = record
+            yield list(group.values())
+
+
+def _fits(chunk: Chunk, record: Record) -> bool:
+    hashes = record.header.chunk_hashes
+    return (
+        chunk.index < len(hashes)
+        and len(chunk.data) == chunk_size(record.header, chunk.index)
+        and chunk_hash(chunk.data) == hashes[chunk.index]
+    )
+
+
+def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:
+    named = looked.reader.start.exporter
+    if named is not None and named not in home.trusted:
+        why = f"names {named.text} as its maker, which is no member here,"
+        what = "add it with `tidings peer add` if you trust it, or have a member export the bundle"
+    elif looked.reader.ending is Ending.CUT:
+        why, what = "ends early, so that nobody vouches for it,", "ask for the bundle again"
+    else:
+        why, what = "was damaged or changed, so that nobody vouches for it,", "ask for the bundle again"
+    stranger = looked.stranger.short if looked.stranger else "?"
+    others = f"holds records of origins that are no members here ({stranger}…)"
+    return BundleError(f"{path} {why} and {others}: nothing was imported; {what}.")
+
+
+# -------------------------------------------------------------------------------------------------------------- keeping
+
+
+class _Keeper:
+    """Keeps what was checked, a batch at a time, and counts. `_wanted`: what records of the last group lack."""
+
+    def __init__(self, home: Home, imported: Imported) -> None:
+        self._home = home
+        self._imported = imported
+        self._batch: list[list[Record] | Chunk] = []
+        self._batch_bytes = 0
+        self._wanted: dict[bytes, set[int]] = {}
+
+    def group(self, records: list[Record]) -> None:
+        """The records of one frame; chunks that follow are theirs."""
+        self._batch.append(records)
+        self._add_bytes(sum(len(record.header_bytes) for record in records))
+
+    def chunk(self, chunk: Chunk) -> None:
+        """A chunk of a record of the last group."""
+        self._batch.append(chunk)
+        self._add_bytes(len(chunk.data))
+
+    def close(self) -> None:
+        """Keep the last batch."""
+        self._keep()
+        self._leave_group()
+
+    def _add_bytes(self, count: int) -> None:
+        self._batch_bytes += count
+        if self._batch_bytes >= BATCH_BYTES:
+            self._keep()
+
+    def _keep(self) -> None:
+        self._look_for_ourselves()
+        with self._home.store.batch():
+            for item in self._batch:
+                if isinstance(item, Chunk):
+                    self._keep_chunk(item)
+                else:
+                    self._leave_group()
+                    for record in item:
+                        self._keep_record(record)
+        self._batch, self._batch_bytes = [], 0
+
+    def _look_for_ourselves(self) -> None:
+        """A record of our own that this store did not make shows that another copy of this home is in use: sign under
+        other numbers from now on, before it is kept."""
+        store = self._home.store
+        for record in (record for item in self._batch if isinstance(item, list) for record in item):
+            if record.header.origin == self._home.me and store.get(record.id) is None:
+                self._tell(record.header.origin, MET_ITSELF)
+                self._home.author.number_apart(record.header.incarnation)
+
+    def _keep_record(self, record: Record) -> None:
+        store = self._home.store
+        held = store.get(record.id)
+        if held is None and store.is_equivocation(record):
+            store.add_conflict(record)
+            self._tell(record.header.origin, equivocation(record))
+            return
+        if held is None:
+            held = store.add_record(record)
+            self._imported.new += 1
+        else:
+            self._imported.known += 1
+        if held.missing:
+            self._wanted[record.id] = set(held.missing)
+
+    def _keep_chunk(self, chunk: Chunk) -> None:
+        wanted = self._wanted.get(chunk.id, set())
+        if chunk.index not in wanted:
+            return
+        held = self._home.store.add_chunk(chunk.id, chunk.index, chunk.data)
+        self._imported.chunks += 1
+        wanted.discard(chunk.index)
+        if held.state is not HeldState.FETCHING:
+            self._imported.completed += held.state is HeldState.COMPLETE
+            del self._wanted[chunk.id]
+
+    def _leave_group(self) -> None:
+        """No more chunks come for these records: count what is still missing."""
+        for record_id in self._wanted:
+            held = self._home.store.get(record_id)
+            if held is not None and held.state is HeldState.FETCHING:
+                self._imported.lacks(held)
+        self._wanted = {}
+
+    def _tell(self, origin: PublicKey, reason: str) -> None:
+        told = {"origin": self._home.peers.name_of(origin), "reason": reason}
+        if told not in self._imported.findings and len(self._imported.findings) < MAX_TOLD:
+            self._imported.findings.append(told)
+
+
+def _count(records: int) -> str:
+    return f"{records:,} {'record' if records == 1 else 'records'}"
+
+
+def _moment(unix_ms: int) -> str | None:
+    """When somebody says it was; None for what no calendar has."""
+    try:
+        return moment(unix_ms / 1000)
+    except (ValueError, OverflowError, OSError):
+        return None

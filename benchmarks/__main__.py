@@ -44,6 +44,8 @@ MODULES = (
     "sentiment",
     "taiwan",
     "traffic",
+    "reconciliation",
+    "gossip",
 )
 INTRODUCTION = (
     "# Results\n\nWritten by `make bench`, each section on the day and machine in its last line. Absolute times depend "

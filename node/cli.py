@@ -6,12 +6,13 @@ never pay for tables or models.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_keys, cli_models, show
+from node import cli_bundle, cli_keys, cli_models, cli_simulate, show
 from node.cli_options import Json, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_simulate.app)
 
 DEFAULT_HOME = Path("~/.tidings")
 
@@ -128,12 +130,24 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     if json:
         show.as_json(listed)
         return
-    rows = [[one["name"], one["address"] or "-", one["state"], one["reason"], one["key"]] for one in listed]
-    show.table(
-        ["name", "address", "state", "why", "key"],
-        rows,
-        empty="No peers yet; add one with `tidings peer add KEY`.",
-    )
+    heading, *lines = _peer_lines(listed)
+    show.line(heading)
+    for one, line in zip(listed, lines, strict=True):
+        show.line(line)
+        show.line(f"    {one['key']}")
+        show.line(f"    {', '.join(one['addresses']) or 'no address'}")
+
+
+def _peer_lines(listed: list[dict[str, Any]]) -> list[str]:
+    """A line of headings, and one on each peer: how the link is, for how long, and why. One line if there are none."""
+    rows = []
+    for one in listed:
+        retry = "" if one["retry_in_s"] is None else f"; next try in {show.duration(one['retry_in_s'])}"
+        moved = f"{show.size(one['bytes_sent'])} sent, {show.size(one['bytes_received'])} received"
+        traffic = f"; {moved}" if one["bytes_sent"] or one["bytes_received"] else ""
+        long = show.duration(time.time() - one["since"]) if one["since"] else "-"
+        rows.append((one["name"], one["state"], long, (one["reason"] + retry + traffic).removeprefix("; ")))
+    return show.told(["peer", "state", "for", "why"], rows, empty="No peers yet; add one with `tidings peer add KEY`.")
 
 
 @peer_app.command("remove")
@@ -424,17 +438,8 @@ def status(context: typer.Context, json: Json = False) -> None:
         f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · {node['records']} records"
     )
     show.line(node["key"])
-    rows = [
-        [
-            one["name"],
-            one["state"],
-            one["reason"],
-            show.size(one["bytes_sent"]),
-            show.size(one["bytes_received"]),
-        ]
-        for one in state["peers"]
-    ]
-    show.table(["peer", "state", "why", "sent", "received"], rows, empty="No peers yet; `tidings peer add KEY`.")
+    for line in _peer_lines(state["peers"]):
+        show.line(line)
     for task in state["tasks"]:
         show.line(f"{task['name']}: {show.summaries(task['summaries'])} ready to fuse")
         for stuck in task["stuck"]:
@@ -446,7 +451,7 @@ def status(context: typer.Context, json: Json = False) -> None:
         spent = f"epsilon {account['spent_epsilon']:.3f} of {account['cap_epsilon']:g} spent"
         show.line(f"budget of {account['dataset']}: {spent}")
     for notice in state["notices"]:
-        show.line(f"WARNING  {notice['origin']}: {notice['reason']}")
+        show.line(show.fitted(f"WARNING  {notice['origin']}: ", notice["reason"]))
 
 
 @app.command()

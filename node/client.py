@@ -1,7 +1,7 @@
 """The gRPC client: dials a peer pinned to its key, exchanges frames, or asks it for a model.
 
 The channel trusts exactly one anchor, built from the key of the peer it dials, so whoever else answers at
-that address is refused by TLS. What gRPC says about a failure is put into words here (`explain`), because
+that address is refused by TLS. What gRPC says about a failure is put into words here (`failure`, `lost`), because
 those words are what `status` and the error line show.
 """
 
@@ -20,11 +20,12 @@ from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
 from node.bandwidth import TokenBucket
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
-from node.errors import PeerUnreachable, QueryRefused
+from node.errors import PeerRefused, PeerUnreachable, QueryRefused
 from node.frames import Query
 from node.link import Hub, Link
 from node.pb import tidings_pb2_grpc as rpc
 from node.server import GRPC_OPTIONS, LINK_METADATA
+from node.show import one_line
 
 if TYPE_CHECKING:
     from node.pb import tidings_pb2 as pb
@@ -71,7 +72,7 @@ class Dialer:
             try:
                 await link.receive(call)
             except grpc.aio.AioRpcError as error:
-                link.close(explain(error.code(), error.details(), address))
+                link.close(lost(error.code(), error.details()))
             finally:
                 writer.cancel()
                 call.cancel()
@@ -86,7 +87,7 @@ class Dialer:
             try:
                 async for reply in call:
                     if reply.HasField("progress"):
-                        on_progress(reply.progress.message[:200])
+                        on_progress(one_line(reply.progress.message))
                         continue
                     received += len(reply.chunk)
                     if received > MODEL_LIMIT_BYTES:
@@ -94,31 +95,36 @@ class Dialer:
                     parts.append(reply.chunk)
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
-                    raise QueryRefused(f"The other node says: {error.details()}") from error
-                raise PeerUnreachable(explain(error.code(), error.details(), address)) from error
+                    raise QueryRefused(f"The other node says: {one_line(error.details() or '', 500)}") from error
+                raise failure(error.code(), error.details(), address) from error
             finally:
                 call.cancel()  # a call that was given up before it was sent must not start on a closed channel
         return b"".join(parts)
 
 
-_EXPLANATIONS = (
-    ("connection refused", "nothing listens at {address}; is the node there running?"),
-    (
-        "certificate_verify_failed",
-        "whoever answers at {address} does not hold this key; check key and address",
-    ),
-    ("hostname verification", "whoever answers at {address} does not hold this key; check key and address"),
-    ("wrong_version_number", "what answers at {address} is not a Tidings node"),
-    ("has not added your key", "refused: it has not added this node's key"),
-    ("socket closed", "{address} closed the connection: it may not have added this node's key yet"),
-    ("connection reset", "{address} closed the connection: it may not have added this node's key yet"),
-    ("handshake", "{address} ended the TLS handshake: it may not have added this node's key yet"),
-    ("dns resolution", "the name in {address} cannot be found; check the address"),
-    ("domain name not found", "the name in {address} cannot be found; check the address"),
+_UNREACHABLE = (
+    ("connection refused", "nothing listens at {address}; check that its node runs"),
+    ("certificate_verify_failed", "another key answers at {address}; check key and address"),
+    ("hostname verification", "another key answers at {address}; check key and address"),
+    ("tls handshake failed", "no Tidings node answers at {address}; check the address"),
+    ("handshake read failed", "{address} closed the connection at once; check that a Tidings node is there"),
+    ("dns resolution", "name not found: {address}; check the address"),
+    ("domain name not found", "name not found: {address}; check the address"),
     ("no route to host", "no route to {address}"),
+    ("network is unreachable", "no route to {address}"),
     ("timed out", "no answer from {address}"),
     ("deadline", "no answer from {address}"),
 )
+"""Signs in gRPC's account of a dial that came to nothing, the first that fits, and what they mean."""
+
+_REFUSED = (
+    ("has not added your key", "it has not added this node's key"),
+    # TLS 1.3: by now whoever answers has proved its key, and then it judges ours. A key that it does not know ends the
+    # connection without a word. So does a line that is cut in that very moment.
+    ("socket closed", "it has probably not added this node's key yet"),
+    ("connection reset", "it has probably not added this node's key yet"),
+)
+"""The same where the peer was there, asked for after those above."""
 
 
 async def _write(call: ExchangeCall, link: Link) -> None:
@@ -141,18 +147,32 @@ async def _accepted(call: ExchangeCall, address: str) -> None:
             metadata = await call.initial_metadata()
             if LINK_METADATA in {(key, value) for key, value in metadata or ()}:
                 return
-            raise PeerUnreachable(explain(await call.code(), await call.details(), address))
+            raise failure(await call.code(), await call.details(), address)
     except TimeoutError as error:
         call.cancel()
         raise PeerUnreachable(f"no answer from {address} within {CONNECT_TIMEOUT_S:g} s") from error
 
 
-def explain(code: grpc.StatusCode, details: str | None, address: str) -> str:
-    """gRPC's account of a failure in words for a person."""
+def failure(code: grpc.StatusCode, details: str | None, address: str) -> PeerUnreachable:
+    """What to raise for a call that came to nothing, in words; PeerRefused if the peer was there."""
     lowered = (details or "").lower()
-    for sign, words in _EXPLANATIONS:
+    for sign, words in _UNREACHABLE:
         if sign in lowered:
-            return words.format(address=address)
-    if code is grpc.StatusCode.PERMISSION_DENIED:
-        return f"refused: {details}"
-    return f"lost {address}: {details or code.name.lower()}"
+            return PeerUnreachable(words.format(address=address))
+    for sign, words in _REFUSED:
+        if sign in lowered:
+            return PeerRefused(words)
+    said = one_line(details or code.name.lower())
+    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+        return PeerRefused(f"it says: {said}")
+    return PeerUnreachable(f"no link with {address}: {said}")
+
+
+def lost(code: grpc.StatusCode, details: str | None) -> str:
+    """Why a link that was up has ended, in words."""
+    lowered = (details or "").lower()
+    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+        return f"it says: {one_line(details or code.name.lower())}"
+    if "keepalive" in lowered or "ping" in lowered:
+        return "it fell silent"
+    return "the connection was lost"

@@ -91,7 +91,7 @@ class GossipSettings:
     costs about 40 bytes a round. Shorter finds what announcements missed sooner; the draw keeps a swarm
     from moving in step."""
 
-    list_origins: int = 64
+    list_origins: int = 32
     """Ranges of up to so many origins are compared as a list (72 bytes an origin), larger ones by the digests of
     their sixteen sub-ranges (560 bytes). Lower narrows down further before it lists, which takes half a round trip more
     for every sixteenfold; higher lists more of what is equal. Measured: docs/adr/0010, `python -m benchmarks
@@ -160,6 +160,14 @@ class GossipSettings:
     """A link that owes data and delivers none for this long, and for four of its usual gaps between
     arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
     for things twice on thin lines: the largest chunk takes 8 s at 64 kbit/s."""
+
+    first_try_s: float = 0.3
+    least_try_s: float = 0.2
+    steady_tries: int = 4
+    """A header, or a small body, that does not come is asked for again: after the first while nothing is known of the
+    link; then after its usual time to answer and four deviations, never sooner than the second. After this many tries
+    in a row that time doubles with each. Shorter overcomes losses sooner, and asks twice where a link was merely late,
+    at the price of some hundred bytes up to 4 KiB."""
 
     hostage_s: float = 120.0
     """A record asked of a link that delivers others but nothing of this one for so long, and for twice what a full

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from crypto.errors import KeystoreLocked
@@ -27,7 +28,7 @@ from node import heads
 from node.bandwidth import TokenBucket
 from node.client import Dialer
 from node.config import GossipSettings
-from node.errors import PeerUnreachable, QueryRefused, StoreError
+from node.errors import PeerRefused, PeerUnreachable, QueryRefused, StoreError
 from node.events import (
     Action,
     Alarm,
@@ -40,7 +41,6 @@ from node.events import (
     Keep,
     KeepChunk,
     LinkDown,
-    LinkState,
     LinkUp,
     PeersChanged,
     RecordAdded,
@@ -54,6 +54,7 @@ from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
 from node.records import Kind, Record
+from node.reports import follow
 from node.server import Doors, NodeServer
 from node.store import LinkReport, Peer
 
@@ -66,6 +67,8 @@ REPORT_S = 1.0
 RETRY_STORE_S = 10.0
 """How long the node stays off the network after its store refused a write (a full disk, say)."""
 STOP_GRACE_S = 2.0
+ALARM = "alarm"
+"""The topic of notices that come from the core; the newest one about a node stands."""
 MAX_WAITING_QUERIES = 8
 """Queries that may wait for the one that runs; each costs a process with torch in it."""
 
@@ -81,6 +84,7 @@ class Daemon:
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
+        self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
         self._peers: dict[PublicKey, Peer] = {}
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
@@ -105,6 +109,7 @@ class Daemon:
         if listen is not None:
             port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
+            self._home.store.set_listening(address)
         on_ready.set_result(address)
         try:
             await asyncio.gather(self._watch_store(), self._write_reports())
@@ -182,12 +187,17 @@ class Daemon:
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
+        unsourced: set[bytes] = set()
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
+            lacking = self._core.unsourced()
             try:
                 if current != written:
                     self._home.store.set_links(current)
                     written = current
+                if lacking != unsourced:
+                    self._home.store.set_unsourced(lacking)
+                    unsourced = lacking
                 self._tell_findings()
             except StoreError as error:
                 log.warning("%s", error)
@@ -195,14 +205,10 @@ class Daemon:
     def _with_traffic(self, report: LinkReport) -> LinkReport:
         sent, received = self._traffic.get(report.peer, (0, 0))
         live = [link for link in self._links.values() if link.peer == report.peer]
-        return LinkReport(
-            report.peer,
-            report.state,
-            report.reason,
-            report.since,
-            report.last_seen,
-            sent + sum(link.bytes_sent for link in live),
-            received + sum(link.bytes_received for link in live),
+        return replace(
+            report,
+            bytes_sent=sent + sum(link.bytes_sent for link in live),
+            bytes_received=received + sum(link.bytes_received for link in live),
         )
 
     # ----------------------------------------------------------------------------------------- events and actions
@@ -248,15 +254,19 @@ class Daemon:
             case KeepChunk(record_id=record_id, index=index, data=data):
                 self._home.store.add_chunk(record_id, index, data)
             case Dial(peer=peer, address=address):
-                self._dials[peer] = asyncio.create_task(self._dial(peer, address))
+                if peer in self._unanswered:
+                    self._unanswered[peer].cancel()  # it waits at an address that is not the peer's any more
+                self._dials[peer] = self._unanswered[peer] = asyncio.create_task(self._dial(peer, address))
             case Close(link=number, reason=reason):
                 if number in self._links:
                     self._links[number].close(reason)
-            case Report(peer=peer, state=state, reason=reason):
-                self._report(peer, state, reason)
+            case Report():
+                self._report(action)
             case Alarm(origin=origin, reason=reason, proof=proof):
                 log.warning("%s: %s", self._home.peers.name_of(origin), reason)
-                if proof is not None:
+                if proof is None:
+                    self._home.store.set_notice(origin, ALARM, reason)
+                else:
                     self._home.store.add_conflict(proof)
                     self._look_at(proof)
 
@@ -276,13 +286,12 @@ class Daemon:
                 log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
             self._findings = found
 
-    def _report(self, peer: PublicKey, state: LinkState, reason: str) -> None:
+    def _report(self, told: Report) -> None:
         now = time.time()
-        before = self._reports.get(peer)
-        since = before.since if before and before.state == state.value else now
-        last_seen = now if state is LinkState.LINKED else (before.last_seen if before else None)
-        self._reports[peer] = LinkReport(peer, state.value, reason, since, last_seen, 0, 0)
-        log.info("%s is %s %s", self._home.peers.name_of(peer), state.value, reason)
+        wait_s = None if told.retry_at is None else told.retry_at - asyncio.get_running_loop().time()
+        retry_at = None if wait_s is None else now + wait_s
+        self._reports[told.peer] = follow(self._reports.get(told.peer), told, now, retry_at)
+        log.info("%s is %s %s", self._home.peers.name_of(told.peer), told.state.value, told.reason)
 
     def _schedule_tick(self, deadline: float | None) -> None:
         if self._tick is not None:
@@ -303,6 +312,7 @@ class Daemon:
             link.close(f"this node cannot write: {error}")
         for dial in self._dials.values():
             dial.cancel()
+        self._unanswered.clear()
         loop.call_at(self._off_until + 0.1, self._return_to_network)
 
     def _return_to_network(self) -> None:
@@ -317,7 +327,9 @@ class Daemon:
         try:
             await self._dialer.exchange(peer, address, self, self._bucket)
         except PeerUnreachable as error:
-            self._handle(DialFailed(peer, str(error)))
+            if self._unanswered.get(peer) is asyncio.current_task():
+                del self._unanswered[peer]
+                self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
 
     # ------------------------------------------------------------------------------------------------ the hub
 
@@ -329,8 +341,10 @@ class Daemon:
         """A link is ready."""
         if asyncio.get_running_loop().time() < self._off_until:
             link.close("this node cannot write now")
+        if link.dialed_by_us:
+            self._unanswered.pop(link.peer, None)
         self._links[link.number] = link
-        self._handle(LinkUp(link.number, link.peer, link.dialed_by_us))
+        self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
     def frame_in(self, link: Link, frame: Frame) -> None:
         """A frame arrived."""

@@ -56,11 +56,11 @@ class Dialer:
         """These are the members now, and those with an address; both are kept, not copied. One that is new, or has
         other addresses, may be dialed at once."""
         before, self._members, self._dialable = self._members, members, dialable
-        for peer, tries in list(self._tries.items()):
+        for peer in list(self._tries):
             if not self.has_address(peer):
                 del self._tries[peer]
             elif before.get(peer) != members[peer]:
-                self._tries[peer] = _Tries(is_dialing=tries.is_dialing)
+                self._tries[peer] = _Tries()  # a dial that waits at an old address gives way to one at a new address
         if self.explore_at == math.inf:
             self._plan_exploring(now)
         self.look_again()
@@ -108,12 +108,15 @@ class Dialer:
         self.look_again()
 
     def failed(self, peer: PublicKey, now: float) -> float:
-        """The dial came to nothing; returns the seconds until the next one."""
+        """The dial came to nothing; returns the seconds until the next one. It goes to the next address: at once, until
+        the last of them was tried, so that a peer with several is not met later than one with one."""
         self.answered(peer)
-        wait_s = self._back_off(peer, now)
-        if peer in self._tries:
-            self._tries[peer].moves += 1
-        return wait_s
+        tries = self._tries.get(peer)
+        if tries is not None and self.has_address(peer):
+            tries.moves += 1
+            if tries.moves % len(self._members[peer]):
+                return 0.0
+        return self._back_off(peer, now)
 
     def lost(self, peer: PublicKey, now: float, *, was_good: bool) -> float:
         """The last link is gone; returns the seconds until the next dial. One that was no good is a failed try."""
@@ -132,11 +135,11 @@ class Dialer:
 
     def _room(self, dialed: int, now: float) -> int:
         """How many dials may begin, when not everybody is dialed."""
-        room = self._settings.max_dialed - dialed - sum(tries.is_dialing for tries in self._tries.values())
-        if room <= 0 and now >= self.explore_at:
+        room = max(0, self._settings.max_dialed - dialed - sum(tries.is_dialing for tries in self._tries.values()))
+        if now >= self.explore_at:
             self._plan_exploring(now)
-            return 1
-        return max(room, 0)
+            return max(room, 1)
+        return room
 
     def _plan_exploring(self, now: float) -> None:
         self.explore_at = now + self._rng.uniform(self._settings.explore_min_s, self._settings.explore_max_s)

@@ -101,7 +101,7 @@ class EpochKeys:
             raise NotReadable("withdrawn or replaced by its origin")
         if held.state is HeldState.FETCHING:
             total = len(header.chunk_hashes)
-            raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived so far")
+            raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived")
         try:
             key = content_key(self._epoch_key(header.origin, header.epoch), core(header))
             return open_sealed(self._store.body(held.record.id), key, core(header), header.key_commitment)
@@ -151,7 +151,7 @@ class EpochKeys:
                 if grant.id in self._unwrapped:
                     return self._unwrapped[grant.id]
         who = self._peers.name_of(origin)
-        raise NotReadable(f"waiting for the key grant of {who}: it must have added this node and been online since")
+        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
 
     def _unwrap(self, record: Record) -> None:
         wrapped = _key_grant(record.header).wrapped_key

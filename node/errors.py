@@ -36,6 +36,10 @@ class PeerUnreachable(NodeError):
     """A peer could not be reached, in words."""
 
 
+class PeerRefused(PeerUnreachable):
+    """A peer was there, proved its key, and did not want this node."""
+
+
 class QueryRefused(NodeError):
     """A query has no answer here, in words."""
 

@@ -38,11 +38,16 @@ class PeersChanged:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """A stream with an authenticated peer can carry frames. Answers a Dial if `dialed_by_us`."""
+    """A stream with an authenticated peer can carry frames. Answers a Dial if `dialed_by_us`.
+
+    `clock_unix_ms` is what this node's own clock shows, milliseconds since 1970, right or wrong; 0 if it has none. It
+    is told to the peer and compared with the peer's, for people.
+    """
 
     link: int
     peer: PublicKey
     dialed_by_us: bool
+    clock_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,12 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True)
 class DialFailed:
-    """A Dial came to nothing. Every Dial is answered by this or by a LinkUp."""
+    """A Dial came to nothing. Every Dial is answered by this or by a LinkUp, or takes the place of an earlier one for
+    the same peer. `is_refusal`: the peer was there and did not want this node."""
 
     peer: PublicKey
     reason: str
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ Event = PeersChanged | LinkUp | LinkDown | DialFailed | FrameIn | BadFrame | Rec
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Try to open a link to a member at one of its addresses."""
+    """Try to open a link to a member at one of its addresses, and give up trying it anywhere else."""
 
     peer: PublicKey
     address: str
@@ -156,11 +163,13 @@ class LinkState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How things stand with a peer now, and why."""
+    """How things stand with a peer now, and why: the last error, or a remark. `retry_at` is when it is dialed next, in
+    the core's time, if a dial waits."""
 
     peer: PublicKey
     state: LinkState
     reason: str
+    retry_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

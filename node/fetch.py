@@ -6,9 +6,10 @@ arrives, so a fetch resumes where it was, from any link that announces the recor
 of headers and one of chunks in flight; what is asked first is what ranks first: withdrawals, then records
 without a body, then small bodies, then large ones.
 
-Three ways a link loses a fetch: it goes down or says Missing; it owes data and delivers nothing at all
-(`stall_s`); it delivers others but nothing of this one (`hostage_s`). The first that is left in the
-record's sources is asked then; a stalled link that is the only source is asked again.
+Four ways a link loses a fetch: it goes down or says Missing; it owes something small and is silent for longer than it
+usually takes to answer (`patience`); it owes chunks and delivers nothing at all (`stall_s`); it delivers others but
+nothing of this one (`hostage_s`). The first that is left in the record's sources is asked then; a silent link that is
+the only source is asked again. A link is ordered: chunks that a later one overtook are lost, and asked for again.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from node.config import MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
+from crypto.sealing import HASH_BYTES
+from node.config import CHUNK_BYTES, MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
 from node.events import Action, Send
 from node.frames import Advert, Want, WantChunks
+from node.patience import Patience
 from node.records import Kind, Record
 
-MAX_DOUBLINGS: Final = 10
+HEADER_BYTES: Final = 400
+"""About the size of a signed header, without the hashes of its chunks."""
 
 Rank = tuple[int, int, int]
 
@@ -52,20 +56,34 @@ class _Fetch:
     in_flight: dict[int, None] = field(default_factory=dict)
     asked: int | None = None
 
+    @property
+    def missing(self) -> set[int]:
+        """The chunks that are not here."""
+        return self.unasked.keys() | self.in_flight.keys()
+
+    @property
+    def light_bytes(self) -> int | None:
+        """About how long the answer is if it is cheap to ask for twice: a header, with a small body or without one."""
+        body_bytes = self.rank[1]
+        header_bytes = 0 if self.record else HEADER_BYTES + body_bytes // CHUNK_BYTES * HASH_BYTES
+        if body_bytes <= SMALL_BODY_BYTES:
+            return header_bytes + body_bytes
+        return None if self.record else header_bytes
+
 
 @dataclass(slots=True)
 class _Source:
-    """What is asked of one link. `asked` maps records to when they last made progress, the oldest first."""
+    """What is asked of one link. `asked` maps records to when they last made progress, the oldest first; `light` those
+    of them that are cheap to ask for twice, to about how many bytes they are."""
 
-    progress_at: float = 0.0
-    mean_gap_s: float | None = None
-    stalls: int = 0
-    stalled_at: float = -math.inf
+    patience: Patience = field(default_factory=Patience)
     candidates: int = 0
     overflowed: bool = False
     headers: list[tuple[Rank, bytes]] = field(default_factory=list)
     bodies: list[tuple[Rank, bytes]] = field(default_factory=list)
     asked: dict[bytes, float] = field(default_factory=dict)
+    light: dict[bytes, int] = field(default_factory=dict)
+    light_bytes: int = 0
     headers_in_flight: int = 0
     chunks_in_flight: int = 0
 
@@ -114,12 +132,10 @@ class Fetcher:
     def progress(self, link: int, record_id: bytes, now: float) -> None:
         """Something of this record came over this link, wanted or not."""
         source = self._links[link]
-        if source.asked:
-            gap_s = now - source.progress_at
-            mean_s = gap_s if source.mean_gap_s is None else source.mean_gap_s
-            source.mean_gap_s = mean_s + (gap_s - mean_s) / 8
-        source.progress_at = now
-        source.stalls = 0
+        fetch = self._fetches.get(record_id)
+        if fetch is not None and fetch.record is None and record_id in source.asked:
+            source.patience.answered(source.asked[record_id], now)
+        source.patience.arrived(now, was_owing=bool(source.asked))
         if source.asked.pop(record_id, None) is not None:
             source.asked[record_id] = now
 
@@ -133,10 +149,12 @@ class Fetcher:
             self._ask(record.id, fetch, link, now)
             self._fly(fetch, link, len(fetch.unasked))
 
-    def chunk_arrived(self, record_id: bytes, index: int) -> bool:
-        """A good chunk came and was kept; returns whether it was the last one."""
+    def chunk_arrived(self, link: int | None, record_id: bytes, index: int) -> bool:
+        """A good chunk came over this link, or by another way, and was kept; returns whether it was the last one."""
         fetch = self._fetches[record_id]
         if index in fetch.in_flight and fetch.asked is not None:
+            if fetch.asked == link:
+                self._ask_for_overtaken(record_id, fetch, index)
             del fetch.in_flight[index]
             self._land(fetch.asked, 1)
         else:
@@ -151,8 +169,8 @@ class Fetcher:
         made the record whole."""
         fetch = self._fetches.get(record_id)
         is_whole = False
-        for index in sorted(set(fetch.missing) - set(missing)) if fetch is not None else ():
-            is_whole = self.chunk_arrived(record_id, index)
+        for index in sorted(fetch.missing - set(missing)) if fetch is not None else ():
+            is_whole = self.chunk_arrived(None, record_id, index)
         return is_whole
 
     def fetching(self) -> dict[bytes, int]:
@@ -174,6 +192,10 @@ class Fetcher:
         """The links that have this record."""
         fetch = self._fetches.get(record_id)
         return list(fetch.sources) if fetch is not None else []
+
+    def unsourced(self) -> set[bytes]:
+        """The records whose header is here and whose missing chunks nobody can be asked for."""
+        return {known for known, fetch in self._fetches.items() if fetch.record is not None and not fetch.sources}
 
     def owes(self, link: int) -> bool:
         """Whether something is asked of this link."""
@@ -225,12 +247,17 @@ class Fetcher:
     def expire(self, now: float) -> None:
         """Take back what was asked of links that deliver nothing, or nothing of that record."""
         for link, source in list(self._links.items()):
-            if source.asked and now >= source.progress_at + self._patience_s(source):
-                source.stalls += 1
-                source.stalled_at = now
-                late = list(source.asked)
-            else:
-                late = [known for known in source.asked if now >= self._hostage_at(source, known)]
+            if not source.asked:
+                continue
+            patience, late = source.patience, dict.fromkeys(self._held_up(source, now))
+            if source.light and now >= patience.tries_at(self._settings, source.light_bytes):
+                patience.try_again(now)
+                for record_id in list(source.light):
+                    late.pop(record_id, None)
+                    self._ask_again(link, record_id)
+            if len(source.asked) > len(source.light) and now >= patience.stalls_at(self._settings):
+                patience.give_up(now)
+                late.update(dict.fromkeys(known for known in source.asked if known not in source.light))
             for record_id in late:
                 self._ask_elsewhere(link, record_id)
 
@@ -239,27 +266,17 @@ class Fetcher:
         soonest = math.inf
         for source in self._links.values():
             if source.asked:
-                oldest = next(iter(source.asked))
-                stalled_at = source.progress_at + self._patience_s(source)
-                soonest = min(soonest, stalled_at, self._hostage_at(source, oldest))
+                soonest = min(soonest, source.patience.held_up_at(self._settings, next(iter(source.asked.values()))))
+            if source.light:
+                soonest = min(soonest, source.patience.tries_at(self._settings, source.light_bytes))
+            if len(source.asked) > len(source.light):
+                soonest = min(soonest, source.patience.stalls_at(self._settings))
         return soonest
 
-    def _patience_s(self, source: _Source) -> float:
-        """How long a link may owe data and deliver none.
-
-        As a retransmission timer (Jacobson, "Congestion avoidance and control", 1988): some multiple of the usual gap
-        between arrivals, doubled with each stall in a row.
-        """
-        usual_s = max(self._settings.stall_s, 4 * (source.mean_gap_s or 0.0))
-        return usual_s * float(1 << min(source.stalls, MAX_DOUBLINGS))
-
-    def _hostage_at(self, source: _Source, record_id: bytes) -> float:
-        """When this record is asked elsewhere because the link delivers others; twice a full window's time at least."""
-        asked_at = source.asked[record_id]
-        if source.progress_at <= asked_at:
-            return math.inf
-        window_s = (source.mean_gap_s or 0.0) * self._settings.chunk_window
-        return asked_at + max(self._settings.hostage_s, 2 * window_s)
+    def _held_up(self, source: _Source, now: float) -> list[bytes]:
+        """What was asked of this link long ago while it delivers other things."""
+        held_up_at = source.patience.held_up_at
+        return [known for known, asked_at in source.asked.items() if now >= held_up_at(self._settings, asked_at)]
 
     def take_drained(self) -> list[int]:
         """The links whose announcements overflowed and are worked off by now: they know more."""
@@ -315,6 +332,25 @@ class Fetcher:
         """Whether this link may be asked for some chunks of the record now."""
         return bool(fetch.unasked) and fetch.asked in (None, link) and link in fetch.sources
 
+    def _ask_for_overtaken(self, record_id: bytes, fetch: _Fetch, index: int) -> None:
+        """A link is ordered: what was asked of it before this chunk and is not here was lost, if it was ever sent."""
+        lost = list(itertools.takewhile(lambda other: other != index, fetch.in_flight))
+        if lost and fetch.asked is not None:
+            for other in lost:
+                del fetch.in_flight[other]
+            fetch.unasked = dict.fromkeys(sorted((*lost, *fetch.unasked)))
+            heapq.heappush(self._links[fetch.asked].bodies, (fetch.rank, record_id))
+            self._land(fetch.asked, len(lost))
+
+    def _ask_again(self, link: int, record_id: bytes) -> None:
+        """Ask for something light again: of the next source, of this one when all others had their turn."""
+        fetch = self._fetches[record_id]
+        self._release(record_id, fetch)
+        self._ready.pop(link, None)
+        del fetch.sources[link]
+        fetch.sources[link] = None
+        self._queue_everywhere(record_id, fetch)
+
     def _ask_elsewhere(self, link: int, record_id: bytes) -> None:
         fetch = self._fetches[record_id]
         if len(fetch.sources) > 1:
@@ -344,11 +380,14 @@ class Fetcher:
 
     def _ask(self, record_id: bytes, fetch: _Fetch, link: int, now: float) -> None:
         source = self._links[link]
-        if not source.asked and source.stalled_at < now:
-            # Not when a stalled link is asked again at once: it has owed since the first time.
-            source.progress_at, source.stalls = now, 0
+        if not source.asked:
+            source.patience.begin(now)
         fetch.asked = link
         source.asked[record_id] = now
+        size = fetch.light_bytes
+        if size is not None:
+            source.light[record_id] = size
+            source.light_bytes += size
 
     def _fly(self, fetch: _Fetch, link: int, most: int) -> tuple[int, ...]:
         """Count the first unasked chunks, so many at most, as asked of this link; returns them."""
@@ -369,6 +408,7 @@ class Fetcher:
             return
         source = self._links[fetch.asked]
         del source.asked[record_id]
+        source.light_bytes -= source.light.pop(record_id, 0)
         if fetch.record is None:
             source.headers_in_flight -= 1
         self._land(fetch.asked, len(fetch.in_flight))

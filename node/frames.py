@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First frame each way."""
+    """First frame each way. `clock_unix_ms` is what the sender's clock shows, any number; 0 if it does not say."""
 
     version: int
     store_id: bytes
+    clock_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,10 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
+    def unsourced(self) -> set[bytes]:
+        """The ids of records whose header is here and whose body no link has the rest of."""
+        return self._fetcher.unsourced()
+
     def fetching(self) -> dict[bytes, int]:
         """The records that lack some of their body, with how many chunks the core knows to be here: what else comes to
         have more of them tells it by RecordAdded."""
@@ -164,6 +168,8 @@ class Gossip:
             case Announce(adverts):
                 self._intake.heard(link, adverts)
             case Want() as want:
+                for wanted in want.ids:
+                    self._rumors.heard(link.number, wanted)
                 self._supply.want(link, want)
             case Records(records):
                 self._intake.records(link, records, now)

@@ -23,7 +23,7 @@ from node.records import RULES, Held, HeldState, Record
 from node.rumors import Rumors
 from node.wire import read_record
 
-MET_ITSELF: Final = "a record of this node that it does not hold came back: was its home restored from a copy?"
+MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"
 
 
 def equivocation(second: Record) -> str:
@@ -94,7 +94,7 @@ class Intake:
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         link.worked()
         knowing = {link.number, *self._fetcher.sources(chunk.id)}
-        if self._fetcher.chunk_arrived(chunk.id, chunk.index):
+        if self._fetcher.chunk_arrived(link.number, chunk.id, chunk.index):
             self._holdings.settle(chunk.id)
             self._rumors.start(chunk.id, knowing)
 

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from crypto.keys import PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
@@ -17,6 +18,12 @@ from node.dialing import Dialer
 from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
 from node.fetch import Fetcher
 from node.frames import Frame, Hello
+from node.show import duration
+
+NO_ADDRESS: Final = "no address here: it must dial this node"
+
+CLOCK_TOLERANCE_S: Final = 60
+"""From what difference on a peer's clock is remarked on. Smaller ones are a slow line as often as a wrong clock."""
 
 
 @dataclass(slots=True)
@@ -27,6 +34,7 @@ class PeerLink:
     peer: PublicKey
     dialed_by_us: bool
     up_at: float
+    clock_unix_ms: int = 0
     is_ready: bool = False
     ready_at: float = math.inf
     has_compared: bool = False
@@ -112,8 +120,8 @@ class Links:
             self._out.append(Close(event.link, "it sent too much that was invalid"))
             return None
         self._limit_unready(event.peer, now)
-        link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now)
-        self.send(link, Hello(PROTOCOL_VERSION, self._store_id))
+        link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now, event.clock_unix_ms)
+        self.send(link, Hello(PROTOCOL_VERSION, self._store_id, event.clock_unix_ms))
         return link
 
     def down(self, number: int, reason: str, now: float) -> None:
@@ -126,8 +134,10 @@ class Links:
         """A dial came to nothing."""
         wait_s = self._dialer.failed(event.peer, now)
         if self._is_member(event.peer) and event.peer not in self._linked():
-            reason = f"{event.reason}; next try in {wait_s:.0f} s"
-            self._out.append(Report(event.peer, LinkState.UNREACHABLE, reason))
+            state = LinkState.REFUSED if event.is_refusal else LinkState.UNREACHABLE
+            # In a large coalition others may be drawn first: there is no time to name.
+            retry_at = None if self._dialer.chooses else now + wait_s
+            self._out.append(Report(event.peer, state, event.reason, retry_at))
 
     def dial(self, now: float) -> None:
         """Try the members that are due; before one more is tried, let go of one that is too many."""
@@ -163,7 +173,7 @@ class Links:
             self.strike(link.number, "a second Hello on one link", now)
             return
         if hello.version != PROTOCOL_VERSION:
-            reason = f"it speaks version {hello.version} of the protocol, this node version {PROTOCOL_VERSION}"
+            reason = f"it speaks version {hello.version}, this node version {PROTOCOL_VERSION}"
             self.close(link, reason, now)
             return
         others = [other for other in self.ready() if other.peer == link.peer]
@@ -172,7 +182,7 @@ class Links:
         self._fetcher.link_up(link.number)
         if others:  # never more than one, since this is done whenever there are two
             self.close(self._spare_of(others[0], link, now), "another link with it is up", now)
-        self._out.append(Report(link.peer, LinkState.LINKED, ""))
+        self._out.append(Report(link.peer, LinkState.LINKED, _clock_words(link, hello, now)))
 
     def close(self, link: PeerLink, reason: str, now: float) -> None:
         """End a link."""
@@ -208,7 +218,7 @@ class Links:
         before = self._stores_seen.setdefault(peer, store_id)
         if before != store_id:
             self._stores_seen[peer] = store_id
-            reason = "it came back with another store: was its home made anew, or do two nodes run with its key?"
+            reason = "it came back with another store; two nodes run with its key, or its home was made anew"
             self._out.append(Alarm(peer, reason))
 
     def _lose(self, link: PeerLink, reason: str, now: float) -> None:
@@ -218,20 +228,21 @@ class Links:
         if link.peer in self._linked() or not self._is_member(link.peer):
             return
         is_good = link.has_worked or now - link.ready_at >= self._settings.stable_link_s
-        self._dialer.lost(link.peer, now, was_good=is_good)
-        self._report_absent(link.peer, reason, now)
+        wait_s = self._dialer.lost(link.peer, now, was_good=is_good)
+        self._report_absent(link.peer, reason, now, wait_s)
 
-    def _report_absent(self, peer: PublicKey, reason: str, now: float) -> None:
+    def _report_absent(self, peer: PublicKey, reason: str, now: float, wait_s: float) -> None:
         """A member has no link any more; say what is being done about it."""
         if self._is_kept_out(peer, now):
-            self._out.append(Report(peer, LinkState.REFUSED, reason))
+            self._out.append(Report(peer, LinkState.REFUSED, reason, self._kept_out[peer]))
         elif self._dialer.chooses and self._links:
             self._out.append(Report(peer, LinkState.WAITING, f"{reason}; it is reached through others"))
         elif self._dialer.has_address(peer):
-            self._out.append(Report(peer, LinkState.UNREACHABLE, reason))
+            self._out.append(
+                Report(peer, LinkState.UNREACHABLE, reason, None if self._dialer.chooses else now + wait_s)
+            )
         else:
-            waiting = "no address is known for it, so it must dial this node"
-            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; {waiting}"))
+            self._out.append(Report(peer, LinkState.WAITING, f"{reason}; {NO_ADDRESS}"))
 
     def _linked(self) -> set[PublicKey]:
         return {link.peer for link in self._links.values()}
@@ -249,8 +260,19 @@ class Links:
         self._strikes[link.peer] = (strikes + 1, since)
         if strikes >= self._settings.max_strikes:
             self._kept_out[link.peer] = now + self._settings.penalty_s
-            self.close(link, f"it sent too much that was invalid, lastly: {reason}", now)
+            self.close(link, f"it sent too much that was invalid; lastly: {reason}", now)
             self._dialer.postpone(link.peer, self._kept_out[link.peer])
 
     def _is_kept_out(self, peer: PublicKey, now: float) -> bool:
         return now < self._kept_out.get(peer, -math.inf)
+
+
+def _clock_words(link: PeerLink, hello: Hello, now: float) -> str:
+    """A remark on the peer's clock if it differs from ours by more than CLOCK_TOLERANCE_S; empty if not, or if either
+    does not say. Whose is wrong nobody can tell, and nothing depends on it."""
+    if not hello.clock_unix_ms or not link.clock_unix_ms:
+        return ""
+    ahead_s = (hello.clock_unix_ms - link.clock_unix_ms) / 1000 - (now - link.up_at)
+    if abs(ahead_s) <= CLOCK_TOLERANCE_S:
+        return ""
+    return f"clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'} (harmless)"

@@ -42,9 +42,12 @@ CREATE TABLE notices (
 CREATE TABLE unsourced (
     record BLOB PRIMARY KEY
 ) STRICT;
+CREATE TABLE listening (
+    address TEXT NOT NULL
+) STRICT;
 """
-"""1 to 2: a peer has a list of addresses; the daemon also tells when it dials next, what its operator should hear of,
-and which bodies nobody has the rest of."""
+"""1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
+should hear of, and which bodies nobody has the rest of."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

@@ -1,25 +1,29 @@
 """Rumors: announcing what is new to a few links at a time, for a few rounds.
 
-The push half of Demers et al. (1987), "rumor mongering" with a counter and no feedback: at once to `fanout` links,
-drawn from those that do not have the record already, and to as many others in each of the next rounds. It spreads in
-about log N rounds and misses some nodes; finding those is the business of anti-entropy (`reconcile`).
+The push half of Demers et al. (1987), "rumor mongering" with a counter: at once to `fanout` links, drawn from those
+that are not known to have the record, and to as many in each of the next rounds. A link that was told and stays silent
+may have the record, or may have missed the announcement: it is told again when all others were. That spreads in about
+log N rounds and misses some nodes; finding those is the business of anti-entropy (`reconcile`).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from node.config import GossipSettings
 
 
 @dataclass(slots=True)
 class _Rumor:
+    """News: the links that have it, those that were told and say nothing, when the next round is due."""
+
     rounds_left: int
-    told: set[int]
-    next_at: float
+    knowing: set[int]
+    next_at: float = -math.inf
+    told: set[int] = field(default_factory=set)
 
 
 class Rumors:
@@ -32,12 +36,12 @@ class Rumors:
 
     def start(self, record_id: bytes, knowing: Iterable[int]) -> None:
         """A record is news, except to these links."""
-        self._rumors[record_id] = _Rumor(self._settings.rumor_rounds, set(knowing), -math.inf)
+        self._rumors[record_id] = _Rumor(self._settings.rumor_rounds, set(knowing))
 
     def heard(self, link: int, record_id: bytes) -> None:
         """The peer on this link has the record."""
         if record_id in self._rumors:
-            self._rumors[record_id].told.add(link)
+            self._rumors[record_id].knowing.add(link)
 
     def due(self, links: Sequence[int], now: float) -> dict[int, list[bytes]]:
         """What to announce on which of these links now; counts as told."""
@@ -45,16 +49,22 @@ class Rumors:
         for record_id, rumor in list(self._rumors.items()):
             if rumor.next_at > now:
                 continue
-            untold = [link for link in links if link not in rumor.told]
-            chosen = self._rng.sample(untold, min(self._settings.fanout, len(untold)))
+            chosen = self._choose([link for link in links if link not in rumor.knowing], rumor.told)
             for link in chosen:
                 tell.setdefault(link, []).append(record_id)
             rumor.told.update(chosen)
             rumor.rounds_left -= 1
             rumor.next_at = now + self._settings.rumor_round_s
-            if rumor.rounds_left == 0 or len(chosen) == len(untold):
+            if rumor.rounds_left == 0 or not chosen:
                 del self._rumors[record_id]
         return tell
+
+    def _choose(self, links: Sequence[int], told: Container[int]) -> list[int]:
+        """The links to tell in this round: those that were not told before, then those that were and stayed silent."""
+        fresh = [link for link in links if link not in told]
+        silent = [link for link in links if link in told]
+        chosen = self._rng.sample(fresh, min(self._settings.fanout, len(fresh)))
+        return chosen + self._rng.sample(silent, min(self._settings.fanout - len(chosen), len(silent)))
 
     def deadline(self) -> float:
         """When the next round is due."""

@@ -48,13 +48,15 @@ def ring(n: int) -> list[Edge]:
 
 
 def random_graph(n: int, degree: int, rng: random.Random) -> list[Edge]:
-    """A connected graph in which a node has the address of about `degree` others."""
-    edges = {(i, rng.randrange(i)) for i in range(1, n)}
-    while len(edges) < min(n * degree, n * (n - 1)):
-        a, b = rng.randrange(n), rng.randrange(n)
-        if a != b:
-            edges.add((a, b))
-    return sorted(edges)
+    """A connected graph: each node has the addresses of `degree` others, one of them of an earlier node."""
+    edges: list[Edge] = []
+    for a in range(n):
+        known = {rng.randrange(a)} if a else set()
+        while len(known) < min(degree, n - 1):
+            known.add(rng.randrange(n))
+            known.discard(a)
+        edges += [(a, b) for b in sorted(known)]
+    return edges
 
 
 class Roster(Mapping[PublicKey, tuple[str, ...]]):
@@ -133,7 +135,8 @@ class Direction:
 
     frames: deque[Frame] = field(default_factory=deque)
     chunks: deque[SendChunk] = field(default_factory=deque)
-    is_sending: bool = False
+    sending: Frame | None = None
+    sent_at: float = 0.0
     arrives_at: float = 0.0
 
 
@@ -156,7 +159,7 @@ class Wire:
     def push(self, sender: Node) -> None:
         """Send the next thing that waits, if the line is free."""
         way = self.directions[sender.number]
-        while not (way.is_sending or self.is_cut) and (way.frames or way.chunks):
+        while way.sending is None and not self.is_cut and (way.frames or way.chunks):
             frame = way.frames.popleft() if way.frames else self._load(sender, way.chunks.popleft())
             self._send(sender, way, frame)
 
@@ -165,6 +168,8 @@ class Wire:
         if self.is_cut:
             return
         self.is_cut = True
+        for node in self.nodes:
+            self._stop_sending(node)
         for node, delay_s in notices:
             number, life = self.ends[node.number], node.life
             self.swarm.after(delay_s, functools.partial(node.link_down, number, reason, life))
@@ -176,7 +181,7 @@ class Wire:
         busy_s = 0.0
         if conditions.bandwidth:
             busy_s = size / conditions.bandwidth
-            way.is_sending = True
+            way.sending, way.sent_at = frame, swarm.now + busy_s
             swarm.after(busy_s, functools.partial(self._sent, sender, way))
         if conditions.frame_loss and swarm.rng.random() < conditions.frame_loss:
             return
@@ -195,8 +200,15 @@ class Wire:
         return Missing(wanted.record_id) if data is None else Chunk(wanted.record_id, wanted.index, data)
 
     def _sent(self, sender: Node, way: Direction) -> None:
-        way.is_sending = False
+        way.sending = None
         self.push(sender)
+
+    def _stop_sending(self, sender: Node) -> None:
+        """What had not left yet when the link was cut was not sent."""
+        way, bandwidth = self.directions[sender.number], self.swarm.conditions.bandwidth
+        if way.sending is not None and bandwidth:
+            unsent = round((way.sent_at - self.swarm.now) * bandwidth)
+            self.swarm.count(sender, way.sending, -unsent)
 
     def _arrive(self, sender: Node, frame: Frame | None) -> None:
         receiver = self.other(sender)

@@ -39,7 +39,7 @@ from node.events import (
     SendChunk,
     Tick,
 )
-from node.frames import Frame
+from node.frames import Chunk, Frame
 from node.gossip import Gossip
 from node.records import INCARNATION_BYTES, Record
 from node.simulated_network import Conditions, Edge, Roster, Wire, peers_changed, seeded
@@ -244,6 +244,7 @@ class Swarm:
         self.sent: Counter[str] = Counter()
         self.frames: Counter[str] = Counter()
         self.kept: Counter[bytes] = Counter()
+        self.body_bytes = 0
         self.spread: dict[bytes, dict[int, float]] = {}
         """Of each record, the nodes that have settled it, and when."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -409,11 +410,13 @@ class Swarm:
     # ---------------------------------------------------------------------------------------------------- measures
 
     def count(self, sender: Node, frame: Frame, size: int) -> None:
-        """A frame of this many bytes left this node."""
+        """A frame of this many bytes leaves this node; if negative, so many bytes of it did not leave after all."""
         name = type(frame).__name__
-        self.frames[name] += 1
+        self.frames[name] += size > 0
         self.sent[name] += size
         sender.sent_bytes += size
+        if isinstance(frame, Chunk):
+            self.body_bytes += len(frame.data) if size > 0 else max(size, -len(frame.data))
 
     def settled(self, node: Node, record_id: bytes) -> None:
         """This node wants nothing more of this record."""

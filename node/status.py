@@ -13,6 +13,7 @@ from node import heads, shared
 from node.budget import statement
 from node.errors import NotReadable
 from node.home import Home
+from node.links import NO_ADDRESS
 from node.records import Held, HeldState, Kind
 from node.show import ago
 from node.store import LinkReport, Peer
@@ -26,7 +27,7 @@ def status(home: Home) -> dict[str, Any]:
             "name": home.settings.name,
             "key": home.me.text,
             "serving": served,
-            "listen": home.settings.listen,
+            "listen": home.store.listening() if served else home.settings.listen,
             "records": len(home.store.held()),
         },
         "peers": peers(home, served),
@@ -45,8 +46,13 @@ def status(home: Home) -> dict[str, Any]:
 
 
 def notices(home: Home) -> list[dict[str, str]]:
-    """What peers (or copies of this node) have signed that does not fit together: `{origin, reason}`."""
+    """What the operator must hear of: `{origin, reason}`. First what peers (or copies of this node) have signed that
+    does not fit together, then what the running daemon has met."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
+    told += [
+        {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
+        for one in (home.store.notices() if home.is_served() else ())
+    ]
     if heads.is_behind(home):
         reason = "this node's privacy ledger is an old copy: nothing is released; see `tidings budget accept-rollback`"
         told.append({"origin": home.settings.name, "reason": reason})
@@ -54,7 +60,9 @@ def notices(home: Home) -> list[dict[str, str]]:
 
 
 def peers(home: Home, served: bool) -> list[dict[str, Any]]:
-    """Each peer with its `state` and a `reason` in words."""
+    """Each peer with its `state` and a `reason` in words, `since` when it is or is not linked (seconds since 1970, None
+    if nobody looks), and in how many seconds it is dialed next, if a dial waits."""
+    now = time.time()
     reports = {report.peer: report for report in home.store.links()} if served else {}
     listed = []
     for peer in home.store.peers():
@@ -69,6 +77,8 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
                 "query_only": peer.query_only,
                 "state": state,
                 "reason": reason,
+                "since": report.since if report else None,
+                "retry_in_s": max(0, round(report.retry_at - now)) if report and report.retry_at else None,
                 "bytes_sent": report.bytes_sent if report else 0,
                 "bytes_received": report.bytes_received if report else 0,
             }
@@ -79,6 +89,7 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
 def records(home: Home, task_id: bytes | None) -> list[dict[str, Any]]:
     """A list of `{id, kind, task, origin, bytes, state, reason}`."""
     names = {task.task_id: task.name for task in home.store.tasks()}
+    why = _Reasons(home)
     return [
         {
             "id": held.record.id.hex(),
@@ -87,7 +98,7 @@ def records(home: Home, task_id: bytes | None) -> list[dict[str, Any]]:
             "origin": home.peers.name_of(held.record.header.origin),
             "bytes": len(held.record.header_bytes) + held.record.header.body_bytes,
             "state": held.state.value,
-            "reason": _why(home, held),
+            "reason": why.of(held),
         }
         for held in home.store.held(task_id=task_id)
     ]
@@ -99,18 +110,16 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
     if peer.query_only:
         return "query-only", "may ask for models; takes no part in gossip"
     card = "" if home.epochs.key_card(peer.key) else f"; waiting for the key card of {peer.name}"
-    if report is None and not peer.addresses:
-        return "waiting", f"it has no address here: it dials us, or is reached through others{card}"
     if report is None:
-        return "waiting", f"not dialed yet{card}"
-    since = ago(report.since, time.time())
-    return report.state, f"{report.reason}, since {since}{card}" if report.reason else f"since {since}{card}"
+        return "waiting", f"{'not dialed so far' if peer.addresses else NO_ADDRESS}{card}"
+    return report.state, f"{report.reason}{card}".removeprefix("; ")
 
 
 def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:
     summaries = home.store.held(kind=Kind.SUMMARY, task_id=task_id)
     live = [held for held in summaries if held.state is not HeldState.BURIED]
-    stuck = [(held, reason) for held in live if (reason := _why(home, held))]
+    why = _Reasons(home)
+    stuck = [(held, reason) for held in live if (reason := why.of(held))]
     return {
         "summaries": len(live) - len(stuck),
         "stuck": [
@@ -119,15 +128,31 @@ def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:
     }
 
 
-def _why(home: Home, held: Held) -> str:
-    """Why a record cannot be used here, in words; empty if it can."""
-    if held.state is HeldState.COMPLETE and not held.record.header.body_bytes:
+class _Reasons:
+    """Why records cannot be used here."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._is_served = home.is_served()
+        self._unsourced = home.store.unsourced() if self._is_served else set()
+
+    def of(self, held: Held) -> str:
+        """In words; empty if this one can."""
+        if held.state is HeldState.COMPLETE and not held.record.header.body_bytes:
+            return ""
+        try:
+            if held.record.header.kind is Kind.MODEL:
+                shared.open_shared(self._home, held)
+            else:
+                self._home.epochs.open(held)
+        except NotReadable as reason:
+            return f"{reason}{self._outlook(held)}"
         return ""
-    try:
-        if held.record.header.kind is Kind.MODEL:
-            shared.open_shared(home, held)
-        else:
-            home.epochs.open(held)
-    except NotReadable as reason:
-        return str(reason)
-    return ""
+
+    def _outlook(self, held: Held) -> str:
+        """What becomes of a body that is still arriving."""
+        if held.state is not HeldState.FETCHING:
+            return ""
+        if not self._is_served:
+            return "; this node is not running"
+        return "; nobody linked has the rest" if held.record.id in self._unsourced else " so far"

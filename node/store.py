@@ -122,8 +122,11 @@ CREATE TABLE notices (
 CREATE TABLE unsourced (
     record BLOB PRIMARY KEY
 ) STRICT;
+CREATE TABLE listening (
+    address TEXT NOT NULL
+) STRICT;
 """
-"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The last three
+"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The last four
 tables are what a running daemon knows and `status` reads; they are empty while none runs."""
 
 WALK_PAGE: Final = 64
@@ -577,7 +580,7 @@ class Store:
     def peers(self) -> list[Peer]:
         """The peers, in the order they were added."""
         addresses: dict[bytes, list[str]] = {}
-        with self._snapshot():
+        with self.snapshot():
             for key, address in self._rows("SELECT peer, address FROM peer_addresses ORDER BY peer, place"):
                 addresses.setdefault(key, []).append(address)
             rows = self._rows("SELECT key, name, query_only, added_at FROM peers ORDER BY added_at, key")
@@ -611,7 +614,7 @@ class Store:
     def clear_reports(self) -> None:
         """Forget links, notices and what nobody has the rest of: a daemon starts or ends."""
         with self.batch():
-            for table in ("links", "notices", "unsourced"):
+            for table in ("links", "notices", "unsourced", "listening"):
                 self._rows(f"DELETE FROM {table}")  # noqa: S608 - constants
 
     def links(self) -> list[LinkReport]:
@@ -638,6 +641,17 @@ class Store:
         """The notices that stand, the oldest first."""
         rows = self._rows("SELECT about, topic, reason, since FROM notices ORDER BY since, about, topic")
         return [Notice(self._key(about), *row) for about, *row in rows]
+
+    def set_listening(self, address: str) -> None:
+        """The daemon can be reached here; what it was told to listen on may have left the port open."""
+        with self.batch():
+            self._rows("DELETE FROM listening")
+            self._rows("INSERT INTO listening VALUES (?)", address)
+
+    def listening(self) -> str | None:
+        """Where the running daemon can be reached, None if it only dials out."""
+        rows = self._rows("SELECT address FROM listening")
+        return rows[0][0] if rows else None
 
     def set_unsourced(self, record_ids: Iterable[bytes]) -> None:
         """These are the records, all of them, that are here in part and that no link has the rest of."""

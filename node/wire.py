@@ -248,7 +248,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
     """The message of a frame of our own."""
     match frame:
         case Hello():
-            return pb.Frame(hello=pb.Hello(version=frame.version, store_id=frame.store_id))
+            hello = pb.Hello(version=frame.version, store_id=frame.store_id, clock_unix_ms=frame.clock_unix_ms)
+            return pb.Frame(hello=hello)
         case Digest():
             return pb.Frame(digest=pb.Digest(root=frame.root, common=frame.common))
         case Origins():
@@ -303,7 +304,7 @@ def _vector_to_pb(vector: OriginVector) -> pb.OriginVector:
 
 
 def _read_hello(message: pb.Hello) -> Hello:
-    return Hello(message.version, _sized("store id", message.store_id, STORE_ID_BYTES))
+    return Hello(message.version, _sized("store id", message.store_id, STORE_ID_BYTES), message.clock_unix_ms)
 
 
 def _read_digest(message: pb.Digest) -> Digest:

@@ -42,6 +42,18 @@ kind = "tabular"
 """
 
 
+def _rows(count: int) -> str:
+    lines = ["age,arrival,outcome"]
+    for number in range(count):
+        age = number % 100
+        arrival = "ambulance" if number % 3 == 0 else "walk"
+        lines.append(f"{age},{arrival},{int(age + 30 * (arrival == 'ambulance') > 70)}")
+    return "\n".join(lines) + "\n"
+
+
+ROWS_CSV = _rows(200)
+
+
 @pytest.fixture
 def make_home(tmp_path: Path) -> Callable[..., Home]:
     """Makes initialized homes: `make_home("alpha")`."""
@@ -64,12 +76,7 @@ def task_file(tmp_path: Path) -> Path:
 def rows_file(tmp_path: Path) -> Path:
     """200 rows for that task: the old who come by ambulance stay."""
     path = tmp_path / "rows.csv"
-    lines = ["age,arrival,outcome"]
-    for number in range(200):
-        age = number % 100
-        arrival = "ambulance" if number % 3 == 0 else "walk"
-        lines.append(f"{age},{arrival},{int(age + 30 * (arrival == 'ambulance') > 70)}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(ROWS_CSV, encoding="utf-8")
     return path
 
 

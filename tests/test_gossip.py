@@ -203,7 +203,8 @@ def test_a_silent_peer_is_dialed_for_ever_with_full_jitter_between_0_and_60_s() 
         failed_at = rig.now
         report = of(rig.tell(DialFailed(ALICE.public_key, "no answer")), Report)[0]
         assert report.state is LinkState.UNREACHABLE
-        assert report.reason.startswith("no answer; next try in ")
+        assert report.reason == "no answer"
+        assert report.retry_at == rig.core.next_deadline()
         while not of(rig.actions, Dial):
             deadline = rig.core.next_deadline()
             assert deadline is not None
@@ -231,6 +232,32 @@ def test_a_new_address_is_tried_at_once() -> None:
     assert of(rig.members(ALICE, address="alice:2"), Dial) == [Dial(ALICE.public_key, "alice:2")]
 
 
+def test_a_new_address_is_tried_at_once_while_a_dial_waits_at_the_old_one() -> None:
+    rig = Rig()
+    rig.members(ALICE, address="alice:1")
+    assert of(rig.members(ALICE, address="alice:2"), Dial) == [Dial(ALICE.public_key, "alice:2")]
+
+
+def test_changed_addresses_leave_a_live_link_alone() -> None:
+    rig = Rig()
+    rig.members(ALICE, address="alice:1")
+    rig.link(ALICE, dialed_by_us=True)
+    actions = rig.members(ALICE, address="alice:2") + rig.wait(600.0)
+    assert of(actions, Dial) == []
+    assert of(actions, Close) == []
+
+
+def test_every_address_is_tried_before_the_next_wait() -> None:
+    rig = Rig()
+    addresses = ("a:1", "b:2", "c:3")
+    rig.tell(PeersChanged({ALICE.public_key: addresses}))
+    for _ in range(30):
+        for address in addresses[1:]:
+            assert of(rig.tell(DialFailed(ALICE.public_key, "no answer")), Dial) == [Dial(ALICE.public_key, address)]
+        assert of(rig.tell(DialFailed(ALICE.public_key, "no answer")), Dial) == []
+        assert of(rig.wait(60.0), Dial) == [Dial(ALICE.public_key, "a:1")]
+
+
 def test_addresses_are_tried_in_turn_until_one_answers_and_that_one_is_tried_first_from_then_on() -> None:
     rig = Rig()
     tried = of(rig.tell(PeersChanged({ALICE.public_key: ("a:1", "b:2", "c:3")})), Dial)
@@ -256,6 +283,77 @@ def test_a_peer_that_hangs_up_at_once_is_not_dialed_every_second() -> None:
     assert dials < 180, "a minute's cap: every 30 s on average"
 
 
+def test_who_refuses_us_is_reported_as_such_and_dialed_again() -> None:
+    rig = Rig()
+    rig.members(ALICE, address="alice:1")
+    report = of(rig.tell(DialFailed(ALICE.public_key, "it has not added this node's key", is_refusal=True)), Report)[0]
+    assert (report.state, report.reason) == (LinkState.REFUSED, "it has not added this node's key")
+    assert of(rig.wait(60.0), Dial) == [Dial(ALICE.public_key, "alice:1")]
+
+
+def test_a_dial_that_fails_while_the_peer_is_linked_is_not_reported() -> None:
+    rig = Rig()
+    rig.members(ALICE, address="alice:1")
+    rig.link(ALICE)
+    assert of(rig.tell(DialFailed(ALICE.public_key, "no answer")), Report) == []
+
+
+NOW_MS = 1_795_000_000_000
+YEAR_MS = 31_556_952_000
+
+
+@pytest.mark.parametrize(
+    ("theirs", "remark"),
+    [
+        (0, ""),
+        (NOW_MS, ""),
+        (NOW_MS + 60_000, ""),
+        (NOW_MS - 60_000, ""),
+        (NOW_MS + 61_000, "clock 61 s ahead (harmless)"),
+        (NOW_MS + 3 * 3_600_000, "clock 3 h ahead (harmless)"),
+        (NOW_MS - 2 * 86_400_000, "clock 2 days behind (harmless)"),
+        (NOW_MS + 10 * YEAR_MS, "clock 10 years ahead (harmless)"),
+        (NOW_MS - 10 * YEAR_MS, "clock 10 years behind (harmless)"),
+        (-1, "clock 57 years behind (harmless)"),
+        (2**63 - 1, "clock 292,276,968 years ahead (harmless)"),
+        (-(2**63), "clock 292,277,082 years behind (harmless)"),
+    ],
+)
+def test_a_clock_is_remarked_on_and_nothing_else_follows(theirs: int, remark: str) -> None:
+    def meet(clock: int) -> tuple[list[Report], list[Action]]:
+        """What is reported, and all else that is done, in an hour with a peer that shows this clock."""
+        rig = Rig()
+        rig.members(ALICE)
+        actions = rig.tell(LinkUp(1, ALICE.public_key, dialed_by_us=False, clock_unix_ms=NOW_MS))
+        actions += rig.say(1, Hello(PROTOCOL_VERSION, b"alices-s", clock)) + rig.announce(1, summary(by=ALICE))
+        actions += rig.deliver(1, summary(by=ALICE)) + rig.wait(3_600.0)
+        return of(actions, Report), [action for action in actions if not isinstance(action, Report)]
+
+    reports, actions = meet(theirs)
+    assert reports == [Report(ALICE.public_key, LinkState.LINKED, remark)]
+    assert actions == meet(NOW_MS)[1]
+    assert Keep(summary(by=ALICE)) in actions
+    assert Send(1, Hello(PROTOCOL_VERSION, b"my-store", NOW_MS)) in actions
+
+
+def test_a_hello_that_took_an_hour_to_come_does_not_make_a_clock_wrong() -> None:
+    rig = Rig(settings=GossipSettings(hello_timeout_s=1e9))
+    rig.members(ALICE)
+    rig.tell(LinkUp(1, ALICE.public_key, dialed_by_us=False, clock_unix_ms=NOW_MS))
+    rig.now += 3_600
+    told = of(rig.say(1, Hello(PROTOCOL_VERSION, b"alices-s", NOW_MS + 3_600_000)), Report)
+    assert told == [Report(ALICE.public_key, LinkState.LINKED, "")]
+
+
+def test_a_node_without_a_clock_says_and_remarks_nothing() -> None:
+    rig = Rig()
+    rig.members(ALICE)
+    rig.tell(LinkUp(1, ALICE.public_key, dialed_by_us=False))
+    assert Send(1, Hello(PROTOCOL_VERSION, b"my-store")) in rig.actions
+    told = of(rig.say(1, Hello(PROTOCOL_VERSION, b"alices-s", NOW_MS)), Report)
+    assert told == [Report(ALICE.public_key, LinkState.LINKED, "")]
+
+
 def test_a_link_from_a_stranger_is_closed() -> None:
     rig = Rig()
     assert of(rig.tell(LinkUp(1, EVE.public_key, dialed_by_us=False)), Close) == [Close(1, "it is not a member here")]
@@ -275,7 +373,7 @@ def test_a_peer_of_another_version_is_told_goodbye() -> None:
     rig.members(ALICE)
     link = rig.link(ALICE, hello=False)
     closed = of(rig.say(link, Hello(2, bytes(8))), Close)
-    assert closed == [Close(link, "it speaks version 2 of the protocol, this node version 1")]
+    assert closed == [Close(link, "it speaks version 2, this node version 1")]
 
 
 def test_a_link_without_a_hello_is_closed_and_hears_nothing() -> None:
@@ -538,16 +636,51 @@ def test_a_fetch_goes_on_where_it_was_on_another_link_when(happens: Elsewhere) -
     assert frames(actions, WantChunks, 1) == []
 
 
-def test_a_header_that_never_comes_is_asked_of_the_next_link() -> None:
+def test_a_header_that_does_not_come_is_asked_of_each_link_in_turn() -> None:
     rig = linked()
     rig.announce(1, summary())
     rig.announce(2, summary())
-    assert frames(rig.wait(rig.settings.stall_s), Want, 2) == [Want((summary().id,))]
+    turns = [action.link for action in of(rig.wait(4 * rig.settings.first_try_s), Send)]
+    assert turns == [2, 1, 2, 1]
+
+
+def test_a_header_is_asked_for_again_once_its_link_is_later_than_usual() -> None:
+    """It answers in 1 s. Until that is known it is asked too often."""
+    rig = linked()
+    for sequence in range(100, 120):
+        rig.announce(1, withdrawal(summary(), sequence))
+        rig.wait(1.0)
+        rig.deliver(1, withdrawal(summary(), sequence))
+    rig.announce(1, summary())
+    assert frames(rig.wait(1.0), Want) == []
+    assert frames(rig.wait(1.5), Want, 1) == [Want((summary().id,))]
+
+
+def test_a_small_body_that_does_not_follow_its_header_is_asked_for() -> None:
+    rig = linked()
+    record = summary(body=SMALL)
+    rig.announce(1, record)
+    rig.announce(2, record)
+    rig.deliver(1, record)
+    rig.chunk(1, record, SMALL, 0)
+    assert frames(rig.wait(1.0), WantChunks, 2)[0] == WantChunks(record.id, (1, 2))
+
+
+def test_chunks_that_a_later_one_overtook_are_asked_for_again() -> None:
+    rig = linked()
+    record = summary()
+    rig.announce(1, record)
+    rig.deliver(1, record)
+    rig.chunk(1, record, LARGE, 0)
+    asked = [index for want in frames(rig.chunk(1, record, LARGE, 7), WantChunks, 1) for index in want.indexes]
+    assert asked[:6] == [1, 2, 3, 4, 5, 6]
+    finish(rig, 1, record, LARGE)
+    assert rig.store.held()[0].state is HeldState.COMPLETE
 
 
 def test_a_peer_that_delivers_others_but_not_this_one_does_not_keep_it_hostage() -> None:
-    rig = linked()
-    wanted, others = summary(1), [withdrawal(summary(), sequence) for sequence in range(100, 130)]
+    rig = linked(settings=GossipSettings(hostage_s=5.0, chunk_window=8))
+    wanted, others = summary(1), [withdrawal(summary(), sequence) for sequence in range(100, 150)]
     rig.announce(1, wanted)
     rig.announce(2, wanted)
     asked: list[Want] = []
@@ -555,15 +688,23 @@ def test_a_peer_that_delivers_others_but_not_this_one_does_not_keep_it_hostage()
         if not asked:
             rig.announce(1, record)
             rig.deliver(1, record)
-            asked = frames(rig.wait(5.0), Want, 2)
+            asked = frames(rig.wait(0.15), Want, 2)
     assert asked == [Want((wanted.id,))]
-    assert rig.settings.hostage_s <= rig.now <= rig.settings.hostage_s + 5.0
+    assert rig.settings.hostage_s <= rig.now <= rig.settings.hostage_s + 0.2
 
 
-def test_a_stalled_link_that_is_the_only_source_is_asked_again_and_then_more_rarely() -> None:
-    rig = linked()
+def test_a_silent_link_that_is_the_only_source_is_asked_again_and_then_more_rarely() -> None:
+    rig = linked(settings=GossipSettings(first_try_s=1.0))
     rig.announce(1, summary())
     times = [second for second in range(1, 1_000) if frames(rig.wait(1.0), Want, 1)]
+    assert times == [1, 2, 3, 4, 5, 7, 11, 19, 35, 67, 131, 259, 515]
+
+
+def test_a_stalled_link_that_is_the_only_source_is_asked_for_chunks_again_and_then_more_rarely() -> None:
+    rig = linked()
+    rig.announce(1, summary())
+    rig.deliver(1, summary())
+    times = [second for second in range(1, 1_000) if frames(rig.wait(1.0), WantChunks, 1)]
     assert times == [20, 40, 80, 160, 320, 640]
 
 
@@ -844,9 +985,11 @@ def test_too_much_that_is_invalid_closes_the_link_and_keeps_the_peer_out_for_a_w
     for _ in range(3):
         assert rig.tell(BadFrame(1, "these bytes are not a frame")) == []
     actions = rig.tell(BadFrame(1, "these bytes are not a frame"))
-    reason = "it sent too much that was invalid, lastly: these bytes are not a frame"
+    reason = "it sent too much that was invalid; lastly: these bytes are not a frame"
     assert of(actions, Close) == [Close(1, reason)]
-    assert of(actions, Report) == [Report(ALICE.public_key, LinkState.REFUSED, reason)]
+    assert of(actions, Report) == [
+        Report(ALICE.public_key, LinkState.REFUSED, reason, rig.now + rig.settings.penalty_s)
+    ]
     assert of(rig.tell(LinkUp(7, ALICE.public_key, dialed_by_us=False)), Close) != []
     rig.now += rig.settings.penalty_s
     assert of(rig.tell(LinkUp(8, ALICE.public_key, dialed_by_us=False)), Close) == []

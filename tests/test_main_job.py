@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,17 @@ class Machine:
         self.key = self.tidings("init", "--name", name).strip()
 
     def tidings(self, *words: str, code: int = 0) -> str:
+        return self._run(words, code).stdout
+
+    def complaint(self, *words: str) -> str:
+        """The last line on stderr of a command that fails."""
+        return self._run(words, 1).stderr.splitlines()[-1]
+
+    def _run(self, words: Sequence[str], code: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "node", "--home", str(self.path), *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == code, done.stderr
-        return done.stdout
+        return done
 
     def json(self, *words: str, code: int = 0) -> Any:
         return json.loads(self.tidings(*words, "--json", code=code))

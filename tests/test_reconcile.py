@@ -23,8 +23,9 @@ from node.holdings import Holdings
 from node.links import PeerLink
 from node.reconcile import Index
 from node.records import Record
-from node.simulated_network import seeded
+from node.simulated_network import Conditions, ring, seeded
 from node.simulated_store import author_record
+from node.simulator import Swarm
 
 PEOPLE = 300
 A, B = (Identity.from_seed(bytes([letter]) * 32).public_key for letter in b"AB")
@@ -417,3 +418,28 @@ def test_a_change_makes_only_the_digests_above_it_anew(monkeypatch: pytest.Monke
     tree.set(origins[0], bytes([1]) * 32)
     tree.root()
     assert 1 <= made["hash"] <= 6
+
+
+# ------------------------------------------------------------------------------------------------------- in a swarm
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_node_restored_from_an_old_copy_gets_everything_again_although_its_peers_remember_what_was_common(
+    seed: int,
+) -> None:
+    swarm = Swarm(seed, 6, ring(6), conditions=Conditions(mean_link_life_s=40.0))
+    swarm.start()
+    victim = swarm.nodes[seed % 6]
+    for node in swarm.nodes:
+        node.publish(b"before" * 20)
+    swarm.run_until_equal(120.0)
+    copy = victim.copy()
+    for node in swarm.nodes:
+        if node is not victim:
+            node.publish(b"after!" * 20)
+    swarm.run_until_equal(120.0)
+    swarm.run(30.0)
+    assert any(other.core._comparison._common for other in swarm.nodes), "there is something to be misled by"
+    victim.restore(copy)
+    assert not swarm.are_equal()
+    swarm.run_until_equal(120.0)

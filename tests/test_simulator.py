@@ -1,15 +1,18 @@
 """Swarms on paper: whatever happens to links and nodes, all stores become equal, and little is sent twice.
 
-A failure names its seed; `Swarm(seed, …)` with the test's arguments replays it event by event.
+Each row of "What it must survive" in the design that a simulator can show is here, small in `make test` and in full
+size in `make soak`. A failure prints the command that replays it, event by event.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 
+from benchmarks.gossip_experiments import SETTINGS, healing_s, idle, redundancy, rounds_s, spread, thin_line
 from node.config import GossipSettings
 from node.frames import Chunk, Frame
 from node.records import HeldState, Record
@@ -17,8 +20,13 @@ from node.simulated_network import Conditions, Edge, Wire, line, random_graph, r
 from node.simulator import Node, Swarm, settled_ids
 
 KB = 1_024
-NO_SYNC = GossipSettings(sync_min_s=1e9, sync_max_s=2e9)
-"""Announcements only: what push alone achieves."""
+
+
+@pytest.fixture(autouse=True)
+def _replay(request: pytest.FixtureRequest) -> None:
+    """What is printed here is shown where a test fails: all that is random in it comes from its name."""
+    soak = "-m soak " if request.node.get_closest_marker("soak") else ""
+    print(f"replay with: python -m pytest {soak}'{request.node.nodeid}'")
 
 
 def graph(name: str, n: int) -> list[Edge]:
@@ -64,48 +72,70 @@ def test_all_stores_become_equal_and_no_body_is_sent_twice(name: str, n: int, se
     assert swarm.sent["Chunk"] <= 1.05 * needed
 
 
-@pytest.mark.parametrize("n", [16, 64])
-def test_announcements_alone_reach_99_percent_within_log2_n_rounds(n: int) -> None:
+# ---------------------------------------------------------------------------------------------------- convergence
+
+
+@pytest.mark.parametrize("n", [16, 64, 256])
+def test_a_record_reaches_99_percent_in_log2_n_rounds_and_all_in_three_more_periods(n: int) -> None:
     for seed in range(3):
-        swarm = Swarm(seed, n, random_graph(n, 4, seeded(seed)), settings=NO_SYNC)
-        swarm.start()
-        swarm.run(10.0)
-        record = swarm.nodes[0].publish(bytes(2_000))
-        rounds = math.log2(n) * NO_SYNC.rumor_round_s
-        assert swarm.run(rounds, lambda: share_with(swarm, record) >= 0.99), f"seed {seed}"  # noqa: B023
+        found = spread(n, 0.0, seed)
+        assert found.to_99_percent_s <= rounds_s(n)
+        assert found.to_all_s <= rounds_s(n) + 3 * SETTINGS.sync_max_s
+        assert found.redundancy <= 1.05
 
 
-def share_with(swarm: Swarm, record: Record) -> float:
-    return sum(record.id in settled_ids(node) for node in swarm.nodes) / len(swarm.nodes)
+@pytest.mark.parametrize(("n", "seeds"), [(16, 20), (64, 6), (256, 1)])
+def test_with_30_percent_of_frames_lost_it_takes_a_quarter_more(n: int, seeds: int) -> None:
+    """On average: among 16 nodes about one run in ten takes longer, because each of them counts 6 %."""
+    found = [spread(n, 0.3, seed) for seed in range(seeds)]
+    assert fmean(one.to_99_percent_s for one in found) <= 1.25 * rounds_s(n)
+    assert max(one.to_all_s for one in found) <= rounds_s(n) + 3 * SETTINGS.sync_max_s
 
 
-def test_an_equal_pair_costs_less_than_100_bytes_each_way_to_connect_and_little_to_keep() -> None:
-    swarm = Swarm(1, 2, line(2), settings=GossipSettings())
-    swarm.start()
-    swarm.nodes[0].publish(bytes(500))
-    swarm.run(5.0)
-    assert swarm.are_equal()
-    swarm.cut(next(iter(swarm.nodes[0].links.values())))
-    before = sum(swarm.sent.values())
-    swarm.run(3.0)
-    assert swarm.links() == {frozenset((0, 1))}
-    assert sum(swarm.sent.values()) - before < 2 * 100
-    before = sum(swarm.sent.values())
-    swarm.run(3_600.0)
-    assert sum(swarm.sent.values()) - before < 60 * 100, "a minute of an idle link"
+@pytest.mark.soak
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+@pytest.mark.parametrize("n", [1_024, 4_096])
+def test_soak_a_record_reaches_thousands_of_nodes_as_fast(n: int, loss: float) -> None:
+    found = spread(n, loss, seed=1)
+    assert found.to_99_percent_s <= rounds_s(n) * (1.25 if loss else 1.0)
+    assert found.redundancy <= (1.4 if loss else 1.05), "a small body is sent again where only its header was lost"
 
 
-def test_two_nodes_that_dial_each_other_end_up_with_one_link_and_leave_it_alone() -> None:
-    for seed in range(10):
-        swarm = Swarm(seed, 6, [(a, b) for a in range(6) for b in range(6) if a != b])
-        for node in swarm.nodes:
-            swarm.at(swarm.now, node.start)
-        swarm.run(20.0)
-        hellos = swarm.frames["Hello"]
-        assert len(swarm.links()) == 15
-        assert sum(len(node.links) for node in swarm.nodes) == 30
-        swarm.run(600.0)
-        assert swarm.frames["Hello"] == hellos, "a link flaps"
+@pytest.mark.parametrize(
+    ("conditions", "most"),
+    [
+        (Conditions(), 1.0),
+        (Conditions(mean_link_life_s=20.0, late_notice_s=10.0), 1.05),
+        (Conditions(frame_loss=0.1), 1.05),
+        (Conditions(frame_loss=0.3), 1.1),
+    ],
+    ids=["fair", "cuts", "10 percent lost", "30 percent lost"],
+)
+def test_a_large_body_is_sent_again_only_where_it_was_lost(conditions: Conditions, most: float) -> None:
+    assert redundancy(24, 3, conditions, records=4) <= most
+
+
+# ------------------------------------------------------------------------------------------------------------- links
+
+
+def test_an_equal_pair_costs_100_bytes_each_way_at_most_to_connect_and_little_to_keep() -> None:
+    found = idle(seed=1)
+    assert found.to_connect < 2 * 100
+    assert found.a_round <= 100
+    assert found.an_hour < 60 * 100
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_nodes_that_dial_each_other_end_up_with_one_link_and_leave_it_alone(seed: int) -> None:
+    swarm = Swarm(seed, 6, [(a, b) for a in range(6) for b in range(6) if a != b])
+    for node in swarm.nodes:
+        swarm.at(swarm.now, node.start)
+    swarm.run(20.0)
+    hellos = swarm.frames["Hello"]
+    assert len(swarm.links()) == 15
+    assert sum(len(node.links) for node in swarm.nodes) == 30
+    swarm.run(600.0)
+    assert swarm.frames["Hello"] == hellos, "a link flaps"
 
 
 def test_a_node_without_an_address_takes_full_part() -> None:
@@ -174,43 +204,91 @@ def test_stores_become_equal_although_nodes_stop_and_start_all_the_time(seed: in
     assert_each_body_came_once(swarm)
 
 
-def test_a_thin_line_that_is_cut_every_5_s_carries_5_mb_and_repeats_about_a_chunk_per_cut() -> None:
-    """64 kbit/s, chunks of the usual size. A cut costs the chunk on the line, and one that had left and not arrived."""
-    swarm = Swarm(1, 2, line(2), conditions=Conditions(bandwidth=8_000))
-    cuts = 0
-
-    def cut_and_come_again() -> None:
-        nonlocal cuts
-        for link in list(swarm.nodes[0].links.values()):
-            swarm.cut(link)
-            cuts += 1
-        swarm.after(5.0, cut_and_come_again)
-
-    swarm.start()
-    swarm.run(3.0)
-    body = swarm.rng.randbytes(5_000_000)
-    swarm.nodes[0].publish(body, chunk_bytes=16 * KB)
-    swarm.after(5.0, cut_and_come_again)
-    took_s = swarm.run_until_equal(3_600.0)
-    assert cuts > 100
-    assert swarm.sent["Chunk"] - len(body) <= 1.1 * cuts * 16 * KB
-    assert swarm.kept.total() == len(body)
-    assert took_s < 2 * len(body) / 8_000
+def test_a_thin_line_that_is_cut_every_5_s_carries_5_mb_and_repeats_less_than_a_chunk_per_cut() -> None:
+    """A cut costs what had left of the chunk on the line, half of one on average, and now and then one on its way."""
+    found = thin_line(seed=1)
+    assert found.cuts > 100
+    assert found.resent_chunks_per_cut <= 1.0
+    assert found.took_s < 2 * found.at_full_rate_s
 
 
 @pytest.mark.parametrize(("n", "hours"), [(16, 1), (8, 24)])
 def test_a_partition_heals_by_itself_within_two_periods_of_anti_entropy(n: int, hours: int) -> None:
-    """With the settings of a real node, whose dials have backed off to minutes by then."""
-    settings = GossipSettings()
-    swarm = Swarm(hours, n, random_graph(n, 4, seeded(hours)), settings=settings)
+    """With the settings of a real node, whose dials have backed off by then."""
+    assert healing_s(n, hours, seed=hours) <= 2 * SETTINGS.sync_max_s
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_that_come_twice_or_out_of_turn_or_after_the_cut_do_no_harm(seed: int) -> None:
+    """A stream does none of this; what an old link had on its way when the next one was up comes close."""
+    foul = Conditions(
+        duplication=0.05,
+        reordering=0.05,
+        jitter_s=0.2,
+        mean_link_life_s=15.0,
+        late_notice_s=5.0,
+        delivers_after_cut=True,
+    )
+    swarm = Swarm(seed, 10, random_graph(10, 3, seeded(seed)), conditions=foul)
     swarm.start()
-    swarm.run(10.0)
-    swarm.partition([node.number % 2 for node in swarm.nodes])
-    publish_some(swarm, 6)
-    swarm.run(hours * 3_600.0)
-    assert not swarm.are_equal()
-    swarm.partition(None)
-    swarm.run_until_equal(2 * settings.sync_max_s)
+    publish_some(swarm, 10)
+    swarm.run_until_equal(600.0)
+    assert_each_body_came_once(swarm)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stores_become_equal_although_nodes_come_and_go(seed: int) -> None:
+    """Nobody is up more than two thirds of the time, and hardly ever everybody at once."""
+    foul = Conditions(mean_up_s=40.0, mean_down_s=20.0, bandwidth=100_000)
+    swarm = Swarm(seed, 16, random_graph(16, 4, seeded(seed)), conditions=foul)
+    swarm.start()
+    swarm.run(30.0)
+    records = [node.publish(swarm.rng.randbytes(50_000), chunk_bytes=16 * KB) for node in swarm.nodes if node.is_up]
+    assert swarm.run(1_800.0, lambda: all(len(swarm.spread[record.id]) == 16 for record in records))
+    swarm.calm()
+    swarm.run_until_equal(60.0)
+    assert_each_body_came_once(swarm)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_node_that_comes_back_with_an_old_copy_of_its_store_gets_everything_again(seed: int) -> None:
+    """Its own newer records too; it numbers apart from then on, so no sequence is used twice."""
+    swarm = Swarm(seed, 8, random_graph(8, 3, seeded(seed)))
+    swarm.start()
+    publish_some(swarm, 4)
+    copies = [node.copy() for node in swarm.nodes]
+    newer = [node.publish(swarm.rng.randbytes(9_000), chunk_bytes=4 * KB) for node in swarm.nodes]
+    swarm.run_until_equal(60.0)
+    for number in swarm.rng.sample(range(8), 3):
+        swarm.nodes[number].restore(copies[number])
+        assert newer[number].id not in settled_ids(swarm.nodes[number])
+    swarm.run_until_equal(60.0)
+    for node in swarm.nodes:
+        node.publish(swarm.rng.randbytes(9_000), chunk_bytes=4 * KB)
+    swarm.run_until_equal(60.0)
+    headers = [held.record.header for held in swarm.nodes[0].store.held()]
+    assert len({(header.origin, header.incarnation, header.sequence) for header in headers}) == len(headers) == 20
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_clocks_that_are_ten_years_off_or_jump_by_that_much_make_no_difference(seed: int) -> None:
+    """No link is lost for it, no record is refused, and bodies are sent once."""
+    swarm = Swarm(seed, 8, random_graph(8, 3, seeded(seed)))
+    for node, years in zip(swarm.nodes, (-10, 10, 0, 0, 5, 0, -1, 0), strict=True):
+        node.clock_offset_s = years * 31_557_600.0
+    swarm.start()
+    swarm.run(20.0)
+    hellos, jumps = swarm.frames["Hello"], 0
+    for node in swarm.nodes:
+        node.publish(swarm.rng.randbytes(20_000), chunk_bytes=4 * KB)
+        node.clock_offset_s *= -1
+        jumps += node.clock_offset_s != 0.0
+        node.publish(swarm.rng.randbytes(20_000), chunk_bytes=4 * KB)
+    swarm.run_until_equal(60.0)
+    assert jumps == 4
+    assert swarm.frames["Hello"] == hellos
+    assert not any(node.alarms for node in swarm.nodes)
+    assert_each_body_came_once(swarm)
 
 
 @pytest.mark.parametrize("seed", range(6))

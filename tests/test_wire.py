@@ -98,7 +98,7 @@ def spans_of(texts: tuple[str, ...]) -> st.SearchStrategy[tuple[Span, ...]]:
 
 
 FRAMES: st.SearchStrategy[Frame] = st.one_of(
-    st.builds(Hello, st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8)),
+    st.builds(Hello, st.integers(0, 2**32 - 1), st.binary(min_size=8, max_size=8), st.integers(-(2**63), 2**63 - 1)),
     st.builds(Digest, hashes, st.one_of(st.just(b""), hashes)),
     st.builds(Origins, origin_digests(), prefixes()),
     st.builds(Origins, origin_digests(), common=hashes),
@@ -317,7 +317,7 @@ def test_a_frame_of_a_kind_that_we_do_not_know_is_skipped() -> None:
 
 
 def test_an_equal_pair_says_less_than_100_bytes_in_each_direction() -> None:
-    assert len(wire.encode(Hello(1, bytes(8)))) + len(wire.encode(Digest(bytes(32)))) < 100
+    assert len(wire.encode(Hello(1, bytes(8), 2**63 - 1))) + len(wire.encode(Digest(bytes(32)))) < 100
 
 
 def read_vector(path: Path) -> tuple[dict[str, str], bytes]:

@@ -143,12 +143,14 @@ class Frame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "store_id")
+    __slots__ = ("version", "store_id", "clock_unix_ms")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     version: int
     store_id: bytes
-    def __init__(self, version: _Optional[int] = ..., store_id: _Optional[bytes] = ...) -> None: ...
+    clock_unix_ms: int
+    def __init__(self, version: _Optional[int] = ..., store_id: _Optional[bytes] = ..., clock_unix_ms: _Optional[int] = ...) -> None: ...
 
 class Digest(_message.Message):
     __slots__ = ("root", "common")

@@ -75,9 +75,9 @@ def _section(load: Load) -> str:
         tell(f"{repetition + 1} of {load.repetitions}: {ours[-1]:.0f} and {bare[-1]:.0f} MB/s")
     return (
         "## P3: goodput between two nodes\n\n"
-        f"{load.bodies} bodies of {load.megabytes} MiB in frames of {CHUNK_BYTES // 1024} KiB over TLS, "
-        f"{load.repetitions} repetitions, mean ± standard deviation. Nodes: from the link to the last body whole "
-        "in the receiver's store. Stream: the same messages, dropped on arrival.\n\n"
+        f"{load.bodies} bodies of {load.megabytes} MiB in frames of {CHUNK_BYTES // 1024} KiB over TLS on loopback, "
+        f"{load.repetitions} repetitions, mean ± standard deviation. Nodes: from the link to the last body whole in "
+        "the receiver's store. Stream: the same messages, dropped on arrival.\n\n"
         "| what | MB/s | slowest | fastest |\n| --- | --- | --- | --- |\n"
         f"{_row('two nodes', ours)}{_row('a bare gRPC stream', bare)}\n"
         f"Gossip against the stream of the same repetition: {mean(ratios):.0%} ± {_spread(ratios):.0%} "

@@ -2,7 +2,7 @@
 
 The order is what makes a crash harmless. The sequence is reserved with an fsync before anything is signed,
 so no two different records of this node can ever share one; a crash in between leaves a gap, which means
-nothing.
+nothing. If a record is here that another copy of this home signed, the store begins a new incarnation first.
 """
 
 from __future__ import annotations
@@ -80,12 +80,6 @@ class Author:
             self._store.add(record, body, note=note)
             return record
 
-    def number_apart(self, incarnation: bytes) -> None:
-        """Another copy of this home signs with this incarnation: draw a new one, if that was not done yet."""
-        with self.lock:
-            if self._store.incarnation == incarnation:
-                self._store.renew_incarnation()
-
     def _without_body(self, kind: Kind, **fields: Any) -> Record:
         with self.lock:
             record = wire.author(self._keystore.identity, self._header(kind, **fields))
@@ -93,11 +87,13 @@ class Author:
             return record
 
     def _header(self, kind: Kind, **fields: Any) -> Header:
+        origin = self._keystore.public_key
+        incarnation, sequence = self._store.reserve_sequence(origin)
         return Header(
             kind=kind,
-            origin=self._keystore.public_key,
-            incarnation=self._store.incarnation,
-            sequence=self._store.reserve_sequence(),
+            origin=origin,
+            incarnation=incarnation,
+            sequence=sequence,
             created_unix_ms=time.time_ns() // 1_000_000,
             **fields,
         )

@@ -305,13 +305,12 @@ class _Keeper:
         self._batch, self._batch_bytes = [], 0
 
     def _look_for_ourselves(self) -> None:
-        """A record of our own that this store did not make shows that another copy of this home is in use: sign under
-        other numbers from now on, before it is kept."""
+        """A record of our own that this store did not make shows that another copy of this home is in use: say so. The
+        store gives other numbers from then on by itself."""
         store = self._home.store
         for record in (record for item in self._batch if isinstance(item, list) for record in item):
             if record.header.origin == self._home.me and store.get(record.id) is None:
                 self._tell(record.header.origin, MET_ITSELF)
-                self._home.author.number_apart(record.header.incarnation)
 
     def _keep_record(self, record: Record) -> None:
         store = self._home.store

@@ -410,17 +410,24 @@ def serve(
     ] = None,
     bandwidth: Annotated[
         str | None,
-        typer.Option("--bandwidth", metavar="RATE", help="At most so much is sent: 64kbit/s, 2MB/s."),
+        typer.Option("--bandwidth", metavar="RATE", help="Gossip sends at most so much in total: 64kbit/s, 2MB/s."),
+    ] = None,
+    peer_bandwidth: Annotated[
+        str | None,
+        typer.Option("--peer-bandwidth", metavar="RATE", help="Gossip sends at most so much to each peer."),
     ] = None,
 ) -> None:
     """Run the node until stopped (Ctrl-C)."""
-    from node.bandwidth import parse_rate
+    from node.bandwidth import Bandwidth, parse_rate
     from node.peers import check_address
     from node.serve import serve_until_stopped
 
     address = check_address(listen) if listen else None
-    rate = parse_rate(bandwidth) if bandwidth else None
-    serve_until_stopped(open_home(context), address, rate, verbose=context.meta["debug"])
+    limits = Bandwidth(
+        parse_rate(bandwidth) if bandwidth else None,
+        parse_rate(peer_bandwidth, "--peer-bandwidth") if peer_bandwidth else None,
+    )
+    serve_until_stopped(open_home(context), address, limits, verbose=context.meta["debug"])
 
 
 @app.command()

@@ -18,7 +18,7 @@ import grpc.aio
 from crypto.keys import Identity, PublicKey
 from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
-from node.bandwidth import TokenBucket
+from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
 from node.errors import PeerRefused, PeerUnreachable, QueryRefused
 from node.frames import Query
@@ -60,12 +60,12 @@ class Dialer:
         # With its scheme: gRPC would take the host of "unix:7410" for one.
         return grpc.aio.secure_channel(f"dns:///{address}", credentials, options=options)
 
-    async def exchange(self, peer: PublicKey, address: str, hub: Hub, bucket: TokenBucket | None = None) -> None:
+    async def exchange(self, peer: PublicKey, address: str, hub: Hub, bandwidth: Bandwidth | None = None) -> None:
         """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""
         async with self.channel(peer, address) as channel:
             call = _stub(channel).Exchange()
             await _accepted(call, address)
-            link = Link(peer, hub, dialed_by_us=True, bucket=bucket)
+            link = Link(peer, hub, dialed_by_us=True, allowance=bandwidth.of(peer) if bandwidth else None)
             link.cut = call.cancel
             writer = asyncio.create_task(_write(call, link))
             hub.link_up(link)

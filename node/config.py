@@ -151,10 +151,14 @@ class GossipSettings:
     want_window: int = MAX_WANT
     """Headers asked for and not yet received, per link: 0.3 to 1.6 kB each, so 80 to 400 kB in flight."""
 
-    chunk_window: int = 64
-    """Chunks asked for and not yet received, per link, filled up when half of it has arrived: 512 kB to 1 MB in flight,
-    that is 1 MB/s at 500 ms of round trip, and 5 ms at 100 MB/s for the next request to arrive. Raising it fills long
-    fat lines and makes more arrive twice when a slow source is given up."""
+    chunk_window: int = 256
+    chunk_window_min: int = 8
+    chunk_window_s: float = 4.0
+    """Chunks asked for and not yet received, per link: as many as arrive in 4 s at the pace of the link, between the
+    two limits, and filled up when half of it is free. Whatever is asked for later waits behind them, so on a thin line
+    they are few; the least is 128 kB, 16 s at 64 kbit/s. The most is 4 MB, 4 MB/s at 500 ms of round trip; on a fast
+    line it bridges the moments in which either side is busy with other things. A longer time fills lines of longer
+    round trips, and makes more arrive twice when a slow source is given up."""
 
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between

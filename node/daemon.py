@@ -1,8 +1,9 @@
 """The daemon: one process that runs a node. It wires store, gossip core and transport, and decides nothing itself.
 
 Everything happens on one event loop. What arrives becomes an event, the core answers with actions, and the actions are
-carried out in order before the next event. Nothing on the loop takes long: fusing and training run in a process of
-their own (`_answer`), so gossip never stalls and an idle node never holds torch in memory.
+carried out in order, those that tell a peer what is held here once it is on disk (`commit`). Nothing on the loop takes
+long: gossip is written in a thread of its own; fusing and training run in a process of their own (`_answer`), so gossip
+never stalls and an idle node never holds torch in memory.
 
 The command line works on the same store at the same time. A cheap counter tells when it changed something; then
 peers and records are read again, which is how `peer add` or `publish` reaches a running node within a second.
@@ -17,16 +18,16 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
 from node import heads
-from node.bandwidth import TokenBucket
+from node.bandwidth import Bandwidth
 from node.client import Dialer
+from node.commit import GroupCommit
 from node.config import GossipSettings
 from node.errors import PeerRefused, PeerUnreachable, QueryRefused, StoreError
 from node.events import (
@@ -39,7 +40,6 @@ from node.events import (
     Event,
     FrameIn,
     Keep,
-    KeepChunk,
     LinkDown,
     LinkUp,
     PeersChanged,
@@ -56,7 +56,7 @@ from node.link import Link
 from node.records import Kind, Record
 from node.reports import follow
 from node.server import Doors, NodeServer
-from node.store import LinkReport, Peer
+from node.store import LinkReport, Peer, Store
 
 log = logging.getLogger("tidings")
 
@@ -64,11 +64,11 @@ POLL_S = 0.5
 """How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
 REPORT_S = 1.0
 """How often link states are written down for `status`, if they changed."""
+CLOCK_S = 0.02
+"""How soon after an event the core's next deadline is looked up. Its timers count in seconds."""
 RETRY_STORE_S = 10.0
 """How long the node stays off the network after its store refused a write (a full disk, say)."""
 STOP_GRACE_S = 2.0
-ALARM = "alarm"
-"""The topic of notices that come from the core; the newest one about a node stands."""
 MAX_WAITING_QUERIES = 8
 """Queries that may wait for the one that runs; each costs a process with torch in it."""
 
@@ -76,11 +76,11 @@ MAX_WAITING_QUERIES = 8
 class Daemon:
     """Runs the node of one home until `stop` is called."""
 
-    def __init__(self, home: Home, settings: GossipSettings, bandwidth: float | None = None) -> None:
+    def __init__(self, home: Home, settings: GossipSettings, bandwidth: Bandwidth | None = None) -> None:
         self._home = home
         self._settings = settings
-        self._bucket = TokenBucket(bandwidth) if bandwidth else None
-        self._server = NodeServer(home.keystore.identity, self, Doors(self._admitted, self._answer), self._bucket)
+        self._bandwidth = bandwidth
+        self._server = NodeServer(home.keystore.identity, self, Doors(self._admitted, self._answer), self._bandwidth)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -95,6 +95,7 @@ class Daemon:
         self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._one_query = asyncio.Lock()
         self._queries = 0
@@ -104,6 +105,7 @@ class Daemon:
     async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
         """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
         self._home.store.clear_reports()
+        self._commit = GroupCommit(self._home.path, self._perform, self._leave_network)
         address = None
         self._read_peers()
         if listen is not None:
@@ -114,13 +116,15 @@ class Daemon:
         try:
             await asyncio.gather(self._watch_store(), self._write_reports())
         finally:
-            if self._tick is not None:
-                self._tick.cancel()
+            for timer in (self._tick, self._clock):
+                if timer is not None:
+                    timer.cancel()
             for link in self._links.values():
                 link.close("this node stopped")
             for dial in self._dials.values():
                 dial.cancel()
             await self._server.stop(STOP_GRACE_S)
+            await self._commit.close()
             self._home.store.clear_reports()
 
     def stop(self) -> None:
@@ -141,7 +145,7 @@ class Daemon:
         counter = -1
         while True:
             try:
-                latest = self._home.store.change_counter()
+                latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
@@ -193,10 +197,10 @@ class Daemon:
             lacking = self._core.unsourced()
             try:
                 if current != written:
-                    self._home.store.set_links(current)
+                    await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
                 if lacking != unsourced:
-                    self._home.store.set_unsourced(lacking)
+                    await self._commit.run(lambda store, lacking=lacking: store.set_unsourced(lacking))  # type: ignore[misc]
                     unsourced = lacking
                 self._tell_findings()
             except StoreError as error:
@@ -227,16 +231,9 @@ class Daemon:
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
             return
-        actions = self._core.handle(event, loop.time())
-        writes = any(isinstance(action, Keep | KeepChunk) for action in actions)
-        try:
-            with self._home.store.batch() if writes else nullcontext():
-                for action in actions:
-                    self._perform(action)
-        except StoreError as error:
-            self._leave_network(error)
-            return
-        self._schedule_tick(self._core.next_deadline())
+        self._commit.carry_out(self._core.handle(event, loop.time()))
+        if self._clock is None and not self._stopping.is_set():
+            self._clock = loop.call_later(CLOCK_S, self._set_clock)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -247,12 +244,7 @@ class Daemon:
                 if number in self._links:
                     self._links[number].send_chunk(record_id, index)
             case Keep(record=record):
-                self._home.store.add_record(record)
                 self._look_at(record)
-                if record.header.kind is Kind.KEY_CARD:
-                    asyncio.get_running_loop().call_soon(self._grant)
-            case KeepChunk(record_id=record_id, index=index, data=data):
-                self._home.store.add_chunk(record_id, index, data)
             case Dial(peer=peer, address=address):
                 if peer in self._unanswered:
                     self._unanswered[peer].cancel()  # it waits at an address that is not the peer's any more
@@ -264,18 +256,16 @@ class Daemon:
                 self._report(action)
             case Alarm(origin=origin, reason=reason, proof=proof):
                 log.warning("%s: %s", self._home.peers.name_of(origin), reason)
-                if proof is None:
-                    self._home.store.set_notice(origin, ALARM, reason)
-                else:
-                    self._home.store.add_conflict(proof)
+                if proof is not None:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A record of our own that this store did not make shows that another copy of this home is in use. HEADs show
-        the same of their origins; they are read when there is time."""
-        if record.header.origin == self._home.me and record.header.incarnation == self._home.store.incarnation:
-            asyncio.get_running_loop().call_soon(self._home.author.number_apart, record.header.incarnation)
-        self._heads_arrived |= record.header.kind is Kind.HEAD
+        """A new key card wants a grant; so do all, under a new epoch, when a grant comes that another copy of this home
+        signed. HEADs are read when there is time."""
+        kind, origin = record.header.kind, record.header.origin
+        if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self._home.me):
+            asyncio.get_running_loop().call_soon(self._grant)
+        self._heads_arrived |= kind is Kind.HEAD
 
     def _tell_findings(self) -> None:
         """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""
@@ -293,7 +283,10 @@ class Daemon:
         self._reports[told.peer] = follow(self._reports.get(told.peer), told, now, retry_at)
         log.info("%s is %s %s", self._home.peers.name_of(told.peer), told.state.value, told.reason)
 
-    def _schedule_tick(self, deadline: float | None) -> None:
+    def _set_clock(self) -> None:
+        """Ask the core when it wants to be asked again. Not after every event: most move nothing but a far deadline."""
+        self._clock = None
+        deadline = self._core.next_deadline()
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
@@ -308,6 +301,7 @@ class Daemon:
             return
         log.error("%s Trying again in %d s.", error, RETRY_STORE_S)
         self._off_until = loop.time() + RETRY_STORE_S
+        self._commit.forget()
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
         for dial in self._dials.values():
@@ -325,7 +319,7 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bucket)
+            await self._dialer.exchange(peer, address, self, self._bandwidth)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
@@ -350,18 +344,25 @@ class Daemon:
         """A frame arrived."""
         self._handle(FrameIn(link.number, frame))
 
+    async def room(self) -> None:
+        """Wait until the disk has caught up."""
+        await self._commit.room()
+
     def bad_frame(self, link: Link, reason: str) -> None:
         """Something else arrived."""
         self._handle(BadFrame(link.number, reason))
 
-    def load_chunk(self, record_id: bytes, index: int) -> Frame:
-        """What to send for this chunk now."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+        """What to send for these chunks now."""
         try:
-            data = self._home.store.chunk(record_id, index)
+            loaded = self._home.store.chunks(record_id, indexes)
         except StoreError as error:
             log.error("%s", error)
-            data = None
-        return Missing(record_id) if data is None else Chunk(record_id, index, data)
+            loaded = [None] * len(indexes)
+        return [
+            Missing(record_id) if data is None else Chunk(record_id, index, data)
+            for index, data in zip(indexes, loaded, strict=True)
+        ]
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""

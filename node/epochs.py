@@ -4,14 +4,20 @@ Everything here is derived from records in the store; no secret is kept beside t
 grants its epoch key to itself as it does to any member, so its own summaries are opened the way everybody's
 are.
 
-The live epoch is the origin's newest one. It is closed once somebody who is no longer a member holds a
-grant of it: the next thing sealed goes under a new key, which those who remain are granted. It is also closed when its
-operator says so (`rotate`), and when this node cannot open it any more, because an older keystore was restored.
+The live epoch is the newest one that this node began in its present incarnation. It is closed once somebody who is no
+longer a member holds a grant of it: the next thing sealed goes under a new key, which those who remain are granted. Its
+operator can close it (`rotate`), and it is closed when this node cannot open it any more, because an older keystore was
+restored. A new
+incarnation closes it too, because nobody can know to whom another copy of this home granted what. That copy may
+have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the number,
+and the record's commitment says which is right.
 
-Grants to this node go to its newest encryption key. Older ones open what was granted before.
+Grants to this node go to its newest encryption key; older ones open what was granted before.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from crypto.errors import BadSeal, KeystoreLocked, Malformed, NotForUs
 from crypto.keys import PublicKey
@@ -39,18 +45,17 @@ class EpochKeys:
     def live(self) -> EpochKey:
         """The epoch to seal under now: the newest one, or a new one if a former member holds its key."""
         with self._author.lock:
-            number = self.newest()
             self._own_card()
-            key = self._own_epoch_key(number)
-            holders = {recipient for recipient, _ in self.granted(number)}
-            if key is None or not holders <= {self._me, *self.members()}:
-                return self._begin(number + 1)
-            return EpochKey(number, key)
+            grants = self._live_grants(self._store.number_apart(self._me))
+            epoch = self._epoch_of(grants)
+            if epoch is None or not {grant.header.recipient for grant in grants} <= {self._me, *self.members()}:
+                return self._begin()
+            return epoch
 
     def rotate(self) -> int:
         """Begin a new epoch, granted to those who are members now; returns its number."""
         with self._author.lock:
-            number = self._begin(self.newest() + 1).number
+            number = self._begin().number
             self.grant_missing()
             return number
 
@@ -61,7 +66,7 @@ class EpochKeys:
         """
         with self._author.lock:
             epoch = self.live()
-            granted = self.granted(epoch.number)
+            granted = self.granted()
             lacking = [
                 member
                 for member in self.members()
@@ -71,18 +76,14 @@ class EpochKeys:
                 self._grant(member, epoch)
             return len(lacking)
 
-    def newest(self) -> int:
-        """The number of this node's newest epoch; 0 before the first."""
-        grants = self._store.held(kind=Kind.KEY_GRANT, origin=self._me)
-        return max((held.record.header.epoch for held in grants), default=0)
+    def live_grants(self) -> list[Record]:
+        """The grants of the epoch that is live, as far as it has begun, in order of sequence; none before the first."""
+        return self._live_grants(self._store.incarnation)
 
-    def granted(self, epoch: int) -> set[tuple[PublicKey, bytes]]:
-        """Who was granted this epoch of this node, itself included, and under which key card (the id of its record)."""
-        return {
-            (grant.recipient, _key_grant(grant).key_card)
-            for grant in self._grants(self._me, epoch)
-            if grant.recipient is not None
-        }
+    def granted(self) -> set[tuple[PublicKey, bytes]]:
+        """Who was granted the live epoch, this node included, and under which key card (the id of its record)."""
+        grants = [(one.header.recipient, _key_grant(one).key_card) for one in self.live_grants()]
+        return {(recipient, card) for recipient, card in grants if recipient is not None}
 
     def members(self) -> list[PublicKey]:
         """Peers that take part in gossip and may read; query-only peers are none."""
@@ -95,23 +96,31 @@ class EpochKeys:
 
     def open(self, held: Held) -> bytes:
         """The plaintext of a sealed record; NotReadable says why not."""
-        header = held.record.header
-        who = self._peers.name_of(header.origin)
         if held.state is HeldState.BURIED:
             raise NotReadable("withdrawn or replaced by its origin")
         if held.state is HeldState.FETCHING:
-            total = len(header.chunk_hashes)
+            total = len(held.record.header.chunk_hashes)
             raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived")
         try:
-            key = content_key(self._epoch_key(header.origin, header.epoch), core(header))
-            return open_sealed(self._store.body(held.record.id), key, core(header), header.key_commitment)
+            return self._opened(held)
         except KeystoreLocked as error:
             raise NotReadable("this node's keystore is locked: give its passphrase to read this") from error
-        except BadSeal as error:
-            raise NotReadable(f"the seal is broken ({error}); tell {who}") from error
 
-    def _begin(self, number: int) -> EpochKey:
-        epoch = EpochKey(number, new_epoch_key())
+    def _opened(self, held: Held) -> bytes:
+        header = held.record.header
+        who = self._peers.name_of(header.origin)
+        body, reason = self._store.body(held.record.id), ""
+        for epoch_key in self._epoch_keys(header):
+            try:
+                return open_sealed(body, content_key(epoch_key, core(header)), core(header), header.key_commitment)
+            except BadSeal as error:
+                reason = str(error)
+        if reason:
+            raise NotReadable(f"the seal is broken ({reason}); tell {who}")
+        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
+
+    def _begin(self) -> EpochKey:
+        epoch = EpochKey(self._newest() + 1, new_epoch_key())
         self._own_card()
         self._grant(self._me, epoch)
         return epoch
@@ -123,15 +132,26 @@ class EpochKeys:
         if card is None or _public_of(card) != self._keystore.encryption_keys[0].public:
             self._author.key_card()
 
-    def _own_epoch_key(self, number: int) -> bytes | None:
-        try:
-            return self._epoch_key(self._me, number) if number else None
-        except NotReadable:
-            return None
+    def _newest(self) -> int:
+        """The highest number that this node, in whatever copy of its home, gave an epoch; 0 if none is known."""
+        return max((grant.header.epoch for grant in self._grants(self._me)), default=0)
 
-    def _grants(self, origin: PublicKey, epoch: int) -> list[Header]:
-        grants = self._store.held(kind=Kind.KEY_GRANT, origin=origin)
-        return [held.record.header for held in grants if held.record.header.epoch == epoch]
+    def _live_grants(self, incarnation: bytes) -> list[Record]:
+        """The grants of the newest epoch that this node began in this incarnation, in order of sequence."""
+        ours = [grant for grant in self._grants(self._me) if grant.header.incarnation == incarnation]
+        newest = max((grant.header.epoch for grant in ours), default=0)
+        return sorted((one for one in ours if one.header.epoch == newest), key=lambda one: one.header.sequence)
+
+    def _grants(self, origin: PublicKey) -> list[Record]:
+        return [held.record for held in self._store.held(kind=Kind.KEY_GRANT, origin=origin)]
+
+    def _epoch_of(self, grants: list[Record]) -> EpochKey | None:
+        """The epoch that this node granted itself, among these grants of one epoch; None if it cannot be opened."""
+        for grant in grants:
+            key = self._unwrap(grant) if grant.header.recipient == self._me else None
+            if key is not None:
+                return EpochKey(grant.header.epoch, key)
+        return None
 
     def _grant(self, recipient: PublicKey, epoch: EpochKey) -> None:
         card = self.key_card(recipient)
@@ -141,27 +161,26 @@ class EpochKeys:
         wrapped = wrap_epoch_key(epoch.key, _public_of(card), context=context)
         self._author.grant(recipient, epoch.number, wrapped, card.id)
 
-    def _epoch_key(self, origin: PublicKey, epoch: int) -> bytes:
-        """The secret of one epoch, from the newest grant to us that opens."""
-        grants = [held.record for held in self._store.held(kind=Kind.KEY_GRANT, origin=origin)]
-        for grant in _newest_first(grants):
-            if grant.header.epoch == epoch and grant.header.recipient == self._me:
-                if grant.id not in self._unwrapped:
-                    self._unwrap(grant)
-                if grant.id in self._unwrapped:
-                    return self._unwrapped[grant.id]
-        who = self._peers.name_of(origin)
-        raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
+    def _epoch_keys(self, header: Header) -> Iterator[bytes]:
+        """The secrets that this record may be sealed under: of the grants to us of its epoch, newest first."""
+        for grant in _newest_first(self._grants(header.origin)):
+            if (grant.header.epoch, grant.header.recipient) == (header.epoch, self._me):
+                key = self._unwrap(grant)
+                if key is not None:
+                    yield key
 
-    def _unwrap(self, record: Record) -> None:
-        wrapped = _key_grant(record.header).wrapped_key
-        context = _context(record.header.origin, record.header.epoch, self._me)
+    def _unwrap(self, grant: Record) -> bytes | None:
+        """The secret in a grant to us, None if it does not open."""
+        wrapped = _key_grant(grant).wrapped_key
+        context = _context(grant.header.origin, grant.header.epoch, self._me)
         for encryption_key in self._keystore.encryption_keys:
+            if grant.id in self._unwrapped:
+                break
             try:
-                self._unwrapped[record.id] = unwrap_epoch_key(wrapped, encryption_key, context=context)
-                return
+                self._unwrapped[grant.id] = unwrap_epoch_key(wrapped, encryption_key, context=context)
             except (NotForUs, Malformed):
                 continue
+        return self._unwrapped.get(grant.id)
 
 
 def _public_of(card: Record) -> bytes:
@@ -171,8 +190,8 @@ def _public_of(card: Record) -> bytes:
     return payload.encryption_public
 
 
-def _key_grant(header: Header) -> KeyGrant:
-    payload = wire.read_payload(header)
+def _key_grant(grant: Record) -> KeyGrant:
+    payload = wire.read_payload(grant.header)
     if not isinstance(payload, KeyGrant):
         raise TypeError("the store handed out a key grant without its payload")
     return payload

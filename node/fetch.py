@@ -312,8 +312,9 @@ class Fetcher:
         the link as come down."""
         source = self._links[link]
         actions: list[Action] = []
-        room = self._settings.chunk_window - source.chunks_in_flight
-        if room < self._settings.chunk_window / 2:
+        window = source.patience.window(self._settings)
+        room = window - source.chunks_in_flight
+        if room < window / 2:
             return actions
         while source.bodies and room > 0:
             record_id = source.bodies[0][1]

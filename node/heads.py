@@ -98,8 +98,9 @@ def _last(home: Home, ledger: Ledger) -> SignedHead | None:
 
 def _records_so_far(home: Home) -> tuple[int, bytes]:
     """The highest sequence of our records of this incarnation, and the digest of their ids."""
+    incarnation = home.store.number_apart(home.me)
     mine = [held.record for held in home.store.held(origin=home.me)]
-    counted = [record for record in mine if record.header.incarnation == home.store.incarnation]
+    counted = [record for record in mine if record.header.incarnation == incarnation]
     highest = max((record.header.sequence for record in counted), default=0)
     ids = sorted(record.id for record in counted)
     return highest, hashlib.blake2b(b"".join(ids), digest_size=32, person=SET_PERSON).digest()

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 KEYSTORE_FILE = "keystore.json"
 MAX_NAME_LENGTH = 64
+LOOK_S = 1.0
+"""How long a daemon that starts waits for its lock: a command that looks whether one runs holds it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,14 @@ class Home:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Hold this home for one daemon; HomeError if another has it."""
+        with self._holding(LOOK_S):
+            yield
+
+    @contextmanager
+    def _holding(self, patience_s: float) -> Iterator[None]:
         lock = FileLock(self.path / "daemon.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience_s)
         except Timeout as error:
             raise HomeError(f"A node is already serving {self.path}; stop it first, or use another --home.") from error
         try:
@@ -154,7 +161,7 @@ class Home:
     def is_served(self) -> bool:
         """Whether a daemon holds this home right now."""
         try:
-            with self.serving():
+            with self._holding(0.0):
                 return False
         except HomeError:
             return True

@@ -57,7 +57,7 @@ def rotate(home: Home, *, encryption: bool) -> Rotated:
     with home.author.lock:
         newest = encryption_id(home.keystore.add_encryption_key().public).hex() if encryption else None
         epoch = home.epochs.rotate()
-    granted, waiting = _members(home, epoch)
+    granted, waiting = _members(home)
     return Rotated(epoch, tuple(granted), tuple(one["peer"] for one in waiting), newest)
 
 
@@ -71,18 +71,14 @@ def set_passphrase(home: Home, choose: Callable[[], str] | None, cost: Cost = MO
 
 def show(home: Home) -> dict[str, Any]:
     """An object with `identity`, `protected`, `encryption_keys`, `epoch`, `granted`, `waiting`; needs no passphrase."""
-    epoch = home.epochs.newest()
-    granted, waiting = _members(home, epoch)
-    began = [
-        grant.record.header.created_unix_ms
-        for grant in home.store.held(kind=Kind.KEY_GRANT, origin=home.me)
-        if grant.record.header.epoch == epoch
-    ]
+    granted, waiting = _members(home)
+    grants = home.epochs.live_grants()
+    began = moment(grants[0].header.created_unix_ms / 1000) if grants else None
     return {
         "identity": home.me.text,
         "protected": home.keystore.is_protected,
         "encryption_keys": _encryption_keys(home),
-        "epoch": {"number": epoch, "since": moment(min(began) / 1000)} if epoch else None,
+        "epoch": {"number": grants[0].header.epoch, "since": began} if grants else None,
         "granted": granted,
         "waiting": waiting,
     }
@@ -109,9 +105,9 @@ def _id_of(card: Record) -> bytes:
     return encryption_id(payload.encryption_public)
 
 
-def _members(home: Home, epoch: int) -> tuple[list[str], list[dict[str, str]]]:
-    """The members who were granted an epoch, and `{peer, reason}` for those who wait."""
-    grants = home.epochs.granted(epoch)
+def _members(home: Home) -> tuple[list[str], list[dict[str, str]]]:
+    """The members who were granted the live epoch, and `{peer, reason}` for those who wait."""
+    grants = home.epochs.granted()
     granted, waiting = [], []
     for member in home.epochs.members():
         name, card = home.peers.name_of(member), home.epochs.key_card(member)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from crypto.keys import PublicKey
 from node import wire
-from node.bandwidth import TokenBucket
+from node.bandwidth import Allowance
 from node.errors import WireError
 from node.frames import Frame
 from node.pb import tidings_pb2 as pb
@@ -23,6 +23,10 @@ from node.pb import tidings_pb2 as pb
 MAX_QUEUED = 8_192
 """Frames or chunks that may wait on a link. Chunks wait as numbers, so this bounds a link's memory at a few MB for
 honest peers; who asks for more than it reads is cut off here."""
+
+READ_AHEAD = 8
+"""Chunks of one record that are loaded at once: one query of the store takes hardly longer for all than for one. At
+most 512 kB a link."""
 
 CLOSE_GRACE_S = 1.0
 """How long a closed link may still flush what was queued before its call is cut."""
@@ -43,11 +47,14 @@ class Hub(Protocol):
     def frame_in(self, link: Link, frame: Frame) -> None:
         """A well-formed frame arrived."""
 
+    async def room(self) -> None:
+        """Wait until the next frame may be taken: what came before must be kept first, and a disk may be slow."""
+
     def bad_frame(self, link: Link, reason: str) -> None:
         """Something arrived that is no well-formed frame."""
 
-    def load_chunk(self, record_id: bytes, index: int) -> Frame:
-        """The Chunk frame to send, or a Missing frame if the chunk is gone."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+        """The Chunk frames to send, in this order, with a Missing frame for what is gone."""
 
     def link_down(self, link: Link, reason: str) -> None:
         """The link is gone; `reason` is a few words for a person."""
@@ -56,7 +63,7 @@ class Hub(Protocol):
 class Link:
     """A stream of frames to and from `peer`."""
 
-    def __init__(self, peer: PublicKey, hub: Hub, *, dialed_by_us: bool, bucket: TokenBucket | None = None) -> None:
+    def __init__(self, peer: PublicKey, hub: Hub, *, dialed_by_us: bool, allowance: Allowance | None = None) -> None:
         self.number = next(_numbers)
         self.peer = peer
         self.dialed_by_us = dialed_by_us
@@ -66,9 +73,10 @@ class Link:
         self.cut: Callable[[], object] | None = None
         """Ends the call at once; set by the dialing side, whose stream does not end by itself when the queue does."""
         self._hub = hub
-        self._bucket = bucket
+        self._allowance = allowance
         self._frames: deque[Frame] = deque()
         self._chunks: deque[tuple[bytes, int]] = deque()
+        self._loaded: deque[Frame] = deque()
         self._wake = asyncio.Event()
 
     def send(self, frame: Frame) -> None:
@@ -89,13 +97,16 @@ class Link:
 
     async def outgoing(self) -> AsyncIterator[pb.Frame]:
         """What gRPC sends: what is queued, slowed to the bandwidth limit, until the link is closed."""
-        while (frame := await self._next()) is not None:
-            message = wire.frame_to_pb(frame)
-            size = message.ByteSize()
-            if self._bucket is not None:
-                await self._bucket.take(size)
-            self.bytes_sent += size
-            yield message
+        while await self._has_something():
+            if self._allowance is None:
+                message = self._next()
+            else:
+                async with self._allowance.turn(self._is_urgent) as charge:
+                    message = self._next()
+                    charge(message.ByteSize() if message else 0)
+            if message is not None:
+                self.bytes_sent += message.ByteSize()
+                yield message
 
     async def receive(self, messages: AsyncIterable[pb.Frame]) -> None:
         """Hand what arrives to the hub until the peer ends the stream or this side closes the link."""
@@ -113,18 +124,40 @@ class Link:
                 continue
             if frame is not None:
                 self._hub.frame_in(self, frame)
+                await self._hub.room()
         self.close("the other side closed it")
 
-    async def _next(self) -> Frame | None:
-        while True:
-            if self._frames:
-                return self._frames.popleft()
+    async def _has_something(self) -> bool:
+        """Wait until something is to be sent; False once the link is closed and flushed."""
+        while not (self._frames or self._loaded or self._chunks):
             if self.closed_because is not None:
-                return None
-            if self._chunks:
-                return self._hub.load_chunk(*self._chunks.popleft())
+                return False
             self._wake.clear()
             await self._wake.wait()
+        return True
+
+    def _is_urgent(self) -> bool:
+        return bool(self._frames)
+
+    def _next(self) -> pb.Frame | None:
+        """What goes first now. A closed link sends the frames that wait and no chunks."""
+        if self._frames:
+            return wire.frame_to_pb(self._frames.popleft())
+        if self.closed_because is not None:
+            self._chunks.clear()
+            self._loaded.clear()
+            return None
+        if not self._loaded:
+            self._load()
+        return wire.frame_to_pb(self._loaded.popleft())
+
+    def _load(self) -> None:
+        """Load the next chunk and those that follow it in its record."""
+        record_id = self._chunks[0][0]
+        indexes: list[int] = []
+        while self._chunks and self._chunks[0][0] == record_id and len(indexes) < READ_AHEAD:
+            indexes.append(self._chunks.popleft()[1])
+        self._loaded.extend(self._hub.load_chunks(record_id, indexes))
 
     def _queue(self, queue: deque[_T], item: _T) -> None:
         """A peer that asks for more than it reads is cut off rather than buffered without end."""

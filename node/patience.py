@@ -79,6 +79,14 @@ class Patience:
         usual_s = max(settings.stall_s, 4 * (self.mean_gap_s or 0.0))
         return self.progress_at + usual_s * float(1 << min(self.stalls, MAX_DOUBLINGS))
 
+    def window(self, settings: GossipSettings) -> int:
+        """How many chunks may be asked for and not here. Where the window is what limits the pace, it grows until it
+        does not, as long as the round trip is shorter than `chunk_window_s`."""
+        if self.mean_gap_s is None:
+            return min(settings.chunk_window_min, settings.chunk_window)
+        in_time = int(settings.chunk_window_s / max(self.mean_gap_s, 1e-6))
+        return min(max(in_time, settings.chunk_window_min), settings.chunk_window)
+
     def tries_at(self, settings: GossipSettings, owed_bytes: int) -> float:
         """When to ask again for what is cheap, so many bytes of it."""
         usual_s = settings.first_try_s
@@ -94,5 +102,5 @@ class Patience:
         time at least."""
         if self.progress_at <= asked_at:
             return math.inf
-        window_s = (self.mean_gap_s or 0.0) * settings.chunk_window
+        window_s = (self.mean_gap_s or 0.0) * self.window(settings)
         return asked_at + max(settings.hostage_s, 2 * window_s)

@@ -24,7 +24,7 @@ from crypto.errors import CryptoError
 from crypto.keys import Identity, PublicKey
 from crypto.tls import anchor_pem, make_leaf, peer_identity
 from node import wire
-from node.bandwidth import TokenBucket
+from node.bandwidth import Bandwidth
 from node.config import FRAME_LIMIT_BYTES, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, QUERY_CHUNK_BYTES
 from node.errors import NodeError, QueryRefused, UsageError
 from node.frames import Query
@@ -69,11 +69,11 @@ REOPEN_S, REOPEN_TRIES = 0.05, 20
 class NodeServer:
     """Listens on one address for peers of this node."""
 
-    def __init__(self, identity: Identity, hub: Hub, doors: Doors, bucket: TokenBucket | None = None) -> None:
+    def __init__(self, identity: Identity, hub: Hub, doors: Doors, bandwidth: Bandwidth | None = None) -> None:
         self._identity = identity
         self._hub = hub
         self._doors = doors
-        self._bucket = bucket
+        self._bandwidth = bandwidth
         self._leaf = make_leaf(identity)
         self._address = ""
         self._trusted: frozenset[PublicKey] = frozenset()
@@ -129,7 +129,7 @@ class NodeServer:
         """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
         add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
-        add_servicer(_Servicer(self._hub, self._doors, self._bucket), server)
+        add_servicer(_Servicer(self._hub, self._doors, self._bandwidth), server)
         trusted = self._doors.admitted()
         # This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by failing.
         anchors = b"".join(anchor_pem(key) for key in sorted({*trusted, self._identity.public_key}))
@@ -148,10 +148,10 @@ class NodeServer:
 
 
 class _Servicer(rpc.NodeServicer):
-    def __init__(self, hub: Hub, doors: Doors, bucket: TokenBucket | None) -> None:
+    def __init__(self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None) -> None:
         self._hub = hub
         self._doors = doors
-        self._bucket = bucket
+        self._bandwidth = bandwidth
 
     async def Exchange(  # noqa: N802 - the name is the wire contract's
         self, request_iterator: AsyncIterator[pb.Frame], context: Context
@@ -160,7 +160,8 @@ class _Servicer(rpc.NodeServicer):
         if not self._hub.may_exchange(peer):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This key may ask for models but not gossip.")
         await context.send_initial_metadata((LINK_METADATA,))
-        link = Link(peer, self._hub, dialed_by_us=False, bucket=self._bucket)
+        allowance = self._bandwidth.of(peer) if self._bandwidth else None
+        link = Link(peer, self._hub, dialed_by_us=False, allowance=allowance)
         reader = asyncio.create_task(_receive(link, request_iterator))
         self._hub.link_up(link)
         try:

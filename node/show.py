@@ -102,15 +102,6 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: drawn.update(task, completed=done)
 
 
-def duration(seconds: float) -> str:
-    """A length of time as people say it: `12 s`, `3 h`, `10 years`; 0 s at least."""
-    whole = max(0, round(seconds))
-    for size, name in ((31_556_952, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
-        if whole >= 2 * size:
-            return f"{round(whole / size):,} {name}"
-    return f"{whole} s"
-
-
 @contextmanager
 def moving(what: str) -> Iterator[Callable[[float, float], None]]:
     """A progress line on stderr for something with a clock of its own: gives a function that takes that clock's seconds
@@ -125,6 +116,15 @@ def moving(what: str) -> Iterator[Callable[[float, float], None]]:
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as drawn:
         task = drawn.add_task(what, total=1.0)
         yield lambda at_s, share: drawn.update(task, completed=share, description=f"{what}, {at_s:,.0f} s")
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `12 s`, `3 h`, `10 years`; 0 s at least."""
+    whole = max(0, round(seconds))
+    for size, name in ((31_556_952, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
+        if whole >= 2 * size:
+            return f"{round(whole / size):,} {name}"
+    return f"{whole} s"
 
 
 def ago(unix_s: float, now_s: float) -> str:

@@ -348,7 +348,7 @@ class Swarm:
         else:
             number = link.ends[node.number]
             node.links[number] = link
-            node.tell(LinkUp(number, link.other(node).key, dialed_by_us=index == 0))
+            node.tell(LinkUp(number, link.other(node).key, dialed_by_us=index == 0, clock_unix_ms=node.clock_unix_ms))
 
     def _fail(self, dialer: Node, peer: PublicKey, life: int) -> None:
         if dialer.life == life:

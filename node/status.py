@@ -111,7 +111,10 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
         return "query-only", "may ask for models; takes no part in gossip"
     card = "" if home.epochs.key_card(peer.key) else f"; waiting for the key card of {peer.name}"
     if report is None:
-        return "waiting", f"{'not dialed so far' if peer.addresses else NO_ADDRESS}{card}"
+        return (
+            "waiting",
+            f"{'not dialed so far; its records come through others' if peer.addresses else NO_ADDRESS}{card}",
+        )
     return report.state, f"{report.reason}{card}".removeprefix("; ")
 
 

@@ -9,16 +9,18 @@ another in `supersedes` buries it, whichever of the two comes first (`records.ca
 keeps its header and signature for ever; its chunks are deleted.
 
 The store checks no signature on the way in: what reaches it was checked (`wire.read_record`, the gossip core). On the
-way out headers and chunks are hashed again, because disks forget. A `Store` belongs to the thread that opened it.
+way out headers and chunks are hashed again, because disks forget. A `Store` belongs to the thread that opened it; the
+daemon has a second one, in the thread that writes what gossip brings (`commit`).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
 from node.migrations import SCHEMA_VERSION, migrate, statements
-from node.records import INCARNATION_BYTES, Held, HeldState, Kind, Record, can_bury, chunk_size
+from node.records import INCARNATION_BYTES, Header, Held, HeldState, Kind, Record, can_bury, chunk_size
 from node.wire import STORE_ID_BYTES, read_header
 
 STORE_FILE: Final = "node.db"
@@ -45,6 +47,17 @@ MAX_CONFLICTS: Final = 100
 CHECKED_AT_OPEN_BYTES: Final = 32 * 1024 * 1024
 """Up to this size the whole file is checked whenever it is opened (about 1 ms per MB). Damage in a larger
 one shows when the damaged page is read."""
+
+PAGE_BYTES: Final = 16 * 1024
+"""Page size of a new store, about one chunk: with SQLite's usual 4 KiB the same chunk takes four times as many system
+calls to write and read. An older store keeps the size it was made with."""
+
+CHUNKS_A_STATEMENT: Final = 64
+"""Chunks inserted by one statement: SQLite lets other threads run while it works, and each return to Python waits for
+them."""
+
+MAX_GEOMETRIES: Final = 32
+"""Headers remembered by the chunk path: up to 130 kB each in memory for the largest, a tenth of that for most."""
 
 _SCHEMA: Final = """
 CREATE TABLE node (
@@ -189,6 +202,7 @@ class Store:
         """Use `create` or `open`."""
         self._db = connection
         self._path = path
+        self._geometries: dict[bytes, tuple[int, Header]] = {}
         rows = self._rows("SELECT store_id FROM node")
         if len(rows) != 1:
             raise self._damaged()
@@ -210,7 +224,7 @@ class Store:
                 f"A store cannot be made at {path} ({error.strerror}): check disk and permissions."
             ) from None
         with _translated(path):
-            connection = _connect(path)
+            connection = _connect(path, new=True)
             connection.execute("BEGIN IMMEDIATE")
             for statement in statements(_SCHEMA):
                 connection.execute(statement)
@@ -263,6 +277,7 @@ class Store:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
+                self._geometries.clear()  # a position that is rolled back is given to another record
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -290,13 +305,35 @@ class Store:
         while no record is being made."""
         self._rows("UPDATE node SET incarnation = ?", secrets.token_bytes(INCARNATION_BYTES))
 
-    def reserve_sequence(self) -> int:
-        """The next sequence for a record of this node, from 1. On disk before this returns: never given twice."""
+    def number_apart(self, origin: PublicKey) -> bytes:
+        """The incarnation for the next record of this node, whose key is `origin`: a new one if a record in the present
+        one is here that this store gave no number to. Another copy of it gives out the same numbers. Call it while no
+        record is being made."""
+        with self.batch():
+            if self._is_shared(origin):
+                self.renew_incarnation()
+            return self.incarnation
+
+    def reserve_sequence(self, origin: PublicKey) -> tuple[bytes, int]:
+        """The incarnation and the sequence, from 1, for the next record of this node, whose key is `origin`. On disk
+        before this returns: never given twice."""
         if self._db.in_transaction:
             raise RuntimeError("a sequence is reserved on its own, so that no rollback can give it out again")
         with self.batch():
+            incarnation = self.number_apart(origin)
             rows = self._rows("UPDATE node SET last_sequence = last_sequence + 1 RETURNING last_sequence")
-        return int(rows[0][0])
+        return incarnation, int(rows[0][0])
+
+    def _is_shared(self, origin: PublicKey) -> bool:
+        """Whether another copy of this store has numbered records in the present incarnation."""
+        later = (
+            "SELECT 1 FROM records JOIN node USING (incarnation) WHERE origin = ? AND sequence > last_sequence LIMIT 1"
+        )
+        if self._rows(later, origin.raw):
+            return True
+        clashing = self._rows("SELECT header FROM conflicts WHERE origin = ?", origin.raw)
+        incarnation = self.incarnation
+        return any(read_header(header).incarnation == incarnation for (header,) in clashing)
 
     def add(self, record: Record, body: bytes | None = None, *, note: str | None = None) -> Held:
         """Keep a whole record: one of our own, or one that came complete. Again is no change.
@@ -328,20 +365,37 @@ class Store:
     def add_chunk(self, record_id: bytes, index: int, data: bytes) -> Held:
         """Keep a chunk that was checked against the header; the last missing one makes the record complete."""
         with self.batch():
-            held = self._known(record_id)
-            if held.state is not HeldState.FETCHING:
-                return held
-            if len(data) != chunk_size(held.record.header, index):
-                raise StoreError("This chunk does not have the size that the record's header says: not kept.")
-            self._rows(
-                "INSERT OR IGNORE INTO chunks SELECT position, ?, ? FROM records WHERE id = ?",
-                index,
-                data,
-                record_id,
-            )
-            if not set(held.missing) - {index}:
-                self._rows("UPDATE records SET state = 'complete' WHERE id = ?", record_id)
+            self.add_chunks([(record_id, index, data)])
             return self._known(record_id)
+
+    def add_chunks(self, chunks: Iterable[tuple[bytes, int, bytes]]) -> None:
+        """Keep chunks (record id, number, data) that were checked against their headers, all of them or none. The last
+        missing one of a record makes it complete; those of a record that was taken back are dropped."""
+        by_record: dict[bytes, dict[int, bytes]] = {}
+        for record_id, index, data in chunks:
+            by_record.setdefault(record_id, {})[index] = data
+        with self.batch():
+            for record_id, of_record in by_record.items():
+                self._add_chunks_of(record_id, of_record)
+
+    def _add_chunks_of(self, record_id: bytes, chunks: dict[int, bytes]) -> None:
+        geometry = self._geometry(record_id)
+        if geometry is None:
+            raise StoreError(f"Record {record_id.hex()[:12]} is not held: keep it before its chunks.")
+        position, header = geometry
+        # Asked each time: another process may have completed or buried it since.
+        if self._rows("SELECT state FROM records WHERE position = ?", position)[0][0] != HeldState.FETCHING:
+            return
+        if any(len(data) != chunk_size(header, index) for index, data in chunks.items()):
+            raise StoreError("This chunk does not have the size that the record's header says: not kept.")
+        rows = [(position, index, data) for index, data in chunks.items()]
+        for start in range(0, len(rows), CHUNKS_A_STATEMENT):
+            batch = rows[start : start + CHUNKS_A_STATEMENT]
+            places = ", ".join(["(?, ?, ?)"] * len(batch))
+            self._rows(f"INSERT OR IGNORE INTO chunks VALUES {places}", *itertools.chain.from_iterable(batch))  # noqa: S608
+        (held,) = self._rows("SELECT count(*) FROM chunks WHERE record = ?", position)[0]
+        if held == len(header.chunk_hashes):
+            self._rows("UPDATE records SET state = 'complete' WHERE position = ?", position)
 
     def add_conflict(self, record: Record) -> None:
         """Keep the proof that an origin signed two records with one sequence; a few for each origin are enough."""
@@ -439,17 +493,39 @@ class Store:
 
     def chunk(self, record_id: bytes, index: int) -> bytes | None:
         """One chunk of a sealed body, None if it is not here; StoreError if it is damaged on disk."""
+        return self.chunks(record_id, [index])[0]
+
+    def chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """Some chunks of one sealed body, each as `chunk` gives it."""
+        geometry = self._geometry(record_id)
+        if geometry is None:
+            return [None] * len(indexes)
+        position, header = geometry
+        places = ", ".join("?" * len(indexes))
         rows = self._rows(
-            "SELECT data, header FROM chunks JOIN records ON record = position WHERE id = ? AND number = ?",
-            record_id,
-            index,
+            f"SELECT number, data FROM chunks WHERE record = ? AND number IN ({places})",  # noqa: S608 - placeholders
+            position,
+            *indexes,
         )
-        if not rows:
-            return None
-        data, header_bytes = rows[0]
-        if chunk_hash(data) != read_header(header_bytes).chunk_hashes[index]:
+        if any(chunk_hash(data) != header.chunk_hashes[number] for number, data in rows):
             raise self._damaged()
-        return bytes(data)
+        here = dict(rows)
+        return [here.get(index) for index in indexes]
+
+    def _geometry(self, record_id: bytes) -> tuple[int, Header] | None:
+        """A record's position and header, neither of which ever changes: remembered for the records whose chunks come
+        and go, because a header of a large body takes longer to read and decode than a chunk."""
+        if record_id not in self._geometries:
+            rows = self._rows("SELECT position, header FROM records WHERE id = ?", record_id)
+            if not rows:
+                return None
+            header_bytes = rows[0][1]
+            if hash_of_header(header_bytes) != record_id:
+                raise self._damaged()
+            while len(self._geometries) >= MAX_GEOMETRIES:
+                del self._geometries[next(iter(self._geometries))]
+            self._geometries[record_id] = (int(rows[0][0]), read_header(header_bytes))
+        return self._geometries[record_id]
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""
@@ -670,11 +746,13 @@ class Store:
             raise self._damaged() from None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
     # mode=rw: a file that vanished must not come back empty.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
     )
+    if new:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")

@@ -58,6 +58,13 @@ def link_of(machine: Machine) -> tuple[str, float]:
     return peer["state"], peer["since"] or 0.0
 
 
+def reason_of(machine: Machine) -> str:
+    home = Home.open(machine.path)
+    reason = status(home)["peers"][0]["reason"]
+    home.store.close()
+    return str(reason)
+
+
 def meet(machine: Machine, other: Machine, *addresses: str) -> None:
     """What `peer add` does, in this process: a start of Python for each would be most of the time."""
     home = Home.open(machine.path)
@@ -157,6 +164,7 @@ def test_a_new_address_is_used_at_once_and_a_live_link_is_left_alone(machines: C
         assert link_of(a) == ("linked", since)
         b.kill()
         eventually(lambda: link_of(a)[0] != "linked")
+        assert "added" not in reason_of(a), "a line that breaks is no refusal"
         meet(a, b, str(b.address))
         b.serve("--listen", str(b.address))
         eventually(lambda: is_linked(a))

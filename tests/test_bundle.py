@@ -42,7 +42,7 @@ from node.bundle_file import (
 )
 from node.bundle_import import Imported, import_bundle
 from node.config import FRAME_LIMIT_BYTES
-from node.errors import BundleError, StoreError, UsageError
+from node.errors import BundleError, NotReadable, StoreError, UsageError
 from node.frames import Frame, Hello, Records, SignedRecord
 from node.home import Home
 from node.membership import add_peer, remove_peer
@@ -219,6 +219,57 @@ def test_withdrawals_and_headers_come_first_and_large_bodies_last(pair: tuple[Ho
     order = [held.record.id for held in b.store.held() if held.record.header.origin != b.me]
     assert order[0] == withdrawal.id
     assert order[-3:] == [small.id, large.id, taken.id]
+
+
+def test_a_courier_who_makes_the_round_twice_lets_everybody_read_everybody(make_home: MakeHome, stick: Path) -> None:
+    homes = [make_home(name) for name in ("anna", "bert", "carla", "dora")]
+    for home in homes:
+        knows(home, *(other for other in homes if other is not home))
+    records = [summary(home, 5_000) for home in homes]
+    readable = []
+    for _ in range(2):
+        for home in homes:
+            if stick.exists():
+                assert import_bundle(home, stick).is_complete
+            export_bundle(home, stick)
+        readable.append(sum(can_read(home, record) for home in homes for record in records))
+    assert readable == [4, 16]  # after one round the grants are on their way
+
+
+def can_read(home: Home, record: Record) -> bool:
+    held = home.store.get(record.id)
+    try:
+        return held is not None and bool(home.epochs.open(held))
+    except NotReadable:
+        return False
+
+
+VECTORS = Path(__file__).parent / "vectors" / "bundle"
+SEEDED = Identity.from_seed(bytes([7]) * 32)
+SEEDED_KEY = EncryptionKey.from_bytes(bytes(range(96)))
+"""Who made the vectors, and for whom: its own key, which anybody may know."""
+
+
+def seeded_parts() -> tuple[Record | tuple[bytes, int, bytes], ...]:
+    body = bytes(range(256)) * 5
+    record = by(SEEDED, 2, body)
+    return (by(SEEDED, 1), record, (record.id, 0, body[:1024]), (record.id, 1, body[1024:]))
+
+
+def test_the_bytes_of_an_open_bundle_never_change() -> None:
+    data = written(SEEDED, *seeded_parts(), announced=2)
+    assert data == (VECTORS / "open.bundle").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["open", "sealed"])
+def test_bundles_that_were_written_once_stay_readable(name: str, stick: Path) -> None:
+    stick.write_bytes((VECTORS / f"{name}.bundle").read_bytes())
+    with stick.open("rb") as file:
+        reader = BundleReader(file, stick, SEEDED.public_key, [SEEDED_KEY])
+        frames = list(reader.frames())
+    assert (reader.ending, reader.is_signed, reader.is_sealed) == (Ending.WHOLE, True, name == "sealed")
+    assert (reader.start.exporter, reader.start.records) == (SEEDED.public_key, 2)
+    assert [type(one).__name__ for one in frames] == ["Records", "Chunk", "Chunk"]
 
 
 # ---------------------------------------------------------------------------------------------------- export, in detail

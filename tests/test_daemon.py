@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -161,9 +161,11 @@ class Nobody:
 
     def frame_in(self, link: Link, frame: Frame) -> None: ...
 
+    async def room(self) -> None: ...
+
     def bad_frame(self, link: Link, reason: str) -> None: ...
 
-    def load_chunk(self, record_id: bytes, index: int) -> Frame:
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
         raise AssertionError("nothing was asked for")
 
     def link_down(self, link: Link, reason: str) -> None: ...

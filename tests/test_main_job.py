@@ -48,7 +48,9 @@ class Machine:
         command = [sys.executable, "-m", "node", "--home", str(self.path), "serve", *words]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        found = re.search(r"listens on (\S+:\d+)", self.process.stderr.readline())
+        ready = self.process.stderr.readline()
+        assert "is running and" in ready, ready
+        found = re.search(r"listens on (\S+:\d+)", ready)
         self.address = found[1] if found else None
 
     def kill(self) -> None:

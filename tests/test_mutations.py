@@ -8,17 +8,15 @@ is, which is tested here too. `make test` prints the list.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 import privacy_checks as checks
 import pytest
+from mutants import rewrite
 from privacy_checks import TASKS, TRAINED
 
 from fusion import accountants, accounting, ledger, summary, training
@@ -101,18 +99,6 @@ def mutant(name: str, *caught_by: str) -> Callable[[Callable[[Patch], None]], Ca
         return inject
 
     return register
-
-
-def rewrite(patch: Patch, owner: Any, name: str, *edits: tuple[str, str]) -> None:
-    """Compile the function again with pieces of its text replaced; each piece must be there exactly once."""
-    function: FunctionType = getattr(owner, name)
-    source = textwrap.dedent(inspect.getsource(function))
-    for old, new in edits:
-        assert source.count(old) == 1, f"{name} has changed: rewrite this mutant"
-        source = source.replace(old, new)
-    made: dict[str, Any] = {}
-    exec(compile(source, "<mutant>", "exec"), function.__globals__, made)  # noqa: S102 - our own source, edited
-    patch.setattr(owner, name, made[name])
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if not name.startswith("audit")])  # those: test_audit.py

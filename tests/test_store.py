@@ -54,7 +54,7 @@ def test_a_new_store_is_for_its_owner_only(tmp_path: Path) -> None:
     os.umask(0)
     try:
         store = Store.create(tmp_path / "home")
-        store.reserve_sequence()
+        store.reserve_sequence(ALICE.public_key)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "home").iterdir()}
     finally:
         os.umask(0o022)
@@ -112,7 +112,7 @@ def read_everything(home: Path) -> list[tuple[bytes, bytes]]:
     """Touch what any command might touch; returns header bytes and body of every record."""
     store = Store.open(home)
     try:
-        store.peers(), store.tasks(), store.links(), store.reserve_sequence()
+        store.peers(), store.tasks(), store.links(), store.reserve_sequence(ALICE.public_key)
         return [(held.record.header_bytes, store.body(held.record.id)) for held in store.held()]
     finally:
         store.close()
@@ -435,10 +435,10 @@ WRITER = textwrap.dedent(
     def write():
         store = Store.open(home)
         while True:
-            sequence = store.reserve_sequence()
+            incarnation, sequence = store.reserve_sequence(alice.public_key)
             print("reserved", sequence, flush=True)
             body = sequence.to_bytes(8, "big") * 5_000
-            record = author_record(alice, sequence, body, incarnation=store.incarnation, chunk_bytes=16_384)
+            record = author_record(alice, sequence, body, incarnation=incarnation, chunk_bytes=16_384)
             if sequence % 2:
                 store.add(record, body)
             else:
@@ -517,7 +517,7 @@ def test_kill_dash_9_loses_nothing_acknowledged_and_repeats_no_sequence(tmp_path
     assert len(kept) > kills
     assert len(reserved) == len(set(reserved)), "a sequence was given out twice"
     store = Store.open(home)
-    assert store.reserve_sequence() > max(reserved)
+    assert store.reserve_sequence(ALICE.public_key)[1] > max(reserved)
     store.close()
 
 
@@ -535,10 +535,11 @@ RESERVER = textwrap.dedent(
     """
     import sys
     from pathlib import Path
+    from crypto.keys import Identity
     from node.store import Store
 
-    store = Store.open(Path(sys.argv[1]))
-    print(*[store.reserve_sequence() for _ in range(100)])
+    store, alice = Store.open(Path(sys.argv[1])), Identity.from_seed(bytes([1]) * 32)
+    print(*[store.reserve_sequence(alice.public_key)[1] for _ in range(100)])
     """
 )
 
@@ -547,11 +548,31 @@ def test_processes_that_reserve_at_once_never_share_a_sequence(store: Store, tmp
     command = [sys.executable, "-c", RESERVER, str(tmp_path / "home")]
     root = Path(__file__).parent.parent
     others = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(3)]
-    ours = [store.reserve_sequence() for _ in range(100)]
+    ours = [store.reserve_sequence(ALICE.public_key)[1] for _ in range(100)]
     theirs = [int(word) for other in others for word in other.communicate()[0].split()]
     assert sorted(ours + theirs) == list(range(1, 401))
 
 
 def test_a_sequence_is_not_reserved_where_it_could_be_rolled_back(store: Store) -> None:
     with store.batch(), pytest.raises(RuntimeError):
-        store.reserve_sequence()
+        store.reserve_sequence(ALICE.public_key)
+
+
+def test_a_record_of_our_own_that_another_copy_signed_begins_a_new_incarnation(store: Store) -> None:
+    me = ALICE.public_key
+    incarnation, sequence = store.reserve_sequence(me)
+    store.add_record(author_record(ALICE, sequence, incarnation=incarnation, supersedes=bytes(32)))
+    store.add_record(author_record(BOB, sequence + 5, incarnation=incarnation, supersedes=bytes(32)))
+    assert store.reserve_sequence(me) == (incarnation, sequence + 1), "nothing of ours is strange"
+    store.add_record(author_record(ALICE, sequence + 3, incarnation=incarnation, supersedes=bytes(32)))
+    apart, after = store.reserve_sequence(me)
+    assert apart != incarnation
+    assert store.reserve_sequence(me) == (apart, after + 1), "the old incarnation's records are no reason for another"
+
+
+def test_a_record_of_our_own_that_clashes_with_one_here_begins_a_new_incarnation(store: Store) -> None:
+    me = ALICE.public_key
+    incarnation, sequence = store.reserve_sequence(me)
+    store.add_record(author_record(ALICE, sequence, incarnation=incarnation, supersedes=bytes(32)))
+    store.add_conflict(author_record(ALICE, sequence, incarnation=incarnation, supersedes=bytes([1]) * 32))
+    assert store.reserve_sequence(me)[0] != incarnation

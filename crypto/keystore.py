@@ -342,8 +342,8 @@ class Keyring:
     """The keystore of one home, as a running program uses it.
 
     It is opened when a secret is first needed, and read again when its file has changed: a node that runs for months
-    notices `keys rotate` without being asked. The passphrase is asked for once and not kept, the wrapping key is; it
-    opens what a rotation wrote. Not for use by several threads at once.
+    notices `keys rotate` by itself. The passphrase is not kept, the wrapping key is: it opens what a rotation wrote.
+    The passphrase is asked for again only where a new one sealed new keys. Not for use by several threads at once.
     """
 
     def __init__(self, path: Path, ask: Ask = nobody_to_ask, opened: Keystore | None = None) -> None:
@@ -419,12 +419,19 @@ class Keyring:
         self._opened, self._wrapping = keystore, wrapping
 
     def _wrapping_of(self, content: SealedKeystore) -> WrappingKey:
-        if self._wrapping is None or not content.is_under(self._wrapping):
+        """The key that the file is sealed under now; asks again if that is not the one that is known."""
+        if self._wrapping is not None and content.is_under(self._wrapping):
+            return self._wrapping
+        try:
+            wrapping = WrappingKey.derive(self._ask(self._path), content.cost, content.salt)
+            content.open(wrapping)
+        except (KeystoreLocked, WrongPassphrase):
             raise KeystoreLocked(
                 f"The keystore {self._path} was sealed under another passphrase since this program opened it, and has "
                 "new keys: start the program again."
-            )
-        return self._wrapping
+            ) from None
+        self._wrapping = wrapping
+        return wrapping
 
     def _notice_change(self) -> None:
         """Read the file again if it is another one. A program that holds the secrets goes on with them where the file

@@ -7,10 +7,9 @@ are.
 The live epoch is the newest one that this node began in its present incarnation. It is closed once somebody who is no
 longer a member holds a grant of it: the next thing sealed goes under a new key, which those who remain are granted. Its
 operator can close it (`rotate`), and it is closed when this node cannot open it any more, because an older keystore was
-restored. A new
-incarnation closes it too, because nobody can know to whom another copy of this home granted what. That copy may
-have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the number,
-and the record's commitment says which is right.
+restored. A new incarnation closes it too, because nobody can know to whom another copy of this home granted what. That
+copy may have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the
+number, and the record's commitment says which is right.
 
 Grants to this node go to its newest encryption key; older ones open what was granted before.
 """

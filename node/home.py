@@ -79,7 +79,8 @@ class Home:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise HomeError(f"{path} exists and is not empty; choose another --home, or use the node that is there.")
-        wrapping = WrappingKey.derive(choose(), cost) if choose else None
+        passphrase = choose() if choose else None
+        wrapping = WrappingKey.derive(passphrase, cost) if passphrase is not None else None
         keystore = Keystore.generate()
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path.parent))
@@ -97,7 +98,7 @@ class Home:
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        return cls.open(path, opened=keystore)
+        return cls.open(path, nobody_to_ask if passphrase is None else lambda _: passphrase, keystore)
 
     @classmethod
     def open(cls, path: Path, ask: Ask = nobody_to_ask, opened: Keystore | None = None) -> Home:

@@ -28,12 +28,17 @@ MAX_BYTES: Final = 4096
 
 def source(file: Path | None) -> Ask:
     """Gives the passphrase that a keystore has. KeystoreError if the file is not as it must be, KeystoreLocked if there
-    is neither file, nor variable, nor terminal."""
+    is neither file, nor variable, nor terminal. The file may be read again later; a person is asked once, because a
+    node that runs must not stand still and wait for an answer."""
+    may_prompt = True
 
     def ask(keystore: Path) -> str:
+        nonlocal may_prompt
         if file is not None:
             return _read(file)
-        return _taken_from_environment() or _ask(f"Passphrase of {keystore}: ") or nobody_to_ask(keystore)
+        prompted, may_prompt = may_prompt, False
+        found = _taken_from_environment() or (_ask(f"Passphrase of {keystore}: ") if prompted else None)
+        return found or nobody_to_ask(keystore)
 
     return ask
 

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
 from node import heads
 from node.bandwidth import Bandwidth
@@ -201,6 +202,8 @@ class Daemon:
         except StoreFull as error:
             self._lacks_grants = True
             log.warning("%s", error)
+        except KeystoreLocked as error:
+            log.error("Nobody is granted a key: %s", error)
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
@@ -440,21 +443,31 @@ class Daemon:
             self._queries -= 1
 
     async def _fuse(self, query: Query) -> bytes:
-        """Run this program's own `query` command on this home; QueryRefused with its error line if it fails."""
+        """Run this program's own `query` command on this home; QueryRefused with its error line if it fails.
+
+        The keys go to it through a pipe, which nobody else can read and which is empty afterwards: an argument shows in
+        process lists, and a variable stays in the environment of all that it starts.
+        """
+        try:
+            keys = self._home.keystore.open().to_bytes()
+        except KeystoreLocked as error:
+            log.error("A query is refused: %s", error)
+            raise QueryRefused("That node must be started again: its keys were changed.") from error
         with tempfile.TemporaryDirectory(prefix="tidings-query-") as scratch:
             output = Path(scratch) / f"model.{query.format}"
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "node", "--home", str(self._home.path), "query", query.task_id.hex()),
+                *(sys.executable, "-m", "node", "--home", str(self._home.path), "--keys-on-stdin"),
+                *("query", query.task_id.hex()),
                 *(("--head", query.head) if query.head else ()),
                 *(("--only", ",".join(PublicKey(key).text for key in query.only)) if query.only else ()),
                 *(("--without", ",".join(PublicKey(key).text for key in query.without)) if query.without else ()),
                 *("--output", str(output), "--json"),
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
             try:
-                _, stderr = await process.communicate()
+                _, stderr = await process.communicate(keys)
             except asyncio.CancelledError:
                 process.kill()
                 raise

@@ -23,7 +23,7 @@ from node.simulator import Swarm
 
 MAX_NODES: Final = 8_192
 MAX_COPIES: Final = 2_000_000
-"""Copies of records that one run may make: nodes times records. Each takes about 2 kB of memory and 0.2 ms."""
+"""Copies of records that one run may make: nodes times records. Each takes a few kB of memory and 1 to 2 ms."""
 MAX_CHUNK_COPIES: Final = 20_000_000
 MIN_BODY_BYTES: Final = 40
 CONNECT_S: Final = 60.0

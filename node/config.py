@@ -53,6 +53,20 @@ MAX_WANT_CHUNKS: Final = 64
 origins of 72 bytes 144 kB) and what a reader allocates for it proportional to its size. None of them limits how many
 members a coalition may have: more origins travel in several frames."""
 
+# ----------------------------------------------------------------------------------------------------------------- disk
+
+DISK_LOW_BYTES: Final = 256 * 1024 * 1024
+DISK_LOW_SHARE: Final = 0.05
+"""A disk with less free space than either of these takes no bodies. The first holds sixteen of the largest bodies, what
+the daemon writes meanwhile, and leaves a machine that its operator can still log in to; the second is for disks so
+small that the first would be most of them."""
+
+DISK_ENOUGH: Final = 1.5
+"""Bodies are taken again at so many times the mark, so that a disk near it does not switch with every body."""
+
+DISK_RETRY_S: Final = 60.0
+"""How long after a refused write the next one is tried if free space does not say why it was refused."""
+
 # ------------------------------------------------------------------------------------------------------------ transport
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -108,6 +122,13 @@ class GossipSettings:
     """Two nodes that trust different origins never have equal digests. The same two digests are compared again in the
     1st, 2nd, 4th, 8th and then in every such round after the first: an idle pair costs a sixteenth of a comparison per
     round, and whatever was lost on the way is still found."""
+
+    compare_burst: int = 100_000
+    compare_rate: int = 2_000
+    """How many origins, records and ranges a peer may have us look at or name in comparisons: so many at once, and so
+    many per second in the long run. A frame that comes while more was spent is left unanswered, and a later round goes
+    on. Comparing 10,000 origins that all differ takes 40,000; an entry takes about 20 µs, so a peer that asks for ever
+    costs 4 % of a core. Lower slows down the first meeting of nodes with very many records."""
 
     hello_timeout_s: float = 15.0
     """A link on which no Hello came by then is closed: it is up on one side only."""

@@ -12,13 +12,14 @@ peers and records are read again, which is how `peer add` or `publish` reaches a
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings
-from node.errors import PeerRefused, PeerUnreachable, QueryRefused, StoreError
+from node.disk import WORDS, DiskWatch
+from node.errors import PeerRefused, PeerUnreachable, QueryRefused, StoreError, StoreFull
 from node.events import (
     Action,
     Alarm,
@@ -37,10 +39,13 @@ from node.events import (
     Close,
     Dial,
     DialFailed,
+    Disk,
+    DiskChanged,
     Event,
     FrameIn,
     Keep,
     LinkDown,
+    LinkState,
     LinkUp,
     PeersChanged,
     RecordAdded,
@@ -67,7 +72,9 @@ REPORT_S = 1.0
 CLOCK_S = 0.02
 """How soon after an event the core's next deadline is looked up. Its timers count in seconds."""
 RETRY_STORE_S = 10.0
-"""How long the node stays off the network after its store refused a write (a full disk, say)."""
+"""How long the node stays off the network after its store refused a write."""
+RETRY_FULL_S = 0.5
+"""The same where the disk is full: then it returns at once, taking less."""
 STOP_GRACE_S = 2.0
 MAX_WAITING_QUERIES = 8
 """Queries that may wait for the one that runs; each costs a process with torch in it."""
@@ -88,6 +95,8 @@ class Daemon:
         self._peers: dict[PublicKey, Peer] = {}
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
+        self._disk = DiskWatch(home.path)
+        self._lacks_grants = False
         self._position = 0
         self._core = self._new_core()
         self._is_open = True
@@ -104,14 +113,15 @@ class Daemon:
 
     async def run(self, listen: str | None, on_ready: asyncio.Future[str | None]) -> None:
         """Serve until stopped. `on_ready` gets the address once peers can come and go (None: dials out only)."""
-        self._home.store.clear_reports()
+        self._if_there_is_room(self._home.store.clear_reports)
         self._commit = GroupCommit(self._home.path, self._perform, self._leave_network)
         address = None
+        self._look_at_disk()
         self._read_peers()
         if listen is not None:
             port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
-            self._home.store.set_listening(address)
+            self._if_there_is_room(functools.partial(self._home.store.set_listening, address))
         on_ready.set_result(address)
         try:
             await asyncio.gather(self._watch_store(), self._write_reports())
@@ -125,7 +135,7 @@ class Daemon:
                 dial.cancel()
             await self._server.stop(STOP_GRACE_S)
             await self._commit.close()
-            self._home.store.clear_reports()
+            self._if_there_is_room(self._home.store.clear_reports)
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -145,11 +155,15 @@ class Daemon:
         counter = -1
         while True:
             try:
+                self._look_at_disk()
                 latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
-                    counter = latest
+                    if not self._commit.is_busy:
+                        # Else again: what was imported into a record that is arriving here too can be told from what
+                        # arrived only when that is on disk.
+                        counter = latest
                 await self._readmit()
             except StoreError as error:
                 self._leave_network(error)
@@ -182,12 +196,14 @@ class Daemon:
     def _grant(self) -> None:
         """Hand the live epoch key to members who lack it; the grants spread like any record of ours."""
         try:
-            granted = self._home.epochs.grant_missing()
+            self._lacks_grants = False
+            if self._home.epochs.grant_missing():
+                self._read_records()
+        except StoreFull as error:
+            self._lacks_grants = True
+            log.warning("%s", error)
         except KeystoreLocked as error:
             log.error("Nobody is granted a key: %s", error)
-            return
-        if granted:
-            self._read_records()
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
@@ -203,6 +219,8 @@ class Daemon:
                     await self._commit.run(lambda store, lacking=lacking: store.set_unsourced(lacking))  # type: ignore[misc]
                     unsourced = lacking
                 self._tell_findings()
+            except StoreFull:
+                self._refused()
             except StoreError as error:
                 log.warning("%s", error)
 
@@ -295,15 +313,21 @@ class Daemon:
 
     def _leave_network(self, error: StoreError) -> None:
         """The store refused a write, so what the core believes is held may not be. Drop all links and start again from
-        what the store really holds, in a while."""
+        what the store really holds: in a while, or soon and taking less if the disk has no room."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
             return
-        log.error("%s Trying again in %d s.", error, RETRY_STORE_S)
-        self._off_until = loop.time() + RETRY_STORE_S
+        away_s = RETRY_STORE_S
+        if isinstance(error, StoreFull):
+            away_s = RETRY_STORE_S if self._disk.state is Disk.FULL else RETRY_FULL_S
+            self._disk.refused()
+            log.warning("%s: %s.", self._home.path, WORDS[self._disk.state])
+        log.error("%s Starting again in %g s.", error, away_s)
+        self._off_until = loop.time() + away_s
         self._commit.forget()
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
+            self._report(Report(link.peer, LinkState.WAITING, "this node cannot write; it tries again and again"))
         for dial in self._dials.values():
             dial.cancel()
         self._unanswered.clear()
@@ -315,7 +339,35 @@ class Daemon:
         except StoreError as error:
             self._leave_network(error)
             return
+        self._handle(DiskChanged(self._disk.state))
         self._handle(self._peers_changed())
+
+    # ------------------------------------------------------------------------------------------------------ disk
+
+    def _look_at_disk(self) -> None:
+        """Tell the core, and the operator once, when the disk gets low or has room again."""
+        before = self._disk.state
+        if self._disk.look() is not before:
+            self._tell_disk()
+        if self._lacks_grants and self._disk.state is Disk.ROOM:
+            self._grant()
+
+    def _refused(self) -> None:
+        """The disk refused something that nobody was told of."""
+        if self._disk.state is not Disk.FULL:
+            self._disk.refused()
+            self._tell_disk()
+
+    def _tell_disk(self) -> None:
+        log.warning("%s: %s.", self._home.path, WORDS[self._disk.state])
+        self._handle(DiskChanged(self._disk.state))
+
+    def _if_there_is_room(self, write: Callable[[], None]) -> None:
+        """Write something down that a node can do without."""
+        try:
+            write()
+        except StoreFull as error:
+            log.warning("%s", error)
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:

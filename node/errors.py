@@ -20,6 +20,10 @@ class StoreError(NodeError):
     """The store is missing, corrupt, or of a newer version."""
 
 
+class StoreFull(StoreError):
+    """The disk has no room for a change of the store, which was not made."""
+
+
 class RecordError(NodeError):
     """A record breaks a rule of the contract: it is refused before anything is stored."""
 

@@ -92,12 +92,28 @@ class RecordAdded:
     held: Held
 
 
+class Disk(enum.StrEnum):
+    """How much room the disk has, see `disk`."""
+
+    ROOM = "room"
+    LOW = "low"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskChanged:
+    """The disk has room, is low (take no bodies), or refuses writes (take withdrawals and evidence only). Room is what
+    the core begins with; again is no change."""
+
+    disk: Disk
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """The time that `Gossip.next_deadline` named has come. Too early or too late is fine."""
 
 
-Event = PeersChanged | LinkUp | LinkDown | DialFailed | FrameIn | BadFrame | RecordAdded | Tick
+Event = PeersChanged | LinkUp | LinkDown | DialFailed | FrameIn | BadFrame | RecordAdded | DiskChanged | Tick
 
 # -------------------------------------------------------------------------------------------------------------- actions
 

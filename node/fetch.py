@@ -23,7 +23,7 @@ from typing import Final
 
 from crypto.sealing import HASH_BYTES
 from node.config import CHUNK_BYTES, MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
-from node.events import Action, Send
+from node.events import Action, Disk, Send
 from node.frames import Advert, Want, WantChunks
 from node.patience import Patience
 from node.records import Kind, Record
@@ -97,7 +97,10 @@ class Fetcher:
         self._links: dict[int, _Source] = {}
         self._ready: dict[int, None] = {}
         self._drained: dict[int, None] = {}
+        self._owing: dict[int, None] = {}
+        """The links that something is asked of: few, where there are many links."""
         self._order = 0
+        self._disk = Disk.ROOM
 
     # --------------------------------------------------------------------------------------------------- what is wanted
 
@@ -144,7 +147,7 @@ class Fetcher:
         before = self._fetches.get(record.id)
         was_asked = before is not None and before.asked == link
         self.resume(record, range(len(record.header.chunk_hashes)))
-        if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES:
+        if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES and self.takes_bodies:
             fetch = self._fetches[record.id]
             self._ask(record.id, fetch, link, now)
             self._fly(fetch, link, len(fetch.unasked))
@@ -199,7 +202,7 @@ class Fetcher:
 
     def owes(self, link: int) -> bool:
         """Whether something is asked of this link."""
-        return link in self._links and bool(self._links[link].asked)
+        return link in self._owing
 
     def forget(self, record_id: bytes) -> None:
         """The record is settled, or refused for good."""
@@ -229,6 +232,31 @@ class Fetcher:
                 for link in list(fetch.sources):
                     self.drop_source(link, record_id)
 
+    # ------------------------------------------------------------------------------------------------------------- disk
+
+    @property
+    def takes_bodies(self) -> bool:
+        """Whether there is room for chunks."""
+        return self._disk is Disk.ROOM
+
+    def takes_header(self, kind: int) -> bool:
+        """Whether there is room for a header of this kind; withdrawals and evidence are tried on the fullest disk."""
+        return self._disk is not Disk.FULL or priority(kind, 0) == 0
+
+    def spare(self, disk: Disk) -> None:
+        """Ask for no more than the disk has room for. What was asked for and will not be kept is owed no longer; what
+        has room again is asked for."""
+        self._disk = disk
+        for record_id, fetch in self._fetches.items():
+            is_kept = self.takes_bodies if fetch.record else self._has_room(fetch.rank)
+            if fetch.asked is not None and not is_kept:
+                self._release(record_id, fetch)
+                self._queue_everywhere(record_id, fetch)
+        self._ready.update(dict.fromkeys(self._links))
+
+    def _has_room(self, rank: Rank) -> bool:
+        return self._disk is not Disk.FULL or rank[0] == 0
+
     # ------------------------------------------------------------------------------------------------------------ links
 
     def link_up(self, link: int) -> None:
@@ -246,9 +274,8 @@ class Fetcher:
 
     def expire(self, now: float) -> None:
         """Take back what was asked of links that deliver nothing, or nothing of that record."""
-        for link, source in list(self._links.items()):
-            if not source.asked:
-                continue
+        for link in list(self._owing):
+            source = self._links[link]
             patience, late = source.patience, dict.fromkeys(self._held_up(source, now))
             if source.light and now >= patience.tries_at(self._settings, source.light_bytes):
                 patience.try_again(now)
@@ -264,9 +291,9 @@ class Fetcher:
     def deadline(self) -> float:
         """When `expire` has something to do."""
         soonest = math.inf
-        for source in self._links.values():
-            if source.asked:
-                soonest = min(soonest, source.patience.held_up_at(self._settings, next(iter(source.asked.values()))))
+        for link in self._owing:
+            source = self._links[link]
+            soonest = min(soonest, source.patience.held_up_at(self._settings, next(iter(source.asked.values()))))
             if source.light:
                 soonest = min(soonest, source.patience.tries_at(self._settings, source.light_bytes))
             if len(source.asked) > len(source.light):
@@ -299,6 +326,8 @@ class Fetcher:
         source = self._links[link]
         ids: list[bytes] = []
         while source.headers and source.headers_in_flight < self._settings.want_window:
+            if not self._has_room(source.headers[0][0]):
+                break
             _, record_id = heapq.heappop(source.headers)
             fetch = self._fetches.get(record_id)
             if fetch and fetch.record is None and fetch.asked is None and link in fetch.sources:
@@ -314,7 +343,7 @@ class Fetcher:
         actions: list[Action] = []
         window = source.patience.window(self._settings)
         room = window - source.chunks_in_flight
-        if room < window / 2:
+        if room < window / 2 or not self.takes_bodies:
             return actions
         while source.bodies and room > 0:
             record_id = source.bodies[0][1]
@@ -385,6 +414,7 @@ class Fetcher:
             source.patience.begin(now)
         fetch.asked = link
         source.asked[record_id] = now
+        self._owing[link] = None
         size = fetch.light_bytes
         if size is not None:
             source.light[record_id] = size
@@ -409,6 +439,8 @@ class Fetcher:
             return
         source = self._links[fetch.asked]
         del source.asked[record_id]
+        if not source.asked:
+            del self._owing[fetch.asked]
         source.light_bytes -= source.light.pop(record_id, 0)
         if fetch.record is None:
             source.headers_in_flight -= 1

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from node import heads, shared
+from node import disk, heads, shared
 from node.budget import statement
 from node.errors import NotReadable
+from node.events import Disk
 from node.home import Home
 from node.links import NO_ADDRESS
 from node.records import Held, HeldState, Kind
@@ -53,6 +54,8 @@ def notices(home: Home) -> list[dict[str, str]]:
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
+    if disk.is_low(home.path):
+        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
     if heads.is_behind(home):
         reason = "this node's privacy ledger is an old copy: nothing is released; see `tidings budget accept-rollback`"
         told.append({"origin": home.settings.name, "reason": reason})

@@ -30,7 +30,7 @@ from crypto.errors import Malformed
 from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
-from node.errors import RecordError, StoreError
+from node.errors import RecordError, StoreError, StoreFull
 from node.migrations import SCHEMA_VERSION, migrate, statements
 from node.records import INCARNATION_BYTES, Header, Held, HeldState, Kind, Record, can_bury, chunk_size
 from node.wire import STORE_ID_BYTES, read_header
@@ -52,11 +52,14 @@ PAGE_BYTES: Final = 16 * 1024
 """Page size of a new store, about one chunk: with SQLite's usual 4 KiB the same chunk takes four times as many system
 calls to write and read. An older store keeps the size it was made with."""
 
+LOG_BYTES: Final = 4 * 1024 * 1024
+"""Size at which the write-ahead log is folded into the file, as SQLite does with its usual pages."""
+
 CHUNKS_A_STATEMENT: Final = 64
 """Chunks inserted by one statement: SQLite lets other threads run while it works, and each return to Python waits for
 them."""
 
-MAX_GEOMETRIES: Final = 32
+MAX_HEADERS: Final = 32
 """Headers remembered by the chunk path: up to 130 kB each in memory for the largest, a tenth of that for most."""
 
 _SCHEMA: Final = """
@@ -202,7 +205,7 @@ class Store:
         """Use `create` or `open`."""
         self._db = connection
         self._path = path
-        self._geometries: dict[bytes, tuple[int, Header]] = {}
+        self._headers: dict[bytes, Header] = {}
         rows = self._rows("SELECT store_id FROM node")
         if len(rows) != 1:
             raise self._damaged()
@@ -277,7 +280,6 @@ class Store:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                self._geometries.clear()  # a position that is rolled back is given to another record
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -379,13 +381,13 @@ class Store:
                 self._add_chunks_of(record_id, of_record)
 
     def _add_chunks_of(self, record_id: bytes, chunks: dict[int, bytes]) -> None:
-        geometry = self._geometry(record_id)
-        if geometry is None:
+        rows_here = self._rows("SELECT position, state FROM records WHERE id = ?", record_id)
+        if not rows_here:
             raise StoreError(f"Record {record_id.hex()[:12]} is not held: keep it before its chunks.")
-        position, header = geometry
-        # Asked each time: another process may have completed or buried it since.
-        if self._rows("SELECT state FROM records WHERE position = ?", position)[0][0] != HeldState.FETCHING:
+        position, state = rows_here[0]
+        if state != HeldState.FETCHING:
             return
+        header = self._header(record_id)
         if any(len(data) != chunk_size(header, index) for index, data in chunks.items()):
             raise StoreError("This chunk does not have the size that the record's header says: not kept.")
         rows = [(position, index, data) for index, data in chunks.items()]
@@ -497,35 +499,30 @@ class Store:
 
     def chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
         """Some chunks of one sealed body, each as `chunk` gives it."""
-        geometry = self._geometry(record_id)
-        if geometry is None:
-            return [None] * len(indexes)
-        position, header = geometry
         places = ", ".join("?" * len(indexes))
-        rows = self._rows(
-            f"SELECT number, data FROM chunks WHERE record = ? AND number IN ({places})",  # noqa: S608 - placeholders
-            position,
-            *indexes,
-        )
+        of_record = "record = (SELECT position FROM records WHERE id = ?)"
+        sql = f"SELECT number, data FROM chunks WHERE {of_record} AND number IN ({places})"  # noqa: S608 - placeholders
+        rows = self._rows(sql, record_id, *indexes)
+        if not rows:
+            return [None] * len(indexes)
+        header = self._header(record_id)
         if any(chunk_hash(data) != header.chunk_hashes[number] for number, data in rows):
             raise self._damaged()
         here = dict(rows)
         return [here.get(index) for index in indexes]
 
-    def _geometry(self, record_id: bytes) -> tuple[int, Header] | None:
-        """A record's position and header, neither of which ever changes: remembered for the records whose chunks come
-        and go, because a header of a large body takes longer to read and decode than a chunk."""
-        if record_id not in self._geometries:
-            rows = self._rows("SELECT position, header FROM records WHERE id = ?", record_id)
-            if not rows:
-                return None
-            header_bytes = rows[0][1]
+    def _header(self, record_id: bytes) -> Header:
+        """The header of a record that is held. Remembered for the records whose chunks come and go, because that of a
+        large body takes longer to read and decode than a chunk; what has this id is this header wherever it comes from.
+        """
+        if record_id not in self._headers:
+            header_bytes = self._rows("SELECT header FROM records WHERE id = ?", record_id)[0][0]
             if hash_of_header(header_bytes) != record_id:
                 raise self._damaged()
-            while len(self._geometries) >= MAX_GEOMETRIES:
-                del self._geometries[next(iter(self._geometries))]
-            self._geometries[record_id] = (int(rows[0][0]), read_header(header_bytes))
-        return self._geometries[record_id]
+            while len(self._headers) >= MAX_HEADERS:
+                del self._headers[next(iter(self._headers))]
+            self._headers[record_id] = read_header(header_bytes)
+        return self._headers[record_id]
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""
@@ -754,6 +751,8 @@ def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
     if new:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
+    page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // page_bytes}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")  # a body that was taken back is overwritten
@@ -771,15 +770,19 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise  # ours: a wrong statement, a closed store, another thread
     except sqlite3.DatabaseError as error:
-        raise StoreError(_explain(error, path)) from error
+        raise _explained(error, path) from error
+
+
+def _explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    if getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+        return StoreFull(f"The disk has no room for the store {path} ({error}): make room and try again.")
+    return StoreError(_explain(error, path))
 
 
 def _explain(error: sqlite3.DatabaseError, path: Path) -> str:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"The store {path} is in use by another process that does not let go: try again."
-        case sqlite3.SQLITE_FULL:
-            return f"The disk is full: make room for {path} and try again."
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return f"The store {path} cannot be written: check the permissions of its directory."
         case sqlite3.SQLITE_IOERR:

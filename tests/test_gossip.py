@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.keys import Identity
+from crypto.sealing import chunk_hashes
 from node import wire
 from node.config import MAX_ADVERTS, PROTOCOL_VERSION, GossipSettings
 from node.events import (
@@ -24,6 +25,8 @@ from node.events import (
     Close,
     Dial,
     DialFailed,
+    Disk,
+    DiskChanged,
     Event,
     FrameIn,
     Keep,
@@ -56,7 +59,7 @@ from node.frames import (
     WantChunks,
 )
 from node.gossip import Gossip
-from node.records import Held, HeldState, Kind, Record
+from node.records import Header, Held, HeldState, Kind, Record
 from node.simulated_network import seeded
 from node.simulated_store import MemoryStore, author_record
 from tests.test_wire import FRAMES
@@ -960,6 +963,21 @@ def test_a_chunk_with_any_bit_flipped_is_not_kept_and_asked_elsewhere() -> None:
         assert frames(actions, WantChunks, 2) == [WantChunks(record.id, tuple(range(8)))]
 
 
+def test_a_chunk_whose_hash_the_origin_listed_but_not_its_size_is_not_kept() -> None:
+    """The store refuses it: a node that passed it on to the store would take it for a disk that fails."""
+    record = by_hand(CAROL, body_bytes=50, hashes=chunk_hashes(LARGE, 65_536), chunk_bytes=KB)
+    rig = linked()
+    rig.announce(1, record)
+    rig.deliver(1, record)
+    assert of(rig.say(1, Chunk(record.id, 0, LARGE)), KeepChunk) == []
+
+
+def by_hand(identity: Identity, *, body_bytes: int, hashes: tuple[bytes, ...], chunk_bytes: int) -> Record:
+    header = Header(Kind.SUMMARY, identity.public_key, b"incarnat", 1, 0, epoch=1, task_id=bytes(32))
+    header = replace(header, body_bytes=body_bytes, chunk_bytes=chunk_bytes, chunk_hashes=hashes)
+    return wire.author(identity, replace(header, key_commitment=bytes(32)))
+
+
 def test_a_chunk_in_the_wrong_place_is_not_kept() -> None:
     rig = linked()
     record = summary()
@@ -987,9 +1005,7 @@ def test_too_much_that_is_invalid_closes_the_link_and_keeps_the_peer_out_for_a_w
     actions = rig.tell(BadFrame(1, "these bytes are not a frame"))
     reason = "it sent too much that was invalid; lastly: these bytes are not a frame"
     assert of(actions, Close) == [Close(1, reason)]
-    assert of(actions, Report) == [
-        Report(ALICE.public_key, LinkState.REFUSED, reason, rig.now + rig.settings.penalty_s)
-    ]
+    assert of(actions, Report) == [Report(ALICE.public_key, LinkState.REFUSED, reason)]
     assert of(rig.tell(LinkUp(7, ALICE.public_key, dialed_by_us=False)), Close) != []
     rig.now += rig.settings.penalty_s
     assert of(rig.tell(LinkUp(8, ALICE.public_key, dialed_by_us=False)), Close) == []
@@ -1001,6 +1017,7 @@ def test_a_kept_out_peer_is_not_dialed_before_its_time() -> None:
     link = rig.link(ALICE, dialed_by_us=True)
     for _ in range(4):
         rig.tell(BadFrame(link, "garbage"))
+    assert of(rig.actions, Report)[0].retry_at == rig.now + rig.settings.penalty_s
     assert of(rig.wait(59.0), Dial) == []
     assert of(rig.wait(120.0), Dial) == [Dial(ALICE.public_key, "alice:1")]
 
@@ -1096,6 +1113,7 @@ def assert_consistent(rig: Rig) -> None:
         asked = {known for known, fetch in fetcher._fetches.items() if fetch.asked == number}
         flights = [fetcher._fetches[known] for known in asked]
         assert asked == set(source.asked)
+        assert fetcher.owes(number) == bool(asked)
         assert source.headers_in_flight == sum(fetch.record is None for fetch in flights)
         assert source.chunks_in_flight == sum(len(fetch.in_flight) for fetch in flights)
         assert source.candidates == sum(number in fetch.sources for fetch in fetcher._fetches.values())
@@ -1135,3 +1153,68 @@ def test_the_same_seed_gives_the_same_run_whatever_the_hash_seed() -> None:
     ]
     assert len(runs[0]) == 65
     assert runs[0] == runs[1]
+
+
+# ---------------------------------------------------------------------------------------------------- the disk is low
+
+
+def test_on_a_low_disk_no_body_is_taken_and_headers_and_withdrawals_are() -> None:
+    rig = linked()
+    before, record, small = summary(1), summary(2), summary(3, SMALL)
+    rig.announce(1, before)
+    rig.deliver(1, before)
+    rig.chunk(1, before, LARGE, 0)
+    rig.tell(DiskChanged(Disk.LOW))
+    assert rig.chunk(1, before, LARGE, 1) == [], "what is on the line is dropped"
+    rig.announce(1, record, small)
+    assert frames(rig.deliver(1, record, small), WantChunks) == []
+    assert of(rig.chunk(1, small, SMALL, 0), KeepChunk) == [], "nor what rides along unasked"
+    taken_back = withdrawal(record)
+    rig.announce(1, taken_back)
+    assert of(rig.deliver(1, taken_back), Keep) == [Keep(taken_back)]
+    waited = rig.wait(3_000.0)
+    assert frames(waited, WantChunks) == []
+    assert of(waited, Close) == [], "a link is not blamed for what nobody asks of it"
+    states = {held.record.id: held.state for held in rig.store.held()}
+    assert states[record.id] is HeldState.BURIED
+
+    asked = frames(rig.tell(DiskChanged(Disk.ROOM)), WantChunks)
+    assert [want.id for want in asked] == [small.id, before.id]
+    assert set(asked[1].indexes) <= set(range(1, 40)), "what was kept before is kept"
+    for index in range(3):
+        rig.chunk(1, small, SMALL, index)
+    assert {held.record.id: held.state for held in rig.store.held()}[small.id] is HeldState.COMPLETE
+
+
+def test_on_a_full_disk_only_withdrawals_are_asked_for_and_kept() -> None:
+    rig = linked()
+    rig.tell(DiskChanged(Disk.FULL))
+    record = summary(1)
+    taken_back = withdrawal(record)
+    assert frames(rig.announce(1, record, taken_back), Want) == [Want((taken_back.id,))]
+    assert of(rig.deliver(1, record), Keep) == []
+    assert of(rig.deliver(1, taken_back), Keep) == [Keep(taken_back)]
+    assert frames(rig.tell(DiskChanged(Disk.LOW)), Want) == [Want((record.id,))]
+
+
+def test_a_header_that_was_asked_for_when_the_disk_filled_up_is_asked_for_again_later() -> None:
+    rig = linked()
+    record = summary(1)
+    assert frames(rig.announce(1, record), Want) == [Want((record.id,))]
+    rig.tell(DiskChanged(Disk.FULL))
+    assert rig.deliver(1, record) == []
+    assert frames(rig.wait(3_000.0), Want) == []
+    assert frames(rig.tell(DiskChanged(Disk.ROOM)), Want) == [Want((record.id,))]
+    assert of(rig.deliver(1, record), Keep) == [Keep(record)]
+
+
+def test_a_node_on_a_low_disk_serves_what_it_has() -> None:
+    rig = linked()
+    record = summary(1)
+    rig.author(record, LARGE)
+    rig.tell(DiskChanged(Disk.FULL))
+    assert len(frames(rig.say(1, Want((record.id,))), Records)) == 1
+    assert of(rig.say(1, WantChunks(record.id, (0, 1))), SendChunk) == [
+        SendChunk(1, record.id, 0),
+        SendChunk(1, record.id, 1),
+    ]

@@ -21,7 +21,7 @@ import sys
 import termios
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +181,10 @@ class Puppet:
     def bad_frame(self, link: Link, reason: str) -> None:
         raise AssertionError(reason)
 
-    def load_chunk(self, record_id: bytes, index: int) -> Frame:
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
         raise AssertionError("chunks are said as they are")
+
+    async def room(self) -> None: ...
 
     def link_down(self, link: Link, reason: str) -> None: ...
 

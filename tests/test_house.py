@@ -38,7 +38,7 @@ def test_a_relay_never_loads_torch_or_tables(code: str) -> None:
 
 def test_the_help_of_every_command_is_one_screen_and_names_what_it_does() -> None:
     done = subprocess.run([sys.executable, "-m", "node", "--help"], capture_output=True, text=True, check=True)
-    private = ("init", "id", "peer", "task", "publish", "serve", "status", "records", "withdraw", "budget")
+    private = ("init", "id", "peer", "task", "publish", "serve", "status", "records", "withdraw", "budget", "keys")
     for command in (
         *private,
         "query",

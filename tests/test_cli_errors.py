@@ -131,6 +131,7 @@ WRONG: dict[str, tuple[int, str, Callable[[Bench], list[str]]]] = {
     "a prediction without a model": (1, "nowhere.onnx", lambda b: ["predict", "nowhere.onnx", "d.csv"]),
     "a record that is not ours": (2, "not the id", lambda b: ["withdraw", "0123456789"]),
     "a rate that is none": (2, "not a rate", lambda b: ["serve", "--bandwidth", "fast"]),
+    "a rate for each peer that is none": (2, "--peer-bandwidth", lambda b: ["serve", "--peer-bandwidth", "slow"]),
     "an unknown command": (2, "No such command", lambda b: ["frobnicate"]),
     "an unknown option": (2, "No such option", lambda b: ["status", "--frobnicate"]),
     "a missing argument": (2, "Missing", lambda b: ["publish"]),

@@ -26,3 +26,11 @@ class BadSeal(CryptoError):
 
 class KeystoreError(CryptoError):
     """The keystore file cannot be made or used as it is."""
+
+
+class KeystoreLocked(KeystoreError):
+    """The keystore needs a passphrase that nobody gave."""
+
+
+class WrongPassphrase(KeystoreError):
+    """The keystore does not open with this passphrase."""

@@ -1,4 +1,4 @@
-"""Keys: a node's identity, its encryption key, the text form people exchange, and the file of secrets.
+"""Keys: a node's identity, its encryption keys, and the text form people exchange.
 
 * The identity is an Ed25519 key (RFC 8032). Its public half is the node's name. Points that libsodium
   calls invalid (off the curve, small order, outside the prime subgroup, non-canonical) never become a
@@ -7,23 +7,15 @@
   MLKEM768_X25519: what is recorded today stays closed unless both are broken.
 * The text form is `tidings1` and the base32 (RFC 4648, lower case, no padding) of key || checksum.
 
-What this module is not: it labels no signature and seals nothing (see `signing`, `sealing`), it has no
-passphrases, and no secret of it shows in a repr, a str or an error.
+What this module is not: it labels no signature and seals nothing (see `signing`, `sealing`), it stores
+nothing (see `keystore`), and no secret of it shows in a repr, a str or an error.
 """
 
 import base64
 import binascii
-import contextlib
 import hashlib
-import hmac
-import json
-import os
-import secrets
-import shlex
-import stat
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import nacl.bindings
 import nacl.signing
@@ -31,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey
 
-from crypto.errors import KeystoreError, Malformed
+from crypto.errors import Malformed
 
 PUBLIC_KEY_BYTES: Final = 32
 SEED_BYTES: Final = 32
@@ -50,11 +42,8 @@ _X25519_BYTES: Final = 32
 ENCRYPTION_PUBLIC_BYTES: Final = _MLKEM_PUBLIC_BYTES + _X25519_BYTES
 ENCRYPTION_PRIVATE_BYTES: Final = _MLKEM_SEED_BYTES + _X25519_BYTES
 
-KEYSTORE_FORMAT: Final = "tidings-keystore"
-KEYSTORE_VERSION: Final = 1
-KEYSTORE_PERSON: Final = b"tidings-store-v1"
-# A key is about 200 characters of JSON; a node that rotates daily for a year stays well below.
-MAX_KEYSTORE_BYTES: Final = 1 << 18
+ENCRYPTION_ID_BYTES: Final = 16
+ENCRYPTION_ID_PERSON: Final = b"tidings-ekey-v1"
 
 
 @dataclass(frozen=True, order=True)
@@ -188,6 +177,11 @@ class EncryptionKey:
         return "EncryptionKey(secret)"
 
 
+def encryption_id(public: bytes) -> bytes:
+    """16 bytes that name an encryption key, from its 1,216 public ones."""
+    return hashlib.blake2b(public, digest_size=ENCRYPTION_ID_BYTES, person=ENCRYPTION_ID_PERSON).digest()
+
+
 def parse_encryption_public(public: bytes) -> MLKEM768X25519PublicKey:
     """The HPKE key in a key card's bytes; Malformed when nothing could be wrapped for it."""
     try:
@@ -201,117 +195,3 @@ def parse_encryption_public(public: bytes) -> MLKEM768X25519PublicKey:
             "its owner must publish a new key card."
         ) from None
     return MLKEM768X25519PublicKey(mlkem, x25519)
-
-
-@dataclass(frozen=True, repr=False)
-class Keystore:
-    """The secrets of one node, one JSON file that only its owner can read; encryption keys newest first."""
-
-    identity: Identity
-    encryption_keys: tuple[EncryptionKey, ...]
-
-    @classmethod
-    def create(cls, path: Path) -> "Keystore":
-        """New keys, synced to disk before this returns; KeystoreError if that cannot be, or one exists."""
-        keystore = cls(Identity.generate(), (EncryptionKey.generate(),))
-        try:
-            _write_new_file(path, keystore._to_json())
-        except FileExistsError:
-            raise KeystoreError(f"There is already a keystore at {path}: use it, or choose another home.") from None
-        except OSError as error:
-            raise KeystoreError(
-                f"The keystore {path} cannot be written ({error.strerror}): check the disk and permissions."
-            ) from None
-        return keystore
-
-    @classmethod
-    def load(cls, path: Path) -> "Keystore":
-        """The keys of a file; KeystoreError if there is none, others may read it, or it is damaged."""
-        try:
-            return cls._from_json(_read_private_file(path))
-        except FileNotFoundError:
-            raise KeystoreError(f"There is no keystore at {path}: run `tidings init` first.") from None
-        except OSError as error:
-            raise KeystoreError(
-                f"The keystore {path} cannot be read ({error.strerror}): check its owner and permissions."
-            ) from None
-        except (ValueError, TypeError, KeyError, RecursionError, Malformed):
-            # The cause may quote the secrets it tripped over, so it is dropped.
-            raise KeystoreError(f"The keystore {path} is damaged: restore it from its backup.") from None
-
-    def _to_json(self) -> bytes:
-        fields = {
-            "format": KEYSTORE_FORMAT,
-            "version": KEYSTORE_VERSION,
-            "identity_seed": self.identity.seed.hex(),
-            "encryption_keys": [key.to_bytes().hex() for key in self.encryption_keys],
-            "checksum": self._checksum().hex(),
-        }
-        return (json.dumps(fields, indent=2) + "\n").encode("ascii")
-
-    @classmethod
-    def _from_json(cls, data: bytes) -> "Keystore":
-        fields: Any = json.loads(data)
-        if fields["format"] != KEYSTORE_FORMAT:
-            raise ValueError("not a keystore")
-        if fields["version"] != KEYSTORE_VERSION:
-            raise KeystoreError(f"This keystore is not of version {KEYSTORE_VERSION}: use the release that wrote it.")
-        if not fields["encryption_keys"]:
-            raise ValueError("no encryption key")
-        keystore = cls(
-            Identity.from_seed(bytes.fromhex(fields["identity_seed"])),
-            tuple(EncryptionKey.from_bytes(bytes.fromhex(text)) for text in fields["encryption_keys"]),
-        )
-        # One flipped digit would otherwise be a different node, quietly.
-        if not hmac.compare_digest(bytes.fromhex(fields["checksum"]), keystore._checksum()):
-            raise ValueError("wrong checksum")
-        return keystore
-
-    def _checksum(self) -> bytes:
-        secret = self.identity.seed + b"".join(key.to_bytes() for key in self.encryption_keys)
-        return hashlib.blake2b(secret, digest_size=32, person=KEYSTORE_PERSON).digest()
-
-    def __repr__(self) -> str:
-        return f"Keystore({self.identity.public_key.text}, {len(self.encryption_keys)} encryption keys)"
-
-
-def _write_new_file(path: Path, data: bytes) -> None:
-    """Write a 0600 file that did not exist, so that a crash leaves none or all of it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)  # whatever the umask took away
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, refuses to replace a file
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_private_file(path: Path) -> bytes:
-    """The bytes of a regular file that only its owner may read. O_NONBLOCK: a named pipe must not hang us."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise KeystoreError(f"The keystore {path} is not a regular file: restore it from its backup.")
-        if stat.S_IMODE(mode) & 0o077:
-            command = f"chmod 600 {shlex.quote(str(path))}"
-            raise KeystoreError(f"The keystore {path} is open to others than its owner: run `{command}`.")
-        data = file.read(MAX_KEYSTORE_BYTES + 1)
-    if len(data) > MAX_KEYSTORE_BYTES:
-        raise KeystoreError(f"The keystore {path} is too large to be one: restore it from its backup.")
-    return data

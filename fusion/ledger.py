@@ -4,7 +4,7 @@ Spend, then compute, never refund:
 
     reserve    RESERVED   the cost is committed to disk before a single row is summed
     ready      READY      the noisy bytes are kept; from here on the same bytes go out, free of charge
-    published  PUBLISHED  the record that carries them is known
+    published  PUBLISHED  the record that carries them is known; the bytes are dropped here
 
 A crash between `reserve` and `ready` burns the budget: the noise may already have been seen, nobody can know.
 
@@ -151,15 +151,20 @@ class ForeignHead:
     head: bytes
 
 
+def _no_secret() -> bytes:
+    return bytes(TAG_BYTES)
+
+
 class Ledger:
     """One ledger file. Every call is its own transaction; several processes may share the file."""
 
     def __init__(
-        self, path: Path, *, clock: Callable[[], float] = time.time, name_key: bytes = bytes(TAG_BYTES)
+        self, path: Path, *, clock: Callable[[], float] = time.time, name_key: Callable[[], bytes] = _no_secret
     ) -> None:
         """Opens or makes the file, readable by its owner alone, and checks its whole chain.
 
-        `name_key` is a secret that outlives this file: under it, dataset names become the tags that peers see.
+        `name_key` gives a secret that outlives this file: under it, dataset names become the tags that peers see. It
+        is asked for at the first use of a dataset only, so that a statement needs no secret.
         """
         self._path = Path(path)
         self._name_key = name_key
@@ -292,7 +297,8 @@ class Ledger:
             self._append(database, state, {"event": "READY", "release": release_id, "payload": _digest(payload)})
 
     def published(self, release_id: str, record_id: bytes) -> None:
-        """Note the record that carries a ready release. Saying the same again changes nothing."""
+        """Note the record that carries a ready release, and drop its bytes, which the record has. Saying the same again
+        changes nothing."""
         with self._transaction() as database:
             state = self._replay(database)
             release = state.releases.get(release_id, {})
@@ -300,6 +306,9 @@ class Ledger:
                 return
             self._expect(state, release_id, "READY")
             self._append(database, state, {"event": "PUBLISHED", "release": release_id, "record": record_id.hex()})
+            waiting = [name for name, one in state.releases.items() if one["state"] == "READY"]
+            marks = ", ".join("?" * len(waiting))
+            database.execute(f"DELETE FROM payloads WHERE release NOT IN ({marks})", waiting)  # noqa: S608 - marks
 
     def unpublished(self) -> list[ReadyRelease]:
         """READY releases whose record is not known, oldest first: to be published again, free of charge."""
@@ -389,7 +398,7 @@ class Ledger:
 
     def _tag(self, dataset: str) -> str:
         name = dataset.encode("utf-8")
-        return hashlib.blake2b(name, digest_size=TAG_BYTES, key=self._name_key, person=_TAG_PERSON).hexdigest()
+        return hashlib.blake2b(name, digest_size=TAG_BYTES, key=self._name_key(), person=_TAG_PERSON).hexdigest()
 
     # --- the chain ------------------------------------------------------------------------------------------
 
@@ -436,6 +445,7 @@ class Ledger:
             # EXTRA is FULL plus a sync of the folder: a commit that returned survives a loss of power, with the
             # plain rollback journal too (a switch to WAL would not wait for other processes).
             database.execute("PRAGMA synchronous = EXTRA")
+            database.execute("PRAGMA secure_delete = ON")  # what was dropped is overwritten
             database.execute("BEGIN IMMEDIATE")
             yield database
             database.execute("COMMIT")

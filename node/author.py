@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from crypto.keys import Keystore, PublicKey
+from crypto.keys import PublicKey
+from crypto.keystore import Keyring
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
 from node.records import Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
@@ -34,7 +35,7 @@ class Author:
     taken again by its holder.
     """
 
-    def __init__(self, store: Store, keystore: Keystore, lock: AbstractContextManager[object]) -> None:
+    def __init__(self, store: Store, keystore: Keyring, lock: AbstractContextManager[object]) -> None:
         self._store = store
         self._keystore = keystore
         self.lock = lock
@@ -86,7 +87,7 @@ class Author:
             return record
 
     def _header(self, kind: Kind, **fields: Any) -> Header:
-        origin = self._keystore.identity.public_key
+        origin = self._keystore.public_key
         incarnation, sequence = self._store.reserve_sequence(origin)
         return Header(
             kind=kind,

@@ -19,18 +19,20 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from crypto.keys import PublicKey
-from crypto.sealing import chunk_hash
 from node.bundle_file import BundleReader, Ending
 from node.errors import BundleError, RecordError, WireError
 from node.frames import Chunk
 from node.home import Home
 from node.intake import MET_ITSELF, equivocation
-from node.records import Held, HeldState, Record, chunk_size
+from node.records import Held, HeldState, Record, is_chunk
 from node.show import moment
 from node.wire import read_record
 
 BATCH_BYTES: Final = 1024 * 1024
 """What is kept in one transaction. More waits less often for the disk, and keeps a running daemon waiting longer."""
+
+BATCH_ITEMS: Final = 4_096
+"""Frames of which little or nothing is kept take memory too while they wait."""
 
 MAX_TOLD: Final = 10
 """Unfinished records and other findings that are told one by one; the rest is counted."""
@@ -156,7 +158,7 @@ def import_bundle(
     """Keep what the bundle brings; BundleError, before anything is stored, if it is none or may not be imported.
     `progress` takes the bytes read so far, in both passes together."""
     if not path.is_file():
-        raise BundleError(f"{path} is not a file that can be read twice: copy the bundle to a disk first.")
+        raise BundleError(f"{path} is not a file, or not one that can be read twice: check the path and the stick.")
     trusted = home.trusted
     with path.open("rb") as file:
         looked = _look(home, file, path, trusted, progress)
@@ -223,7 +225,8 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
             yield str(frame)
         elif isinstance(frame, Chunk):
             record = group.get(frame.id)
-            yield frame if record is not None and _fits(frame, record) else "a chunk that fits no record before it"
+            fits = record is not None and is_chunk(record.header, frame.index, frame.data)
+            yield frame if fits else "a chunk that fits no record before it"
         else:
             group = {}
             for signed in frame.records:
@@ -234,15 +237,6 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                 else:
                     group[record.id] = record
             yield list(group.values())
-
-
-def _fits(chunk: Chunk, record: Record) -> bool:
-    hashes = record.header.chunk_hashes
-    return (
-        chunk.index < len(hashes)
-        and len(chunk.data) == chunk_size(record.header, chunk.index)
-        and chunk_hash(chunk.data) == hashes[chunk.index]
-    )
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:
@@ -289,7 +283,7 @@ class _Keeper:
 
     def _add_bytes(self, count: int) -> None:
         self._batch_bytes += count
-        if self._batch_bytes >= BATCH_BYTES:
+        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_ITEMS:
             self._keep()
 
     def _keep(self) -> None:
@@ -331,11 +325,12 @@ class _Keeper:
         wanted = self._wanted.get(chunk.id, set())
         if chunk.index not in wanted:
             return
-        held = self._home.store.add_chunk(chunk.id, chunk.index, chunk.data)
+        self._home.store.add_chunks([(chunk.id, chunk.index, chunk.data)])
         self._imported.chunks += 1
         wanted.discard(chunk.index)
-        if held.state is not HeldState.FETCHING:
-            self._imported.completed += held.state is HeldState.COMPLETE
+        if not wanted:
+            held = self._home.store.get(chunk.id)
+            self._imported.completed += held is not None and held.state is HeldState.COMPLETE
             del self._wanted[chunk.id]
 
     def _leave_group(self) -> None:

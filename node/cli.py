@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_models, cli_simulate, show
-from node.cli_options import Json, TaskName, open_home
+from node import cli_bundle, cli_keys, cli_models, cli_simulate, show
+from node.cli_options import Json, TaskName, look_at_home, open_home
 
 app = typer.Typer(
     name="tidings",
@@ -31,6 +31,7 @@ app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
 app.add_typer(cli_bundle.app, name="bundle")
+app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_simulate.app)
 
 DEFAULT_HOME = Path("~/.tidings")
@@ -43,12 +44,21 @@ def options(
         Path,
         typer.Option("--home", envvar="TIDINGS_HOME", metavar="DIR", help="Holds everything of one node."),
     ] = DEFAULT_HOME,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file", metavar="FILE", help="Opens the keystore; else TIDINGS_PASSPHRASE, or a prompt."
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error, and log more.")] = False,
+    keys_on_stdin: Annotated[bool, typer.Option("--keys-on-stdin", hidden=True)] = False,
 ) -> None:
     from fusion import backbones
 
     context.obj = home.expanduser()
     context.meta["debug"] = debug
+    context.meta["passphrase_file"] = passphrase_file
+    context.meta["keys_on_stdin"] = keys_on_stdin  # how `serve` hands them to a query that it starts
     backbones.use_directory(backbones.of_home(context.obj))  # `predict` needs no node, but may find its files
 
 
@@ -63,12 +73,19 @@ def init(
         str | None,
         typer.Option("--listen", metavar="HOST:PORT", help="Where peers reach it; none: it dials out only."),
     ] = None,
+    protected: Annotated[
+        bool,
+        typer.Option("--passphrase", help="Seal the keystore under a passphrase: asked for, or --passphrase-file."),
+    ] = False,
 ) -> None:
     """Make this node's identity and store; prints its public key."""
+    from node import passphrase
     from node.home import Home, check_name
     from node.peers import check_address
 
-    home = Home.init(context.obj, check_name(name), check_address(listen) if listen else None)
+    file = context.meta["passphrase_file"]
+    choose = passphrase.choice(file, environment=True) if protected or file else None
+    home = Home.init(context.obj, check_name(name), check_address(listen) if listen else None, choose)
     show.note(f"A new node lives in {home.path}. Give its public key to your peers:")
     show.line(home.me.text)
 
@@ -76,7 +93,7 @@ def init(
 @app.command("id")
 def identity(context: typer.Context) -> None:
     """Print this node's public key, alone."""
-    show.line(open_home(context).me.text)
+    show.line(look_at_home(context).me.text)
 
 
 @peer_app.command("add")
@@ -108,7 +125,7 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     """The peers of this node, and how the links to them are."""
     from node.status import peers
 
-    home = open_home(context)
+    home = look_at_home(context)
     listed = peers(home, home.is_served())
     if json:
         show.as_json(listed)
@@ -257,7 +274,7 @@ def budget(
         return
     from node import budget as budgets
 
-    home = open_home(context)
+    home = look_at_home(context)
     accounts = budgets.statement(home, dataset)
     if plot is not None:
         budgets.plot(home, dataset, plot)
@@ -355,7 +372,7 @@ def audit(
     from fusion.audit import draw
     from node.tasks import find
 
-    found = find(open_home(context), task)
+    found = find(look_at_home(context), task)
     with show.progress("auditing", "releases") as progress:
         measured = measure(found, epsilon, runs, progress=progress)
     show.as_json(measured.to_json()) if json else show.line(measured.describe())
@@ -418,7 +435,7 @@ def status(context: typer.Context, json: Json = False) -> None:
     """Peers, links, what is held, and in a line each what is stuck and why."""
     from node.status import status as read_status
 
-    state = read_status(open_home(context))
+    state = read_status(look_at_home(context))
     if json:
         show.as_json(state)
         return
@@ -454,7 +471,7 @@ def records(
     from node.status import records as read_records
     from node.tasks import find_any
 
-    home = open_home(context)
+    home = look_at_home(context)
     listed = read_records(home, find_any(home, task).id if task else None)
     if json:
         show.as_json(listed)

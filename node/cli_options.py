@@ -13,8 +13,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the beginning of its id.")]
 
 
-def open_home(context: typer.Context) -> Home:
-    """The home that `--home` names."""
+def look_at_home(context: typer.Context) -> Home:
+    """The home that `--home` names, for commands that change nothing: its keystore is opened when a secret is needed,
+    which may be never."""
+    from node import passphrase
     from node.home import Home
 
-    return Home.open(context.obj)
+    opened = passphrase.handed_over() if context.meta["keys_on_stdin"] else None
+    return Home.open(context.obj, passphrase.source(context.meta["passphrase_file"]), opened)
+
+
+def open_home(context: typer.Context) -> Home:
+    """The home that `--home` names, with its keystore open: what is wrong with the passphrase shows before anything
+    was changed."""
+    home = look_at_home(context)
+    home.keystore.open()
+    return home

@@ -10,6 +10,7 @@ something to the next round; equal digests alone count as equal.
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from node.config import (
     MAX_SPANS,
     GossipSettings,
 )
+from node.digest_tree import DIGITS
 from node.events import Action, Send
 from node.fetch import priority
 from node.frames import Advert, Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector
@@ -35,6 +37,9 @@ FRAME_ROOM_BYTES: Final = FRAME_LIMIT_BYTES * 3 // 4
 
 ENTRY_BYTES: Final = 72
 """An origin with its digest in a list."""
+
+RECORDS_PER_ENTRY: Final = 16
+"""Looking up this many records in a vector takes about as long as naming an origin."""
 
 _T = TypeVar("_T")
 
@@ -48,6 +53,9 @@ class Comparison:
         self._holdings = holdings
         self._out = out
         self._common: dict[PublicKey, tuple[bytes, bytes]] = {}
+        self._credit: dict[PublicKey, tuple[float, float]] = {}
+        self._rounds: list[tuple[float, int, PeerLink]] = []
+        """A heap with one entry per link that is up: its next round is due then, or later (`sync_at`)."""
 
     def begin(self, link: PeerLink, now: float) -> None:
         """Open a round on this link."""
@@ -56,21 +64,31 @@ class Comparison:
         self._send(link, Digest(root, b"" if common == root else common))
         self._schedule(link, now)
 
-    def begin_due(self, links: Iterable[PeerLink], now: float) -> None:
-        """Open a round on those of these links whose time has come."""
-        for link in links:
-            if now >= link.sync_at:
+    def begin_due(self, now: float) -> None:
+        """Open a round on every link whose time has come."""
+        while self.deadline() <= now:
+            _, _, link = self._rounds[0]
+            if link.is_ready:
                 self.begin(link, now)
+            else:
+                self._schedule(link, now)
 
     def begin_anew(self, link: PeerLink) -> None:
         """Other origins are trusted now: compare everything. The digest alone would not do: it is the same as before
         where nothing of these origins is here, and the peer may have found it of no use to compare with."""
         self._send(link, self._holdings.index.opening())
 
-    @staticmethod
-    def deadline(links: Iterable[PeerLink]) -> float:
-        """When the next round is due on one of these links."""
-        return min((link.sync_at for link in links), default=math.inf)
+    def deadline(self) -> float:
+        """When the next round is due on some link."""
+        while self._rounds:
+            due_at, number, link = self._rounds[0]
+            if not link.is_up:
+                heapq.heappop(self._rounds)
+            elif link.sync_at > due_at:
+                heapq.heapreplace(self._rounds, (link.sync_at, number, link))
+            else:
+                return due_at
+        return math.inf
 
     def digest(self, link: PeerLink, theirs: Digest, now: float) -> None:
         """The peer opens a round: silence if we are equal."""
@@ -83,28 +101,37 @@ class Comparison:
         if link.is_equal:
             self._remember_common(link, root)
             self._schedule(link, now)  # they have just compared; our turn is later
-        elif not is_crossing and self._is_worth_it(link, theirs.root, root):
+        elif not is_crossing and self._is_worth_it(link, theirs.root, root) and self._allows(link, now):
             self._send(link, index.changes(theirs.common) or index.opening())
 
-    def origins(self, link: PeerLink, theirs: Origins) -> None:
+    def origins(self, link: PeerLink, theirs: Origins, now: float) -> None:
         """The peer lists origins: answer for those that differ."""
+        if not self._allows(link, now):
+            return
+        self._spend(link, len(theirs.digests))
         vectors = self._holdings.index.differing(theirs)
         if vectors is None:  # it says what changed since a digest that was forgotten here
             self._send(link, Digest(self._holdings.index.mark()))
         else:
             self._send_vectors(link, vectors, reply=False)
 
-    def spans(self, link: PeerLink, theirs: Spans) -> None:
+    def spans(self, link: PeerLink, theirs: Spans, now: float) -> None:
         """The peer lists digests of ranges: answer for those that differ, closer."""
+        if not self._allows(link, now):
+            return
+        self._spend(link, len(DIGITS) * len(theirs.spans))
         spans, few, vectors = self._holdings.index.narrow(theirs)
         for batch in batches(spans, _span_bytes, MAX_SPANS):
             self._send(link, Spans(tuple(batch)))
         self._send_lists(link, few)
         self._send_vectors(link, vectors, reply=False)
 
-    def vectors(self, link: PeerLink, theirs: Vector) -> None:
+    def vectors(self, link: PeerLink, theirs: Vector, now: float) -> None:
         """The peer lists sequences: announce what it lacks, and ask for what we lack."""
+        if not self._allows(link, now):
+            return
         index = self._holdings.index
+        self._spend(link, sum(1 + index.count(vector.origin) // RECORDS_PER_ENTRY for vector in theirs.origins))
         self._announce_lacking(link, (i for vector in theirs.origins for i in index.lacking(vector)))
         if theirs.reply:
             return
@@ -114,8 +141,11 @@ class Comparison:
             if isinstance(answer, Ids):
                 self._send(link, answer)
 
-    def ids(self, link: PeerLink, theirs: Ids) -> None:
+    def ids(self, link: PeerLink, theirs: Ids, now: float) -> None:
         """The peer lists ids of one origin."""
+        if not self._allows(link, now):
+            return
+        self._spend(link, 1 + self._holdings.index.count(theirs.origin) // RECORDS_PER_ENTRY)
         self._announce_lacking(link, self._holdings.index.lacking_ids(theirs))
         if not theirs.reply and self._holdings.trusts(theirs.origin):
             self._send(link, self._holdings.index.ids(theirs.origin, reply=True))
@@ -129,10 +159,16 @@ class Comparison:
     def _announce_lacking(self, link: PeerLink, ids: Iterable[bytes]) -> None:
         """Announce what a peer lacks, what matters most first, and no more than it will remember."""
         ranked = sorted(ids, key=lambda lacking: _rank(self._holdings.advert(lacking)))
-        self.announce(link.number, ranked[: self._settings.max_unknown_adverts])
+        told = ranked[: self._settings.max_unknown_adverts]
+        self._spend(link, len(told))
+        self.announce(link.number, told)
 
     def _schedule(self, link: PeerLink, now: float) -> None:
-        link.sync_at = now + self._rng.uniform(self._settings.sync_min_s, self._settings.sync_max_s)
+        """The next round on this link is a period from now; never earlier than it was going to be."""
+        next_at = now + self._rng.uniform(self._settings.sync_min_s, self._settings.sync_max_s)
+        if link.sync_at == -math.inf:
+            heapq.heappush(self._rounds, (next_at, link.number, link))
+        link.sync_at = max(link.sync_at, next_at)
 
     def _is_worth_it(self, link: PeerLink, theirs: bytes, ours: bytes) -> bool:
         """Whether to compare two digests that differ. Nothing came of it the last time if both are as they were then:
@@ -141,6 +177,21 @@ class Comparison:
         link.compared = theirs, ours
         is_power_of_two = link.fruitless & (link.fruitless - 1) == 0
         return is_power_of_two or link.fruitless % self._settings.max_fruitless == 0
+
+    # ------------------------------------------------------------------------------------------------- what it may cost
+
+    def _allows(self, link: PeerLink, now: float) -> bool:
+        """Whether this peer has not used up what comparisons with it may cost. It may overdraw, so that no comparison
+        is too large; then it has to wait."""
+        settings = self._settings
+        credit, counted_at = self._credit.get(link.peer, (float(settings.compare_burst), now))
+        credit = min(settings.compare_burst, credit + (now - counted_at) * settings.compare_rate)
+        self._credit[link.peer] = credit, now
+        return credit > 0
+
+    def _spend(self, link: PeerLink, entries: int) -> None:
+        credit, counted_at = self._credit[link.peer]
+        self._credit[link.peer] = credit - entries, counted_at
 
     # ----------------------------------------------------------------------------------------------- what is in common
 
@@ -172,9 +223,11 @@ class Comparison:
         most = min(MAX_PREFIXES, MAX_ORIGINS // max(1, self._settings.list_origins))
         for batch in batches(lists, _list_bytes, most):
             entries = tuple(entry for _, listed in batch for entry in listed)
+            self._spend(link, len(entries))
             self._send(link, Origins(entries, tuple(prefix for prefix, _ in batch)))
 
     def _send_vectors(self, link: PeerLink, vectors: Sequence[OriginVector], *, reply: bool) -> None:
+        self._spend(link, len(vectors))
         for batch in batches(vectors, _vector_bytes, MAX_ORIGINS):
             self._send(link, Vector(tuple(batch), reply))
 

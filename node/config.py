@@ -123,6 +123,13 @@ class GossipSettings:
     1st, 2nd, 4th, 8th and then in every such round after the first: an idle pair costs a sixteenth of a comparison per
     round, and whatever was lost on the way is still found."""
 
+    compare_burst: int = 100_000
+    compare_rate: int = 2_000
+    """How many origins, records and ranges a peer may have us look at or name in comparisons: so many at once, and so
+    many per second in the long run. A frame that comes while more was spent is left unanswered, and a later round goes
+    on. Comparing 10,000 origins that all differ takes 40,000; an entry takes about 20 µs, so a peer that asks for ever
+    costs 4 % of a core. Lower slows down the first meeting of nodes with very many records."""
+
     hello_timeout_s: float = 15.0
     """A link on which no Hello came by then is closed: it is up on one side only."""
 

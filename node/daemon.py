@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
 from node import heads
 from node.bandwidth import Bandwidth
@@ -44,6 +45,7 @@ from node.events import (
     FrameIn,
     Keep,
     LinkDown,
+    LinkState,
     LinkUp,
     PeersChanged,
     RecordAdded,
@@ -158,7 +160,10 @@ class Daemon:
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
-                    counter = latest
+                    if not self._commit.is_busy:
+                        # Else again: what was imported into a record that is arriving here too can be told from what
+                        # arrived only when that is on disk.
+                        counter = latest
                 await self._readmit()
             except StoreError as error:
                 self._leave_network(error)
@@ -197,6 +202,8 @@ class Daemon:
         except StoreFull as error:
             self._lacks_grants = True
             log.warning("%s", error)
+        except KeystoreLocked as error:
+            log.error("Nobody is granted a key: %s", error)
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
@@ -320,6 +327,7 @@ class Daemon:
         self._commit.forget()
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
+            self._report(Report(link.peer, LinkState.WAITING, "this node cannot write; it tries again and again"))
         for dial in self._dials.values():
             dial.cancel()
         self._unanswered.clear()
@@ -435,21 +443,31 @@ class Daemon:
             self._queries -= 1
 
     async def _fuse(self, query: Query) -> bytes:
-        """Run this program's own `query` command on this home; QueryRefused with its error line if it fails."""
+        """Run this program's own `query` command on this home; QueryRefused with its error line if it fails.
+
+        The keys go to it through a pipe, which nobody else can read and which is empty afterwards: an argument shows in
+        process lists, and a variable stays in the environment of all that it starts.
+        """
+        try:
+            keys = self._home.keystore.open().to_bytes()
+        except KeystoreLocked as error:
+            log.error("A query is refused: %s", error)
+            raise QueryRefused("That node must be started again: its keys were changed.") from error
         with tempfile.TemporaryDirectory(prefix="tidings-query-") as scratch:
             output = Path(scratch) / f"model.{query.format}"
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "node", "--home", str(self._home.path), "query", query.task_id.hex()),
+                *(sys.executable, "-m", "node", "--home", str(self._home.path), "--keys-on-stdin"),
+                *("query", query.task_id.hex()),
                 *(("--head", query.head) if query.head else ()),
                 *(("--only", ",".join(PublicKey(key).text for key in query.only)) if query.only else ()),
                 *(("--without", ",".join(PublicKey(key).text for key in query.without)) if query.without else ()),
                 *("--output", str(output), "--json"),
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
             try:
-                _, stderr = await process.communicate()
+                _, stderr = await process.communicate(keys)
             except asyncio.CancelledError:
                 process.kill()
                 raise

@@ -5,18 +5,22 @@ grants its epoch key to itself as it does to any member, so its own summaries ar
 are.
 
 The live epoch is the newest one that this node began in its present incarnation. It is closed once somebody who is no
-longer a member holds a grant of it: the next thing sealed goes under a new key, which those who remain are granted. A
-new incarnation closes it too, because nobody can know to whom another copy of this home granted what. That copy may
-have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the number,
-and the record's commitment says which is right.
+longer a member holds a grant of it: the next thing sealed goes under a new key, which those who remain are granted. Its
+operator can close it (`rotate`), and it is closed when this node cannot open it any more, because an older keystore was
+restored. A new incarnation closes it too, because nobody can know to whom another copy of this home granted what. That
+copy may have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the
+number, and the record's commitment says which is right.
+
+Grants to this node go to its newest encryption key; older ones open what was granted before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crypto.errors import BadSeal, Malformed, NotForUs
-from crypto.keys import Keystore, PublicKey
+from crypto.errors import BadSeal, KeystoreLocked, Malformed, NotForUs
+from crypto.keys import PublicKey
+from crypto.keystore import Keyring
 from crypto.sealing import content_key, new_epoch_key, open_sealed, unwrap_epoch_key, wrap_epoch_key
 from node import wire
 from node.author import Author, EpochKey
@@ -29,22 +33,30 @@ from node.store import Store
 class EpochKeys:
     """The epoch keys that this node made or was granted."""
 
-    def __init__(self, store: Store, keystore: Keystore, author: Author, peers: PeerBook) -> None:
+    def __init__(self, store: Store, keystore: Keyring, author: Author, peers: PeerBook) -> None:
         self._store = store
         self._keystore = keystore
         self._author = author
         self._peers = peers
-        self._me = keystore.identity.public_key
+        self._me = keystore.public_key
         self._unwrapped: dict[bytes, bytes] = {}
 
     def live(self) -> EpochKey:
         """The epoch to seal under now: the newest one, or a new one if a former member holds its key."""
         with self._author.lock:
+            self._own_card()
             grants = self._live_grants(self._store.number_apart(self._me))
-            if not grants or not {grant.header.recipient for grant in grants} <= {self._me, *self.members()}:
-                self._grant(self._me, EpochKey(self._newest() + 1, new_epoch_key()))
-                grants = self._live_grants(self._store.incarnation)
-            return self._epoch_of(grants)
+            epoch = self._epoch_of(grants)
+            if epoch is None or not {grant.header.recipient for grant in grants} <= {self._me, *self.members()}:
+                return self._begin()
+            return epoch
+
+    def rotate(self) -> int:
+        """Begin a new epoch, granted to those who are members now; returns its number."""
+        with self._author.lock:
+            number = self._begin().number
+            self.grant_missing()
+            return number
 
     def grant_missing(self) -> int:
         """Grant the live epoch to every member whose key card is known and who lacks it; returns how many.
@@ -53,11 +65,7 @@ class EpochKeys:
         """
         with self._author.lock:
             epoch = self.live()
-            granted = {
-                (grant.header.recipient, key_grant.key_card)
-                for grant in self._live_grants(self._store.incarnation)
-                if isinstance(key_grant := wire.read_payload(grant.header), KeyGrant)
-            }
+            granted = self.granted()
             lacking = [
                 member
                 for member in self.members()
@@ -66,6 +74,15 @@ class EpochKeys:
             for member in lacking:
                 self._grant(member, epoch)
             return len(lacking)
+
+    def live_grants(self) -> list[Record]:
+        """The grants of the epoch that is live, as far as it has begun, in order of sequence; none before the first."""
+        return self._live_grants(self._store.incarnation)
+
+    def granted(self) -> set[tuple[PublicKey, bytes]]:
+        """Who was granted the live epoch, this node included, and under which key card (the id of its record)."""
+        grants = [(one.header.recipient, _key_grant(one).key_card) for one in self.live_grants()]
+        return {(recipient, card) for recipient, card in grants if recipient is not None}
 
     def members(self) -> list[PublicKey]:
         """Peers that take part in gossip and may read; query-only peers are none."""
@@ -78,13 +95,19 @@ class EpochKeys:
 
     def open(self, held: Held) -> bytes:
         """The plaintext of a sealed record; NotReadable says why not."""
-        header = held.record.header
-        who = self._peers.name_of(header.origin)
         if held.state is HeldState.BURIED:
             raise NotReadable("withdrawn or replaced by its origin")
         if held.state is HeldState.FETCHING:
-            total = len(header.chunk_hashes)
+            total = len(held.record.header.chunk_hashes)
             raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived")
+        try:
+            return self._opened(held)
+        except KeystoreLocked as error:
+            raise NotReadable("this node's keystore is locked: give its passphrase to read this") from error
+
+    def _opened(self, held: Held) -> bytes:
+        header = held.record.header
+        who = self._peers.name_of(header.origin)
         body, reason = self._store.body(held.record.id), ""
         for epoch_key in self._epoch_keys(header):
             try:
@@ -94,6 +117,19 @@ class EpochKeys:
         if reason:
             raise NotReadable(f"the seal is broken ({reason}); tell {who}")
         raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
+
+    def _begin(self) -> EpochKey:
+        epoch = EpochKey(self._newest() + 1, new_epoch_key())
+        self._own_card()
+        self._grant(self._me, epoch)
+        return epoch
+
+    def _own_card(self) -> None:
+        """Publish the newest encryption key if the newest card is of another: a rotation that stopped in the middle, or
+        an older keystore that was restored. Nobody should grant to a key that is lost."""
+        card = self.key_card(self._me)
+        if card is None or _public_of(card) != self._keystore.encryption_keys[0].public:
+            self._author.key_card()
 
     def _newest(self) -> int:
         """The highest number that this node, in whatever copy of its home, gave an epoch; 0 if none is known."""
@@ -108,23 +144,20 @@ class EpochKeys:
     def _grants(self, origin: PublicKey) -> list[Record]:
         return [held.record for held in self._store.held(kind=Kind.KEY_GRANT, origin=origin)]
 
-    def _epoch_of(self, grants: list[Record]) -> EpochKey:
-        """The epoch that this node granted itself, among these grants of one epoch."""
+    def _epoch_of(self, grants: list[Record]) -> EpochKey | None:
+        """The epoch that this node granted itself, among these grants of one epoch; None if it cannot be opened."""
         for grant in grants:
             key = self._unwrap(grant) if grant.header.recipient == self._me else None
             if key is not None:
                 return EpochKey(grant.header.epoch, key)
-        raise NotReadable("this node's own epoch key cannot be unwrapped: was another keystore.json put into its home?")
+        return None
 
     def _grant(self, recipient: PublicKey, epoch: EpochKey) -> None:
         card = self.key_card(recipient)
         if card is None:
             raise NotReadable(f"{self._peers.name_of(recipient)} has published no key card")
-        payload = wire.read_payload(card.header)
-        if not isinstance(payload, KeyCard):
-            raise TypeError("the store handed out a key card without its payload")
         context = _context(self._me, epoch.number, recipient)
-        wrapped = wrap_epoch_key(epoch.key, payload.encryption_public, context=context)
+        wrapped = wrap_epoch_key(epoch.key, _public_of(card), context=context)
         self._author.grant(recipient, epoch.number, wrapped, card.id)
 
     def _epoch_keys(self, header: Header) -> Iterator[bytes]:
@@ -137,18 +170,30 @@ class EpochKeys:
 
     def _unwrap(self, grant: Record) -> bytes | None:
         """The secret in a grant to us, None if it does not open."""
-        payload = wire.read_payload(grant.header)
-        if not isinstance(payload, KeyGrant):
-            raise TypeError("the store handed out a key grant without its payload")
+        wrapped = _key_grant(grant).wrapped_key
         context = _context(grant.header.origin, grant.header.epoch, self._me)
         for encryption_key in self._keystore.encryption_keys:
             if grant.id in self._unwrapped:
                 break
             try:
-                self._unwrapped[grant.id] = unwrap_epoch_key(payload.wrapped_key, encryption_key, context=context)
+                self._unwrapped[grant.id] = unwrap_epoch_key(wrapped, encryption_key, context=context)
             except (NotForUs, Malformed):
                 continue
         return self._unwrapped.get(grant.id)
+
+
+def _public_of(card: Record) -> bytes:
+    payload = wire.read_payload(card.header)
+    if not isinstance(payload, KeyCard):
+        raise TypeError("the store handed out a key card without its payload")
+    return payload.encryption_public
+
+
+def _key_grant(grant: Record) -> KeyGrant:
+    payload = wire.read_payload(grant.header)
+    if not isinstance(payload, KeyGrant):
+        raise TypeError("the store handed out a key grant without its payload")
+    return payload
 
 
 def _context(origin: PublicKey, epoch: int, recipient: PublicKey) -> bytes:

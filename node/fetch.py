@@ -97,6 +97,8 @@ class Fetcher:
         self._links: dict[int, _Source] = {}
         self._ready: dict[int, None] = {}
         self._drained: dict[int, None] = {}
+        self._owing: dict[int, None] = {}
+        """The links that something is asked of: few, where there are many links."""
         self._order = 0
         self._disk = Disk.ROOM
 
@@ -200,7 +202,7 @@ class Fetcher:
 
     def owes(self, link: int) -> bool:
         """Whether something is asked of this link."""
-        return link in self._links and bool(self._links[link].asked)
+        return link in self._owing
 
     def forget(self, record_id: bytes) -> None:
         """The record is settled, or refused for good."""
@@ -272,9 +274,8 @@ class Fetcher:
 
     def expire(self, now: float) -> None:
         """Take back what was asked of links that deliver nothing, or nothing of that record."""
-        for link, source in list(self._links.items()):
-            if not source.asked:
-                continue
+        for link in list(self._owing):
+            source = self._links[link]
             patience, late = source.patience, dict.fromkeys(self._held_up(source, now))
             if source.light and now >= patience.tries_at(self._settings, source.light_bytes):
                 patience.try_again(now)
@@ -290,9 +291,9 @@ class Fetcher:
     def deadline(self) -> float:
         """When `expire` has something to do."""
         soonest = math.inf
-        for source in self._links.values():
-            if source.asked:
-                soonest = min(soonest, source.patience.held_up_at(self._settings, next(iter(source.asked.values()))))
+        for link in self._owing:
+            source = self._links[link]
+            soonest = min(soonest, source.patience.held_up_at(self._settings, next(iter(source.asked.values()))))
             if source.light:
                 soonest = min(soonest, source.patience.tries_at(self._settings, source.light_bytes))
             if len(source.asked) > len(source.light):
@@ -413,6 +414,7 @@ class Fetcher:
             source.patience.begin(now)
         fetch.asked = link
         source.asked[record_id] = now
+        self._owing[link] = None
         size = fetch.light_bytes
         if size is not None:
             source.light[record_id] = size
@@ -437,6 +439,8 @@ class Fetcher:
             return
         source = self._links[fetch.asked]
         del source.asked[record_id]
+        if not source.asked:
+            del self._owing[fetch.asked]
         source.light_bytes -= source.light.pop(record_id, 0)
         if fetch.record is None:
             source.headers_in_flight -= 1

@@ -118,7 +118,7 @@ class Gossip:
             self._rumors.deadline(),
             self._fetcher.deadline(),
             self._links.deadline(),
-            self._comparison.deadline(self._links.ready()),
+            self._comparison.deadline(),
         )
         return None if soonest == math.inf else soonest
 
@@ -161,13 +161,13 @@ class Gossip:
             case Digest() as theirs:
                 self._comparison.digest(link, theirs, now)
             case Origins() as theirs:
-                self._comparison.origins(link, theirs)
+                self._comparison.origins(link, theirs, now)
             case Spans() as theirs:
-                self._comparison.spans(link, theirs)
+                self._comparison.spans(link, theirs, now)
             case Vector() as theirs:
-                self._comparison.vectors(link, theirs)
+                self._comparison.vectors(link, theirs, now)
             case Ids() as theirs:
-                self._comparison.ids(link, theirs)
+                self._comparison.ids(link, theirs, now)
             case Announce(adverts):
                 self._intake.heard(link, adverts)
             case Want() as want:
@@ -185,7 +185,7 @@ class Gossip:
 
     def _tick(self, now: float) -> None:
         self._links.expire_silent(now)
-        self._comparison.begin_due(self._links.ready(), now)
+        self._comparison.begin_due(now)
         self._fetcher.expire(now)
 
     def _follow_up(self, now: float) -> None:
@@ -195,7 +195,8 @@ class Gossip:
             link = self._links.get(number)
             if link is not None:
                 self._comparison.begin(link, now)
-        ready = [link.number for link in self._links.ready()]
-        for number, ids in self._rumors.due(ready, now).items():
-            self._comparison.announce(number, ids)
+        if self._rumors.deadline() <= now:
+            ready = [link.number for link in self._links.ready()]
+            for number, ids in self._rumors.due(ready, now).items():
+                self._comparison.announce(number, ids)
         self._out += self._fetcher.pump(now)

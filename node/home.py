@@ -1,12 +1,12 @@
 """One node's home directory: the keystore, the store, the ledger, two locks, and who may write what when.
 
-    keystore.json   identity and encryption keys, 0600
+    keystore.json   identity and encryption keys, 0600, sealed under a passphrase if there is one
     node.db         records, peers, tasks, links (store.py)
     ledger.db       the privacy budget (fusion/ledger.py)
     node.json       name and listening address, for the operator to read and edit
     backbones/      ONNX files that tasks name by hash (fusion/backbones.py)
     daemon.lock     held by `serve`: one daemon a home
-    author.lock     held while this node authors a record, by the daemon or by a command
+    author.lock     held while this node authors a record or changes its keys, by the daemon or by a command
 
 The command line and the daemon work on the same home at once; SQLite and the two locks keep them apart.
 """
@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from crypto.errors import CryptoError
-from crypto.keys import DATASET_NAMES_PERSON, Keystore, PublicKey
+from crypto.keys import DATASET_NAMES_PERSON, PublicKey
+from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey, nobody_to_ask
 from fusion import backbones
 from node.author import Author
 from node.epochs import EpochKeys
@@ -37,6 +38,7 @@ from node.store import Store
 if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
+KEYSTORE_FILE = "keystore.json"
 MAX_NAME_LENGTH = 64
 LOOK_S = 1.0
 """How long a daemon that starts waits for its lock: a command that looks whether one runs holds it for a moment."""
@@ -56,24 +58,37 @@ class Home:
 
     path: Path
     settings: NodeSettings
-    keystore: Keystore
+    keystore: Keyring
     store: Store
     peers: PeerBook
     author: Author
     epochs: EpochKeys
 
     @classmethod
-    def init(cls, path: Path, name: str, listen: str | None) -> Home:
-        """Make identity and store in a new home, all or nothing; HomeError if one is there already."""
+    def init(
+        cls,
+        path: Path,
+        name: str,
+        listen: str | None,
+        choose: Callable[[], str] | None = None,
+        cost: Cost = MODERATE,
+    ) -> Home:
+        """Make identity and store in a new home, all or nothing; HomeError if one is there already.
+
+        `choose` gives the passphrase that the keystore is sealed under, `cost` what a guess at it costs.
+        """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise HomeError(f"{path} exists and is not empty; choose another --home, or use the node that is there.")
+        passphrase = choose() if choose else None
+        wrapping = WrappingKey.derive(passphrase, cost) if passphrase is not None else None
+        keystore = Keystore.generate()
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path.parent))
         try:
-            Keystore.create(draft / "keystore.json")
+            keystore.write_new(draft / KEYSTORE_FILE, wrapping)
             _write_settings(draft / "node.json", NodeSettings(name, listen))
             Store.create(draft).close()
-            home = cls.open(draft)
+            home = cls.open(draft, opened=keystore)
             home.author.key_card()
             home.store.close()
             if path.exists():
@@ -83,20 +98,24 @@ class Home:
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        return cls.open(path)
+        return cls.open(path, nobody_to_ask if passphrase is None else lambda _: passphrase, keystore)
 
     @classmethod
-    def open(cls, path: Path) -> Home:
-        """Open an initialised home; HomeError or StoreError says what is wrong with it."""
-        if not (path / "keystore.json").exists():
+    def open(cls, path: Path, ask: Ask = nobody_to_ask, opened: Keystore | None = None) -> Home:
+        """Open an initialised home; HomeError or StoreError says what is wrong with it.
+
+        `ask` gives the passphrase when a secret is needed for the first time, which may be never; `opened` are the
+        secrets, from a process that has them.
+        """
+        if not (path / KEYSTORE_FILE).exists():
             raise HomeError(f"There is no node in {path}; run `tidings --home {path} init` first.")
         try:
-            keystore = Keystore.load(path / "keystore.json")
+            keystore = Keyring(path / KEYSTORE_FILE, ask, opened)
         except CryptoError as error:
             raise HomeError(str(error)) from error
         store = Store.open(path)
         settings = _read_settings(path / "node.json")
-        peers = PeerBook(store, keystore.identity.public_key, settings.name)
+        peers = PeerBook(store, keystore.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))
         return cls(path, settings, keystore, store, peers, author, EpochKeys(store, keystore, author, peers))
 
@@ -107,8 +126,8 @@ class Home:
 
     @property
     def me(self) -> PublicKey:
-        """This node's public key."""
-        return self.keystore.identity.public_key
+        """This node's public key; needs no passphrase."""
+        return self.keystore.public_key
 
     @property
     def trusted(self) -> frozenset[PublicKey]:
@@ -120,7 +139,7 @@ class Home:
         from fusion.ledger import Ledger
 
         # From the identity: if the ledger is lost, what peers hold still says which dataset it means.
-        return Ledger(self.path / "ledger.db", name_key=self.keystore.identity.derive(DATASET_NAMES_PERSON))
+        return Ledger(self.path / "ledger.db", name_key=lambda: self.keystore.identity.derive(DATASET_NAMES_PERSON))
 
     @contextmanager
     def serving(self) -> Iterator[None]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from crypto.keys import PublicKey
-from crypto.sealing import chunk_hash
 from crypto.signing import record_id
 from node.config import GossipSettings
 from node.errors import RecordError
@@ -19,7 +18,7 @@ from node.fetch import Fetcher
 from node.frames import Advert, Chunk, SignedRecord
 from node.holdings import Holdings
 from node.links import Links, PeerLink
-from node.records import RULES, Held, HeldState, Record
+from node.records import RULES, Held, HeldState, Record, is_chunk
 from node.rumors import Rumors
 from node.wire import read_record
 
@@ -87,9 +86,9 @@ class Intake:
         record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
         if record is None or not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_bodies:
             return
-        if chunk_hash(chunk.data) != record.header.chunk_hashes[chunk.index]:
+        if not is_chunk(record.header, chunk.index, chunk.data):
             self._fetcher.drop_source(link.number, chunk.id)
-            self._links.strike(link.number, "a chunk does not have the hash that its record says", now)
+            self._links.strike(link.number, "a chunk does not have the hash and size that its record says", now)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         link.worked()

@@ -40,7 +40,8 @@ class PeerLink:
     has_compared: bool = False
     has_worked: bool = False
     is_equal: bool = False
-    sync_at: float = math.inf
+    is_up: bool = True
+    sync_at: float = -math.inf
     store_id: bytes = b""
     compared: tuple[bytes, bytes] | None = None
     fruitless: int = 0
@@ -71,6 +72,8 @@ class Links:
         self._dialer = Dialer(settings, rng, me)
         self._members: Mapping[PublicKey, tuple[str, ...]] = {}
         self._links: dict[int, PeerLink] = {}
+        self._unready: dict[int, PeerLink] = {}
+        """Those on which no Hello came yet, the oldest first."""
         self._strikes: dict[PublicKey, tuple[int, float]] = {}
         self._kept_out: dict[PublicKey, float] = {}
         self._stores_seen: dict[PublicKey, bytes] = {}
@@ -101,10 +104,6 @@ class Links:
         """The link with this number, if it is up."""
         return self._links.get(number)
 
-    def all(self) -> list[PeerLink]:
-        """Every link that is up, past its Hello or not."""
-        return list(self._links.values())
-
     def ready(self) -> list[PeerLink]:
         """The links past their Hello."""
         return [link for link in self._links.values() if link.is_ready]
@@ -121,6 +120,7 @@ class Links:
             return None
         self._limit_unready(event.peer, now)
         link = self._links[event.link] = PeerLink(event.link, event.peer, event.dialed_by_us, now, event.clock_unix_ms)
+        self._unready[link.number] = link
         self.send(link, Hello(PROTOCOL_VERSION, self._store_id, event.clock_unix_ms))
         return link
 
@@ -159,7 +159,7 @@ class Links:
         return self._rng.choice(idle or older)
 
     def _limit_unready(self, peer: PublicKey, now: float) -> None:
-        unready = [link for link in self._links.values() if link.peer == peer and not link.is_ready]
+        unready = [link for link in self._unready.values() if link.peer == peer]
         if len(unready) >= self._settings.max_unready_links:
             self.close(unready[0], "newer links were opened and none said hello", now)
 
@@ -179,6 +179,7 @@ class Links:
         others = [other for other in self.ready() if other.peer == link.peer]
         self._check_store(link.peer, hello.store_id)
         link.is_ready, link.ready_at, link.store_id = True, now, hello.store_id
+        self._unready.pop(link.number)
         self._fetcher.link_up(link.number)
         if others:  # never more than one, since this is done whenever there are two
             self.close(self._spare_of(others[0], link, now), "another link with it is up", now)
@@ -191,14 +192,14 @@ class Links:
 
     def expire_silent(self, now: float) -> None:
         """Close the links on which no Hello came in time."""
-        for link in self.all():
-            if not link.is_ready and now >= self._hello_due(link):
+        for link in list(self._unready.values()):
+            if now >= self._hello_due(link):
                 self.close(link, "it did not say hello", now)
 
     def deadline(self) -> float:
         """When a dial is due, or a Hello overdue."""
-        silent = (self._hello_due(link) for link in self._links.values() if not link.is_ready)
-        return min(self._dialer.deadline(), min(silent, default=math.inf))
+        silent = next(map(self._hello_due, self._unready.values()), math.inf)
+        return min(self._dialer.deadline(), silent)
 
     def _hello_due(self, link: PeerLink) -> float:
         return link.up_at + self._settings.hello_timeout_s
@@ -223,6 +224,8 @@ class Links:
 
     def _lose(self, link: PeerLink, reason: str, now: float) -> None:
         del self._links[link.number]
+        self._unready.pop(link.number, None)
+        link.is_up = False
         self._fetcher.link_down(link.number)
         self._dialer.look_again()
         if link.peer in self._linked() or not self._is_member(link.peer):
@@ -234,7 +237,8 @@ class Links:
     def _report_absent(self, peer: PublicKey, reason: str, now: float, wait_s: float) -> None:
         """A member has no link any more; say what is being done about it."""
         if self._is_kept_out(peer, now):
-            self._out.append(Report(peer, LinkState.REFUSED, reason, self._kept_out[peer]))
+            retry_at = self._kept_out[peer] if self._dialer.has_address(peer) else None
+            self._out.append(Report(peer, LinkState.REFUSED, reason, retry_at))
         elif self._dialer.chooses and self._links:
             self._out.append(Report(peer, LinkState.WAITING, f"{reason}; it is reached through others"))
         elif self._dialer.has_address(peer):

@@ -245,6 +245,10 @@ class Index:
         known = set(theirs.ids)
         return [record_id for record_id in sorted(self._of(theirs.origin).ids) if record_id not in known]
 
+    def count(self, origin: bytes) -> int:
+        """How many settled records of this origin are here."""
+        return len(self._of(origin))
+
     def _of(self, origin: bytes) -> OriginSet:
         return self._sets.get(origin) or OriginSet()
 

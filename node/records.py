@@ -26,7 +26,7 @@ from typing import Final
 
 from crypto.errors import BadSignature, Malformed
 from crypto.keys import PublicKey, parse_encryption_public
-from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hashes
+from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hash, chunk_hashes
 from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_record
 from node.config import (
     BODY_LIMIT_BYTES,
@@ -226,6 +226,12 @@ def with_body(header: Header, body: bytes, key_commitment: bytes) -> Header:
 def chunk_size(header: Header, index: int) -> int:
     """How many bytes chunk `index` has; only the last one may be short."""
     return min(header.chunk_bytes, header.body_bytes - index * header.chunk_bytes)
+
+
+def is_chunk(header: Header, index: int, data: bytes) -> bool:
+    """Whether this is chunk `index` of the body. Its size counts too: an origin can list the hash of something else."""
+    hashes = header.chunk_hashes
+    return index < len(hashes) and len(data) == chunk_size(header, index) and chunk_hash(data) == hashes[index]
 
 
 def can_bury(later: Header, earlier: Header) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,25 +19,31 @@ from node.config import GossipSettings
 
 @dataclass(slots=True)
 class _Rumor:
-    """News: the links that have it, those that were told and say nothing, when the next round is due."""
+    """News: the links that have it, and those that were told and say nothing."""
 
+    record_id: bytes
     rounds_left: int
     knowing: set[int]
-    next_at: float = -math.inf
     told: set[int] = field(default_factory=set)
 
 
 class Rumors:
-    """The records that are news, and which links have heard of each."""
+    """The records that are news, and which links have heard of each.
+
+    A round is as long for one as for the next, so those that wait are due in the order in which they began to.
+    """
 
     def __init__(self, settings: GossipSettings, rng: random.Random) -> None:
         self._settings = settings
         self._rng = rng
         self._rumors: dict[bytes, _Rumor] = {}
+        self._fresh: list[_Rumor] = []
+        self._waiting: deque[tuple[float, _Rumor]] = deque()
 
     def start(self, record_id: bytes, knowing: Iterable[int]) -> None:
         """A record is news, except to these links."""
-        self._rumors[record_id] = _Rumor(self._settings.rumor_rounds, set(knowing))
+        rumor = self._rumors[record_id] = _Rumor(record_id, self._settings.rumor_rounds, set(knowing))
+        self._fresh.append(rumor)
 
     def heard(self, link: int, record_id: bytes) -> None:
         """The peer on this link has the record."""
@@ -46,18 +53,23 @@ class Rumors:
     def due(self, links: Sequence[int], now: float) -> dict[int, list[bytes]]:
         """What to announce on which of these links now; counts as told."""
         tell: dict[int, list[bytes]] = {}
-        for record_id, rumor in list(self._rumors.items()):
-            if rumor.next_at > now:
-                continue
+        for rumor in self._take_due(now):
             chosen = self._choose([link for link in links if link not in rumor.knowing], rumor.told)
             for link in chosen:
-                tell.setdefault(link, []).append(record_id)
+                tell.setdefault(link, []).append(rumor.record_id)
             rumor.told.update(chosen)
             rumor.rounds_left -= 1
-            rumor.next_at = now + self._settings.rumor_round_s
             if rumor.rounds_left == 0 or not chosen:
-                del self._rumors[record_id]
+                del self._rumors[rumor.record_id]
+            else:
+                self._waiting.append((now + self._settings.rumor_round_s, rumor))
         return tell
+
+    def _take_due(self, now: float) -> list[_Rumor]:
+        due, self._fresh = self._fresh, []
+        while self._waiting and self._waiting[0][0] <= now:
+            due.append(self._waiting.popleft()[1])
+        return [rumor for rumor in due if self._rumors.get(rumor.record_id) is rumor]
 
     def _choose(self, links: Sequence[int], told: Container[int]) -> list[int]:
         """The links to tell in this round: those that were not told before, then those that were and stayed silent."""
@@ -68,4 +80,6 @@ class Rumors:
 
     def deadline(self) -> float:
         """When the next round is due."""
-        return min((rumor.next_at for rumor in self._rumors.values()), default=math.inf)
+        if self._fresh:
+            return -math.inf
+        return self._waiting[0][0] if self._waiting else math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -74,7 +75,7 @@ def draw(outcome: Outcome, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e3e3e3", linewidth=0.6)
         axes.set_axisbelow(True)
-    figure.suptitle(_title(outcome), x=0.01, ha="left", fontsize=10)
+    figure.suptitle(textwrap.fill(_title(outcome), 120), x=0.01, ha="left", fontsize=10)
     figure.savefig(path, dpi=150)
 
 
@@ -83,7 +84,7 @@ def _title(outcome: Outcome) -> str:
     parts = [f"{plan.nodes:,} nodes, {plan.authored:,} × {show.size(plan.body_bytes)}"]
     parts.append(f"{plan.degree} addresses a node, {1_000 * plan.latency_s:g} ms one way")
     if plan.bandwidth is not None:
-        parts.append(f"{show.size(plan.bandwidth)}/s a link")
+        parts.append(f"{show.size(plan.bandwidth)}/s on a link")
     if plan.loss:
         parts.append(f"{100 * plan.loss:g} % of frames lost")
     if plan.cut_every_s is not None:

@@ -2,7 +2,7 @@
 
 Nodes are `node.gossip.Gossip` with a store in memory (`simulated_store`); the links between them fail in the ways of
 `simulated_network`. Nodes stop and come back with what they had stored, or with an older copy of it; partitions
-come and go; clocks on the wall are wrong by years.
+come and go; clocks on the wall are wrong by years; disks get low and have room again.
 
 Everything random comes from the seed, events at one instant happen in the order they were planned: a run replays
 exactly. The shell's duties are the daemon's: actions in order, frames before chunks, chunks loaded when their turn
@@ -28,6 +28,8 @@ from node.events import (
     Close,
     Dial,
     DialFailed,
+    Disk,
+    DiskChanged,
     Event,
     Keep,
     KeepChunk,
@@ -83,6 +85,7 @@ class Node:
         self.sequence = 0
         self.incarnation = FIRST_INCARNATION
         self.clock_offset_s = 0.0
+        self.disk = Disk.ROOM
         self.life = 0
         self.is_up = False
         self.ticks_at: float | None = None
@@ -98,6 +101,7 @@ class Node:
         self.ticks_at = None
         rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.number.to_bytes(8, "big"), self.store.held())
+        self.tell(DiskChanged(self.disk))
         self.tell(peers_changed(self.members))
 
     def stop(self) -> None:
@@ -129,6 +133,12 @@ class Node:
         self.members = members
         if self.is_up:
             self.tell(peers_changed(members))
+
+    def set_disk(self, disk: Disk) -> None:
+        """How much room the disk has from now on."""
+        self.disk = disk
+        if self.is_up:
+            self.tell(DiskChanged(disk))
 
     def publish(self, body: bytes = b"", *, supersedes: bytes = b"", chunk_bytes: int = 65_536) -> Record:
         """Author a record and keep it, as a command beside the daemon does."""

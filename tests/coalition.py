@@ -18,8 +18,8 @@ from crypto.errors import BadSeal, CryptoError
 from crypto.keys import PublicKey
 from crypto.sealing import content_key, open_sealed, unwrap_epoch_key
 from node import heads, wire
-from node.daemon import POLL_S
-from node.errors import NotReadable
+from node.daemon import POLL_S, RETRY_STORE_S
+from node.errors import NotReadable, StoreError
 from node.events import Action, Alarm, Event, PeersChanged, RecordAdded
 from node.gossip import Gossip
 from node.home import Home
@@ -232,11 +232,17 @@ class Partner(Node):
             self.home = None
 
     def tell(self, event: Event) -> None:
-        """Everything that one event brings is written in one transaction, as in the daemon; grants come after."""
+        """Everything that one event brings is written in one transaction; grants come after. If the store refuses, the
+        core starts again from what is held: a command may have signed what the core has not seen yet."""
         if not self.is_up:
             return
-        with self.store.batch() if self.home is not None else nullcontext():
-            super().tell(event)
+        try:
+            with self.store.batch():
+                super().tell(event)
+        except StoreError:
+            self.stop()
+            life = self.life
+            self.swarm.after(RETRY_STORE_S, lambda: self.start() if self.life == life and not self.is_up else None)
 
     def _do(self, action: Action) -> None:
         if isinstance(action, Alarm) and action.proof is not None:
@@ -277,6 +283,8 @@ class Partner(Node):
             self._grant()
 
     def _read_records(self) -> None:
+        if not self.is_up:
+            return
         added, self._position = self.store.held_after(self._position)
         for held in added:
             self.tell(RecordAdded(held))
@@ -284,8 +292,7 @@ class Partner(Node):
             self._grant()
 
     def _grant(self) -> None:
-        assert self.home is not None
-        if self.home.epochs.grant_missing():
+        if self.home is not None and self.home.epochs.grant_missing():
             self._read_records()
 
     # -------------------------------------------------------------------------------- what the operator does

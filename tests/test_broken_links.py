@@ -23,14 +23,19 @@ from pathlib import Path
 import pytest
 from processes import Node, in_a_line, joined, running
 from proxy import HANDSHAKE_RETRY_S, RETRANSMIT_S, SEGMENT_BYTES, Faults, Line, Proxy, both_ways
+from test_daemon import eventually, in_an_event_loop
+from test_daemon import running as in_this_process
 
 from crypto.keys import Identity
 from crypto.sealing import chunk_hash
 from node.config import CHUNK_BYTES, CONNECT_TIMEOUT_S, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, GossipSettings
 from node.dialing import Dialer
+from node.home import Home
+from node.membership import add_peer
 from node.publish import publish
 from node.records import Kind
 from node.rehearsal import wait_until
+from node.server import GRPC_OPTIONS
 from node.tasks import add
 from node.wire import read_record
 
@@ -51,6 +56,7 @@ def make_node(tmp_path: Path) -> MakeNode:
 # --------------------------------------------------------------------------------- seven in a line, killed at random
 
 COUNT = 7
+KILLS = 6
 HANDSHAKE_SEGMENTS = 8
 """Segments that follow one another until a link carries frames: TLS (hello; certificates; certificate), HTTP/2 settings
 and their answers, the call and its acceptance, Hello."""
@@ -61,7 +67,7 @@ START_S = 5.0
 
 @dataclass(frozen=True)
 class Chaos:
-    """What happened while nodes were killed: how often, and for how long one was away at most."""
+    """What happened: how often a node was killed, and for how long one was away at most."""
 
     kills: int
     longest_away_s: float
@@ -78,10 +84,12 @@ def publish_and_kill(nodes: Sequence[Node], publishers: list[Callable[[], object
         heapq.heappush(events, (when_s, rng.getrandbits(60), do))
 
     def kill(victim: Node) -> None:
-        if victim.process is not None:
-            victim.kill()
-            away_since[victim.name] = time.monotonic()
-            at(time.monotonic() - began + rng.uniform(0.5, 3.0), lambda: restart(victim))
+        if victim.process is None:
+            at(time.monotonic() - began + 1.0, lambda: kill(victim))
+            return
+        victim.kill()
+        away_since[victim.name] = time.monotonic()
+        at(time.monotonic() - began + rng.uniform(0.5, 3.0), lambda: restart(victim))
 
     def restart(victim: Node) -> None:
         victim.start()
@@ -89,7 +97,7 @@ def publish_and_kill(nodes: Sequence[Node], publishers: list[Callable[[], object
 
     for publisher in publishers:
         at(rng.uniform(0.0, 10.0), publisher)
-    for _ in range(6):
+    for _ in range(KILLS):
         victim = rng.choice(nodes[1:-1])
         at(rng.uniform(1.0, 10.0), lambda victim=victim: kill(victim))
     began = time.monotonic()
@@ -231,7 +239,7 @@ def check_line(make_node: MakeNode, task_file: Path, directory: Path, faults: Fa
         f"{segments} segments lost; everything everywhere {took:.0f} s after the last restart, bound {bound:.0f} s"
     )
     assert digests == [(digests[0][0], COUNT)] * COUNT
-    assert chaos.kills >= 3
+    assert chaos.kills == KILLS
     assert sum(proxy.connections for proxy in proxies) > len(proxies)
     assert lost > 0.7 * faults.out.loss * segments
 
@@ -255,7 +263,7 @@ def test_seven_in_a_line_with_losses_delay_and_cuts_all_fuse_the_same_model(
 
 # ------------------------------------------------------------------------------------------------------- a thin line
 
-THIN = both_ways(Line(bytes_per_s=8_000.0, delay_s=0.05))
+THIN = both_ways(Line(bytes_per_s=8_000.0, delay_s=0.01))
 CUT_EVERY_S = 5.0
 OVERHEAD = 1.03
 """Bytes on the line for one byte of a chunk: its Chunk frame, HTTP/2 and TLS, well under this for 16 KiB."""
@@ -357,6 +365,24 @@ def test_a_dial_that_nobody_answers_is_told_and_repeated_until_the_line_is_back(
         wait_until("they are linked", lambda: one.is_linked_with(other) and other.is_linked_with(one))
 
 
+@in_an_event_loop
+async def test_a_link_that_falls_silent_is_given_up_after_keepalive(
+    make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, with all times of gRPC a twentieth of what they are: 2 s in place of 40."""
+    hurried = tuple((name, value // 20 if name.endswith("_ms") else value) for name, value in GRPC_OPTIONS)
+    monkeypatch.setattr("node.server.GRPC_OPTIONS", hurried)
+    monkeypatch.setattr("node.client.GRPC_OPTIONS", hurried)
+    async with in_this_process(make_home("one")) as one, in_this_process(make_home("other")) as other:
+        with Proxy(str(other.address)) as proxy:
+            other.knows(one)
+            add_peer(one.home, other.home.me.text, "other", proxy.address, query_only=False)
+            await eventually(lambda: one.is_linked_with(other) and other.is_linked_with(one))
+            proxy.faults = both_ways(Line(is_dead=True))
+            await eventually(lambda: not one.is_linked_with(other) and not other.is_linked_with(one))
+            assert "silent" in one.state_of(other)[1]
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("side", ["out", "back", "both"])
@@ -372,7 +398,7 @@ def test_a_link_that_falls_silent_is_given_up_after_keepalive_and_redialed(make_
         dialer_s, reason = time.monotonic() - began, one.sees(other)["reason"]
         wait_until("the other notices", lambda: not other.is_linked_with(one), limit_s - dialer_s)
         print(f"\n{side}: noticed after {dialer_s:.0f} and {time.monotonic() - began:.0f} s: {reason}")
-        assert reason
+        assert "it fell silent" in reason
         proxy.faults = Faults()
         wait_until("they are linked again", lambda: one.is_linked_with(other) and other.is_linked_with(one), 120.0)
 
@@ -479,13 +505,14 @@ def test_clocks_ten_years_off_that_jump_while_nodes_run_cut_no_link_and_reject_n
         publishes(early)
         publishes(late)
         wait_until("everybody has two", lambda: all(node.readable_summaries() == 2 for node in nodes))
+        connections = first.connections, second.connections
         set_clocks(early=TEN_YEARS_S, right=-TEN_YEARS_S, late=0)  # while they run
         publishes(right)
         wait_until("everybody has three", lambda: all(node.readable_summaries() == 3 for node in nodes))
         time.sleep(watched_s)
         for node, other in ((early, right), (right, early), (right, late), (late, right)):
             assert node.is_linked_with(other)
-        assert (first.connections, second.connections) == (1, 1)
+        assert (first.connections, second.connections) == connections
         for node in nodes:
             assert_nothing_invalid(node)
             assert "invalid" not in (node.path / "serve.log").read_text()

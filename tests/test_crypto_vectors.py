@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from crypto import sealing, signing, tls
-from crypto.keys import EncryptionKey, Identity, Keystore, PublicKey
+from crypto import keystore, sealing, signing, tls
+from crypto.keys import EncryptionKey, Identity, PublicKey
 
 VECTORS = Path(__file__).parent / "vectors" / "crypto"
 
@@ -84,14 +84,27 @@ def test_an_epoch_key_wrapped_by_an_earlier_release_still_unwraps():
     assert sealing.unwrap_epoch_key(wrapped, encryption_key, context=context) == epoch_key
 
 
-def test_a_keystore_written_by_an_earlier_release_still_loads(tmp_path):
+def test_an_open_keystore_written_by_an_earlier_release_still_loads(tmp_path):
     fields = vector("keystore-v1")
-    path = tmp_path / "keystore.json"
-    path.write_text(fields["file"])
+    loaded = keystore.Keyring(written(tmp_path / "keystore.json", fields["file"])).open()
+    assert loaded.public_key.text == fields["public_key"]
+    assert [key.public.hex() for key in loaded.encryption_keys] == [fields["encryption_public"]]
+
+
+def test_a_sealed_keystore_written_by_an_earlier_release_still_opens(tmp_path):
+    fields = vector("keystore-v2")
+    ring = keystore.Keyring(written(tmp_path / "keystore.json", fields["file"]), lambda _: fields["passphrase"])
+    assert ring.public_key.text == fields["public_key"]
+    loaded = ring.open()
+    assert loaded.identity.seed.hex() == fields["identity_seed"]
+    assert [key.public.hex() for key in loaded.encryption_keys] == [fields["encryption_public"]]
+    assert [one.hex() for one in ring.encryption_ids] == [fields["encryption_id"]]
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
     path.chmod(0o600)
-    keystore = Keystore.load(path)
-    assert keystore.identity.public_key.text == fields["public_key"]
-    assert [key.public.hex() for key in keystore.encryption_keys] == [fields["encryption_public"]]
+    return path
 
 
 def test_every_vector_says_what_it_is_and_no_vector_is_forgotten():

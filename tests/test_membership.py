@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,50 @@ def test_removing_and_adding_again_starts_one_new_epoch_only(make_home: MakeHome
     assert origin.epochs.live().number == 2
     add_peer(origin, member.me.text, "member", None, query_only=False)
     assert origin.epochs.live().number == 2
+
+
+def copy_of(home: Home) -> Home:
+    """The home as a backup has it."""
+    return Home.open(shutil.copytree(home.path, home.path.with_name(f"copy of {home.path.name}")))
+
+
+def seal(home: Home) -> bytes:
+    """A small shared model; returns the record's id."""
+    record = home.author.sealed(Kind.MODEL, bytes(32), b"model", home.epochs.live())
+    home.epochs.grant_missing()
+    return record.id
+
+
+def test_a_restored_home_seals_for_nobody_whom_the_lost_one_granted(make_home: MakeHome) -> None:
+    origin, stays, lost = make_home("origin"), make_home("stays"), make_home("lost")
+    befriend(origin, stays)
+    carry(stays, origin)
+    restored = copy_of(origin)
+    befriend(origin, lost)
+    carry(lost, origin)
+    carry(origin, lost)
+    carry(origin, restored)
+    after = seal(restored)
+    for member in (lost, stays):
+        carry(restored, member)
+    assert can_read(stays, after)
+    assert not can_read(lost, after)
+
+
+def test_a_reader_opens_what_two_copies_of_a_home_sealed_under_one_epoch_number(make_home: MakeHome) -> None:
+    origin, member = make_home("origin"), make_home("member")
+    restored = copy_of(origin)
+    restored.store.renew_incarnation()
+    for copy in (origin, restored):
+        add_peer(copy, member.me.text, "member", None, query_only=False)
+        carry(member, copy)
+    add_peer(member, origin.me.text, "origin", None, query_only=False)
+    sealed = [seal(copy) for copy in (origin, restored)]
+    carry(restored, member)
+    carry(origin, member)
+    headers = [held.record.header for one in sealed if (held := member.store.get(one)) is not None]
+    assert [header.epoch for header in headers] == [1, 1]
+    assert all(can_read(member, one) for one in sealed)
 
 
 def test_a_query_only_peer_is_granted_nothing(make_home: MakeHome, task_file: Path, rows_file: Path) -> None:

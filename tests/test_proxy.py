@@ -126,7 +126,7 @@ def test_delay_is_added_to_each_way_and_keeps_the_order() -> None:
         assert read(pair.far, 50) == bytes(range(50))
         pair.far.sendall(b"!")
         assert read(pair.near, 1) == b"!"
-        assert 0.2 <= time.monotonic() - started < 2.0
+        assert 0.2 <= time.monotonic() - started < 5.0
 
 
 def test_a_thin_line_carries_its_rate_each_way() -> None:
@@ -137,7 +137,7 @@ def test_a_thin_line_carries_its_rate_each_way() -> None:
         read(pair.far, 80_000)
         for thread in (*sending, reading):
             thread.join()
-        assert 0.79 <= time.monotonic() - started < 1.5
+        assert 0.79 <= time.monotonic() - started < 4.0
 
 
 def fill(end: socket.socket, for_s: float) -> int:
@@ -221,7 +221,7 @@ def test_a_lost_handshake_is_tried_again_after_a_second() -> None:
             proxy.faults = Faults()
             server.settimeout(LIMIT_S)
             server.accept()[0].close()
-        assert 0.9 < time.monotonic() - started < 2.0
+        assert 0.9 < time.monotonic() - started < 5.0
 
 
 def test_a_dead_direction_tells_nothing_and_delivers_once_it_is_back() -> None:
@@ -281,7 +281,7 @@ def test_a_line_is_cut_again_and_again() -> None:
         for _ in range(3):
             with dial(proxy.address) as near, server.accept()[0], pytest.raises(ConnectionResetError):
                 near.recv(1)
-        assert 0.8 < time.monotonic() - started < 2.0
+        assert 0.8 < time.monotonic() - started < 5.0
         assert proxy.cuts == 3
         proxy.faults = Faults()
         with dial(proxy.address) as near, server.accept()[0]:

@@ -70,13 +70,13 @@ class Side:
             case Digest():
                 self.comparison.digest(self.link, frame, 0.0)
             case Origins():
-                self.comparison.origins(self.link, frame)
+                self.comparison.origins(self.link, frame, 0.0)
             case Spans():
-                self.comparison.spans(self.link, frame)
+                self.comparison.spans(self.link, frame, 0.0)
             case Vector():
-                self.comparison.vectors(self.link, frame)
+                self.comparison.vectors(self.link, frame, 0.0)
             case Ids():
-                self.comparison.ids(self.link, frame)
+                self.comparison.ids(self.link, frame, 0.0)
             case Announce(adverts):
                 wanted = {advert.id for advert in adverts if self.holdings.trusts(advert.origin)}
                 self.holds(one for one in self.told if one.id in wanted)
@@ -270,7 +270,7 @@ def test_a_common_digest_is_not_proposed_to_another_store() -> None:
 def test_a_digest_that_is_not_known_any_more_leads_to_a_full_comparison() -> None:
     pair = equal_pair()
     pair.a.holds([record(5, 2)])
-    pair.a.comparison.origins(pair.a.link, Origins((), common=bytes(32)))
+    pair.a.comparison.origins(pair.a.link, Origins((), common=bytes(32)), 0.0)
     pair.talk()
     assert len(set(pair.roots)) == 1
     assert pair.frames["Spans"] == 2, "everything, and then the one sixteenth that differs"
@@ -365,6 +365,28 @@ def test_nonsense_is_answered_with_at_most_what_is_held_and_harms_nothing(script
         # Every origin once as a vector or an entry, and every range that the tree has once as a span.
         assert answer <= 120 * 150 + 17 * 600
     assert side.holdings.index.root() == before
+
+
+def test_a_peer_that_asks_for_ever_is_answered_at_a_bounded_rate_and_one_comparison_is_never_too_large() -> None:
+    pair = Pair(replace(SETTINGS, compare_burst=500, compare_rate=10))
+    side = pair.a
+    side.trusts(range(PEOPLE))
+    side.holds(record(person, 1) for person in range(PEOPLE))
+    answered = [second for second in range(600) for _ in range(5) if is_answered(side, float(second))]
+    assert answered[:2] == [0, 0]
+    assert len(answered) == pytest.approx((500 + 600 * 10) / PEOPLE, abs=2)
+    pair.b.trusts(range(PEOPLE))
+    pair.round(pair.b)
+    assert pair.a.settled(range(PEOPLE)) != pair.b.settled(range(PEOPLE)), "it is in debt"
+    pair.a.comparison._credit.clear()
+    pair.round(pair.b)
+    assert pair.a.settled(range(PEOPLE)) == pair.b.settled(range(PEOPLE))
+
+
+def is_answered(side: Side, now: float) -> bool:
+    """Whether it goes along with somebody who says that he has nothing at all."""
+    side.comparison.origins(side.link, Origins(()), now)
+    return bool(side.said())
 
 
 # ------------------------------------------------------------------------------------------------------ the digest tree

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import grpc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.keys import Identity
+from node.client import failure, lost
+from node.errors import PeerRefused
 from node.events import LinkState, Report
 from node.reports import follow
 from node.store import LinkReport
@@ -48,3 +52,24 @@ def test_a_link_is_called_one_when_it_is_and_only_then(reports: list[tuple[LinkS
         assert (kept.state == "linked") == (state is LinkState.LINKED)
         if state is not LinkState.CONNECTING:
             assert (kept.state, kept.reason) == (state.value, reason)
+
+
+def test_what_a_peer_says_reaches_a_terminal_as_one_printable_line_of_bounded_length() -> None:
+    said = failure(grpc.StatusCode.PERMISSION_DENIED, "no\x1b[2J\r\nhere" + "x" * 9_000, "10.0.0.7:1")
+    assert isinstance(said, PeerRefused)
+    assert str(said).startswith("it says: no [2J  herexxx")
+    assert len(str(said)) < 250
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "Socket closed",
+        "recvmsg:Connection reset by peer (104)",
+        "Stream removed",
+        "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:35039: Socket closed",
+    ],
+)
+def test_a_link_that_was_up_and_is_cut_is_lost_and_not_refused(details: str) -> None:
+    assert lost(grpc.StatusCode.UNAVAILABLE, details) == "the connection was lost"
+    assert lost(grpc.StatusCode.UNAVAILABLE, "ping timeout") == "it fell silent"

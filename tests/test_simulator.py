@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.gossip_experiments import SETTINGS, healing_s, idle, redundancy, rounds_s, spread, thin_line
 from node.config import GossipSettings
-from node.events import LinkState
+from node.events import Disk, LinkState
 from node.frames import Chunk, Frame
 from node.records import HeldState, Record
 from node.simulated_network import Conditions, Edge, Wire, line, random_graph, ring, seeded
@@ -299,6 +299,29 @@ def test_a_wrong_clock_is_told_and_does_not_keep_a_link_from_coming_up() -> None
     assert ours.state is theirs.state is LinkState.LINKED
     assert ours.reason == "clock 10 years ahead (harmless)"
     assert theirs.reason == "clock 10 years behind (harmless)"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nodes_with_a_full_disk_take_withdrawals_keep_nobody_waiting_and_recover_by_themselves(seed: int) -> None:
+    """Every third node's disk is low, one is full. Everybody else gets everything around them, and so do they later."""
+    swarm = Swarm(seed, 12, random_graph(12, 4, seeded(seed)))
+    swarm.start()
+    old = swarm.nodes[0].publish(swarm.rng.randbytes(20_000), chunk_bytes=4 * KB)
+    swarm.run_until_equal(60.0)
+    short, fine = swarm.nodes[1::3], [node for node in swarm.nodes if node.number % 3 != 1]
+    for node in short:
+        node.set_disk(Disk.LOW)
+    short[0].set_disk(Disk.FULL)
+    new = [node.publish(swarm.rng.randbytes(30_000), chunk_bytes=4 * KB).id for node in fine]
+    buried_by = swarm.nodes[0].publish(supersedes=old.id).id
+    swarm.run(120.0)
+    assert all({*new, buried_by, old.id} == settled_ids(node) for node in fine)
+    assert all({buried_by, old.id} == settled_ids(node) for node in short)
+    assert all(node.store.get(new[0]) is not None for node in short[1:]), "headers find room on a disk that is low"
+    for node in short:
+        node.set_disk(Disk.ROOM)
+    swarm.run_until_equal(60.0)
+    assert swarm.body_bytes <= 1.05 * (20_000 + 30_000 * len(fine)) * 11
 
 
 @pytest.mark.parametrize("seed", range(6))

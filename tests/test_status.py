@@ -181,10 +181,10 @@ class Puppet:
     def bad_frame(self, link: Link, reason: str) -> None:
         raise AssertionError(reason)
 
-    async def room(self) -> None: ...
-
     def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
         raise AssertionError("chunks are said as they are")
+
+    async def room(self) -> None: ...
 
     def link_down(self, link: Link, reason: str) -> None: ...
 

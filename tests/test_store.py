@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -405,6 +406,36 @@ def test_link_reports_are_replaced_and_cleared(store: Store) -> None:
     assert store.links() == [later]
     store.clear_reports()
     assert store.links() == []
+
+
+def test_a_notice_keeps_its_age_until_it_is_dropped(store: Store) -> None:
+    store.set_notice(ALICE.public_key, "disk", "the disk is low: 90 MB are left")
+    (first,) = store.notices()
+    store.set_notice(BOB.public_key, "disk", "another")
+    store.set_notice(ALICE.public_key, "disk", "the disk is low: 80 MB are left")
+    assert store.notices()[0] == replace(first, reason="the disk is low: 80 MB are left")
+    store.drop_notice(ALICE.public_key, "disk")
+    store.drop_notice(ALICE.public_key, "disk")
+    assert [notice.about for notice in store.notices()] == [BOB.public_key]
+
+
+def test_what_a_daemon_tells_is_forgotten_when_one_starts_or_ends(store: Store) -> None:
+    store.set_links([LinkReport(ALICE.public_key, "linked", "", 1.0, 2.0, 3, 4)])
+    store.set_notice(ALICE.public_key, "alarm", "it came back with another store")
+    store.set_unsourced([b"r" * 32])
+    store.set_listening("[::]:7410")
+    store.set_listening("[::1]:7410")
+    assert (store.unsourced(), store.listening()) == ({b"r" * 32}, "[::1]:7410")
+    store.clear_reports()
+    assert (store.links(), store.notices(), store.unsourced(), store.listening()) == ([], [], set(), None)
+
+
+def test_a_removed_peer_leaves_no_addresses_reports_or_notices(store: Store) -> None:
+    store.add_peer(Peer(ALICE.public_key, "alice", ("a:1", "b:2"), query_only=False, added_at=1.0))
+    store.set_links([LinkReport(ALICE.public_key, "linked", "", 1.0, 2.0, 3, 4)])
+    store.set_notice(ALICE.public_key, "alarm", "it came back with another store")
+    store.remove_peer(ALICE.public_key)
+    assert (store.links(), store.notices(), store._rows("SELECT * FROM peer_addresses")) == ([], [], [])
 
 
 # ------------------------------------------------------------------------------------------- several processes

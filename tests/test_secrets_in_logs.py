@@ -1,0 +1,180 @@
+"""Secrets never leave the keystore: a full run with --debug, errors included, and every byte that came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from secret_search import bytes_of, found_in, secrets_of
+
+from crypto.keystore import LEAST
+from node.home import Home
+from node.records import Kind
+
+PASSPHRASE = "twelve grey herons over the estuary"  # noqa: S105
+GUESS = "thirteen grey herons over the estuary"
+WAIT_S = 60.0
+
+
+class Run:
+    """Commands with --debug, and everything that they wrote."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.written = b""
+        directory.mkdir()
+        self.passphrase_file = directory / "passphrase"
+        self.passphrase_file.write_text(PASSPHRASE)
+        self.passphrase_file.chmod(0o600)
+
+    def command(self, home: Path, *words: str) -> list[str]:
+        chosen = ["--passphrase-file", str(self.passphrase_file)]
+        return [sys.executable, "-m", "node", "--home", str(home), "--debug", *chosen, *words]
+
+    def tidings(self, home: Path, *words: str, code: int = 0) -> str:
+        done = subprocess.run(self.command(home, *words), capture_output=True, timeout=120, stdin=subprocess.DEVNULL)
+        self.written += done.stdout + done.stderr
+        assert done.returncode == code, done.stderr.decode()
+        return done.stdout.decode()
+
+    @contextmanager
+    def serving(self, home: Path) -> Iterator[None]:
+        with open(self.directory / f"{home.name}.log", "ab") as log:
+            process = subprocess.Popen(self.command(home, "serve"), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            try:
+                yield
+            finally:
+                process.terminate()
+                process.wait(15)
+
+
+@contextmanager
+def watching_processes(home: Path, seen: set[bytes]) -> Iterator[None]:
+    """What the processes on a home show of themselves to others of their user: arguments and environment."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    arguments = (process / "cmdline").read_bytes()
+                    if str(home).encode() in arguments:
+                        seen.update({arguments, (process / "environ").read_bytes()})
+                except OSError:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.3)
+
+
+def test_the_search_finds_a_secret_in_every_form() -> None:
+    import base64
+
+    secret = {"a key": secrets.token_bytes(32)}
+    raw = secret["a key"]
+    written = (
+        raw,
+        raw.hex().encode(),
+        raw.hex().upper().encode(),
+        base64.b64encode(raw),
+        base64.b64encode(b"x" + raw),
+        base64.b64encode(b"xy" + raw),
+        base64.urlsafe_b64encode(raw),
+        base64.b32encode(raw),
+        base64.b32encode(raw).lower(),
+        repr(raw).encode(),
+        repr(list(raw)).encode(),
+        raw[:16],
+    )
+    for form in written:
+        assert found_in(b"some log line " + form + b" and more", secret) == ["a key"]
+    assert found_in(secrets.token_bytes(100_000), secret) == []
+
+
+@pytest.mark.timeout(280)
+def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(
+    tmp_path: Path, task_file: Path, rows_file: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    a, b = tmp_path / "a", tmp_path / "b"
+    for home in (a, b):
+        Home.init(home, home.name, "127.0.0.1:0", lambda: PASSPHRASE, LEAST).store.close()
+    known = secrets_of(Home.open(a, lambda _: PASSPHRASE))  # those that a rotation replaces, too
+    key_of = {home: run.tidings(home, "id").strip() for home in (a, b)}
+    run.tidings(tmp_path / "c", "init")  # at the usual cost
+    run.tidings(a, "task", "add", str(task_file))
+    run.tidings(a, "peer", "add", key_of[b], "--name", "b")
+
+    shown_by_processes: set[bytes] = set()
+    with run.serving(a):
+        eventually(lambda: b"listens on" in (run.directory / "a.log").read_bytes())
+        address = (run.directory / "a.log").read_text().split("listens on ")[1].split(". ")[0]
+        run.tidings(b, "peer", "add", key_of[a], "--name", "a", "--address", address)
+        with run.serving(b):
+            run.tidings(a, "publish", "triage", str(rows_file), "--epsilon", "1")
+            run.tidings(a, "keys", "rotate", "--encryption", "--json")
+            run.tidings(a, "publish", "triage", str(rows_file), "--epsilon", "1")
+            theirs = Home.open(b)
+            eventually(lambda: len(theirs.store.held(kind=Kind.SUMMARY)) == 2)
+            eventually(
+                lambda: any(one["state"] == "proposed" for one in json.loads(run.tidings(b, "task", "list", "--json")))
+            )
+            run.tidings(b, "task", "add", "triage")
+            with watching_processes(a, shown_by_processes):
+                run.tidings(b, "query", "triage", "--node", "a", "-o", str(tmp_path / "m.onnx"))
+            for words in (["status"], ["records"], ["budget"], ["keys", "show"], ["peer", "list"]):
+                run.tidings(a, *words)
+    assert any(b"--keys-on-stdin" in one for one in shown_by_processes)
+    wrong_ones(run, a)
+
+    for home in (a, b, tmp_path / "c"):
+        known |= {
+            f"{home.name}: {name}": one for name, one in secrets_of(Home.open(home, lambda _: PASSPHRASE)).items()
+        }
+    known |= {"passphrase": PASSPHRASE.encode(), "guess": GUESS.encode()}
+    assert sum("epoch key" in name for name in known) >= 4
+    logs = b"".join(path.read_bytes() for path in run.directory.glob("*.log"))
+    assert logs.count(b" is linked") >= 2  # the logs did say something
+    assert b"Traceback" in run.written
+    # The models and the files of the homes, store, ledger and logs of SQLite; the keystores are sealed, so they too.
+    everything = run.written + logs + b"".join(shown_by_processes) + bytes_of(tmp_path, but=("passphrase",))
+    assert found_in(everything, known) == []
+
+
+def wrong_ones(run: Run, home: Path) -> None:
+    """Errors with their tracebacks: a guess, files that are damaged in many ways."""
+    run.passphrase_file.write_text(GUESS)
+    run.tidings(home, "keys", "rotate", code=1)
+    run.passphrase_file.write_text(PASSPHRASE)
+    run.tidings(home, "publish", "triage", "nowhere.csv", "--epsilon", "1", code=1)
+    run.tidings(home, "query", "triage", "--node", "b", "-o", str(run.directory / "n.onnx"), code=1)
+    keystore = home / "keystore.json"
+    whole = keystore.read_bytes()
+    for damaged in (whole[:-40], whole.replace(b"salt", b"malt"), whole.replace(b'"version": 2', b'"version": 1')):
+        keystore.write_bytes(damaged)
+        run.tidings(home, "keys", "rotate", code=1)
+    keystore.write_bytes(whole)
+    os.chmod(keystore, 0o644)
+    run.tidings(home, "serve", code=1)
+    os.chmod(keystore, 0o600)

@@ -49,8 +49,8 @@ class Load:
         return self.bodies * self.megabytes
 
 
-FULL = Load(bodies=16, megabytes=8, repetitions=7)
-QUICK = Load(bodies=8, megabytes=8, repetitions=3)
+FULL = Load(bodies=16, megabytes=8, repetitions=5)
+QUICK = Load(bodies=4, megabytes=4, repetitions=2)
 
 
 def run(_out: Path) -> str:

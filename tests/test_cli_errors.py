@@ -131,6 +131,7 @@ WRONG: dict[str, tuple[int, str, Callable[[Bench], list[str]]]] = {
     "a prediction without a model": (1, "nowhere.onnx", lambda b: ["predict", "nowhere.onnx", "d.csv"]),
     "a record that is not ours": (2, "not the id", lambda b: ["withdraw", "0123456789"]),
     "a rate that is none": (2, "not a rate", lambda b: ["serve", "--bandwidth", "fast"]),
+    "a rate for each peer that is none": (2, "--peer-bandwidth", lambda b: ["serve", "--peer-bandwidth", "slow"]),
     "a bundle that is none": (1, "is not a bundle", lambda b: ["bundle", "import", b.file("x.bundle", "no bundle")]),
     "a bundle that is not there": (1, "not a file", lambda b: ["bundle", "import", "nowhere.bundle"]),
     "a bundle on a stick that is not there": (1, "mounted", lambda b: ["bundle", "export", str(b.folder / "no" / "x")]),

@@ -24,11 +24,11 @@ from benchmarks.progress import Progress
 from crypto.sealing import new_epoch_key
 from node.author import EpochKey
 from node.config import CHUNK_BYTES
+from node.database import STORE_FILE
 from node.home import Home
 from node.membership import add_peer
 from node.records import Kind
 from node.rehearsal import Site, free_ports
-from node.store import STORE_FILE
 
 TARGET = 0.8
 POLL_S = 0.01

@@ -27,11 +27,11 @@ from node.errors import CannotFuse, PeerUnreachable, QueryRefused, UsageError
 from node.files import written_whole
 from node.frames import Query
 from node.home import Home
+from node.local_tables import Peer
 from node.query import answer, check_attestation, holdings
 from node.records import Kind
 from node.shared import FORMAT, listing, newest, open_shared
 from node.show import size, summaries
-from node.store import Peer
 from node.tasks import MIN_ID_PREFIX, find
 from node.wire import MODEL_FORMATS
 

@@ -26,9 +26,9 @@ from node.errors import BundleError, UsageError
 from node.fetch import priority
 from node.files import written_whole
 from node.home import Home
+from node.local_tables import Peer
 from node.records import Held, HeldState, KeyCard
 from node.show import moment, size
-from node.store import Peer
 
 _DURATION: Final = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,9})?)\s*(?P<unit>s|min|h|d|w)")
 _SECONDS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -58,10 +58,11 @@ from node.frames import Chunk, Frame, Missing, Query
 from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
+from node.local_tables import LinkReport, Peer
 from node.records import Kind, Record
 from node.reports import follow
 from node.server import Doors, NodeServer
-from node.store import LinkReport, Peer, Store
+from node.store import Store
 
 log = logging.getLogger("tidings")
 

@@ -6,8 +6,8 @@ import time
 
 from node.errors import UsageError
 from node.home import Home, check_name
+from node.local_tables import Peer
 from node.peers import check_addresses, parse_key
-from node.store import Peer
 
 
 def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None, query_only: bool) -> Peer:

@@ -11,7 +11,8 @@ from typing import Final
 from crypto.errors import Malformed
 from crypto.keys import PublicKey
 from node.errors import UsageError
-from node.store import Peer, Store
+from node.local_tables import Peer
+from node.store import Store
 
 MAX_ADDRESSES: Final = 8
 """Addresses of one peer: an office and a mobile line, IPv4 and IPv6 of each, and some room. Each is one more dial

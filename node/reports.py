@@ -8,7 +8,7 @@ however many different errors came after that.
 from __future__ import annotations
 
 from node.events import LinkState, Report
-from node.store import LinkReport
+from node.local_tables import LinkReport
 
 _WITHOUT_LINK = {LinkState.CONNECTING, LinkState.UNREACHABLE, LinkState.REFUSED, LinkState.WAITING}
 

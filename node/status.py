@@ -15,9 +15,9 @@ from node.errors import NotReadable
 from node.events import Disk
 from node.home import Home
 from node.links import NO_ADDRESS
+from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
-from node.store import LinkReport, Peer
 
 
 def status(home: Home) -> dict[str, Any]:

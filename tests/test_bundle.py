@@ -966,15 +966,21 @@ def large_bundle(make_home: MakeHome, stick: Path, megabytes: int) -> tuple[Path
 def test_an_import_killed_at_any_moment_goes_on_with_the_next_one(make_home: MakeHome, stick: Path) -> None:
     a, b = large_bundle(make_home, stick, 12)
     command = [sys.executable, "-m", "node", "--home", str(b), "bundle", "import", str(stick)]
-    rng, here, kills = random.Random(3), 0, 0  # noqa: S311
+    rng, watch = random.Random(3), Store.open(b)  # noqa: S311
+
+    def kept() -> int:
+        return int(watch._rows("SELECT count(*) FROM chunks")[0][0])
+
+    here, kills = 0, 0
     for _ in range(6):
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.4 + rng.random() * 0.8)
+        while process.poll() is None and kept() == here:  # it is at work once more is here than before
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.02)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-        chunks = Store.open(b)._rows("SELECT count(*) FROM chunks")[0][0]
-        assert chunks >= here  # what was kept stays
-        here = chunks
+        assert kept() >= here  # what was kept stays
+        here = kept()
     assert kills
     assert as_json(b, "bundle", "import", str(stick))["complete"] is True
     theirs = Home.open(a)

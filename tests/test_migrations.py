@@ -11,9 +11,11 @@ import pytest
 
 from crypto.keys import Identity
 from node import migrations
+from node.database import STORE_FILE
 from node.errors import StoreError
+from node.local_tables import Peer
 from node.records import HeldState
-from node.store import STORE_FILE, Peer, Store
+from node.store import Store
 
 VERSION_1 = Path(__file__).parent / "vectors" / "store" / "version-1.db.gz"
 """Written by the code of October 2026, schema 1: two numbers given out; a body that is whole, one of which nothing has

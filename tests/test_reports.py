@@ -11,8 +11,8 @@ from crypto.keys import Identity
 from node.client import failure, lost
 from node.errors import PeerRefused
 from node.events import LinkState, Report
+from node.local_tables import LinkReport
 from node.reports import follow
-from node.store import LinkReport
 
 ALICE = Identity.from_seed(bytes([1]) * 32).public_key
 

@@ -37,6 +37,7 @@ from crypto.sealing import chunk_hashes
 from node import wire
 from node.client import Dialer
 from node.config import PROTOCOL_VERSION
+from node.database import STORE_FILE
 from node.errors import PeerUnreachable
 from node.frames import Advert, Announce, Chunk, Digest, Frame, Hello, Records, SignedRecord, Want, WantChunks
 from node.home import Home
@@ -44,7 +45,7 @@ from node.link import Link
 from node.membership import add_peer
 from node.publish import publish
 from node.records import Header, Kind, Record
-from node.store import STORE_FILE, Store
+from node.store import Store
 from node.tasks import add
 
 PATIENCE_S = 40.0

@@ -19,13 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.keys import Identity
+from node.database import STORE_FILE
 from node.errors import StoreError
+from node.local_tables import AcceptedTask, LinkReport, Peer
 from node.migrations import SCHEMA_VERSION
 from node.pb import tidings_pb2 as pb
 from node.records import Held, HeldState, Kind, Record
 from node.simulated_network import seeded
 from node.simulated_store import MemoryStore, author_record
-from node.store import STORE_FILE, AcceptedTask, LinkReport, Peer, Store
+from node.store import Store
 
 ALICE = Identity.from_seed(bytes([1]) * 32)
 BOB = Identity.from_seed(bytes([2]) * 32)

@@ -12,7 +12,6 @@ was asked for. The same holds of the peer: 30 rounds of float32 weights down and
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,8 @@ import numpy as np
 from benchmarks import federated
 from benchmarks.progress import Progress
 from benchmarks.scaling import category_toml
-from node.demo import Site
 from node.membership import add_peer
+from node.rehearsal import Site, free_ports
 
 TASK = "scaling"
 CLASSES = 10
@@ -152,7 +151,7 @@ def _sites(folder: Path, sizes: Sizes) -> list[Site]:
     (folder / "task.toml").write_text(category_toml(sizes.dimension, CLASSES), encoding="utf-8")
     sites = []
     for number in range(sizes.nodes):
-        address = f"127.0.0.1:{_free_port()}" if number == 0 else None
+        address = f"127.0.0.1:{free_ports(1)[0]}" if number == 0 else None
         site = Site(f"node{number}", folder / f"node{number}", address)
         site.tidings("init", "--name", site.name, *(("--listen", address) if address else ()))
         site.tidings("task", "add", str(folder / "task.toml"))
@@ -222,9 +221,3 @@ def _settled(count: Callable[[], int]) -> int:
         seen = now
         time.sleep(SETTLED_S)
     return seen
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -5,6 +5,8 @@ Everything a person would type runs as the real command in a process of its own.
 
 from __future__ import annotations
 
+import errno
+import secrets
 import socket
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from node.tasks import listing
 COMMAND_S = 300.0
 WAIT_S = 40.0
 STOP_S = 10.0
+FIRST_PORT, LAST_PORT = 20_000, 30_000
 
 
 class RehearsalFailed(NodeError):
@@ -115,16 +118,25 @@ class Coalition:
         return running + sum(site.bytes_sent for site in self.sites.values())
 
 
-def free_ports(count: int) -> list[int]:
-    """TCP ports of the loopback address that nobody uses at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """TCP ports of a loopback address that nobody uses at this moment.
+
+    From below the range that systems hand out by themselves, so that no connection that is opened meanwhile, to or from
+    any of the nodes, takes one before its node does. OSError where this machine has no such address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    chosen: list[int] = []
+    while len(chosen) < count:
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        try:
+            socket.create_server((host.strip("[]"), port), family=family).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        if port not in chosen:
+            chosen.append(port)
+    return chosen
 
 
 def wait_until(what: str, condition: Callable[[], bool], limit_s: float = WAIT_S) -> None:

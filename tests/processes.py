@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from node.author import EpochKey
 from node.home import Home
 from node.membership import add_peer
 from node.records import HeldState, Kind, Record
-from node.rehearsal import Site
+from node.rehearsal import Site, free_ports
 from node.status import peers
 
 
@@ -28,7 +27,7 @@ class Node(Site):
     @classmethod
     def make(cls, directory: Path, name: str, host: str = "127.0.0.1") -> Node:
         """A new home that will listen on a free port of `host`."""
-        address = f"{host}:{_free_port(host)}"
+        address = f"{host}:{free_ports(1, host)[0]}"
         Home.init(directory / name, name, address).store.close()
         return cls(name, directory / name, address)
 
@@ -68,12 +67,6 @@ class Node(Site):
         """Whether a record is here with all of its body."""
         held = self.home.store.get(record.id)
         return held is not None and held.state is HeldState.COMPLETE
-
-
-def _free_port(host: str) -> int:
-    """OSError where this machine has no such address."""
-    with socket.create_server((host.strip("[]"), 0), family=socket.AF_INET6 if "[" in host else socket.AF_INET) as one:
-        return int(one.getsockname()[1])
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from node.errors import UsageError
 from node.home import Home
 from node.membership import add_peer
 from node.peers import MAX_ADDRESSES, check_address
+from node.rehearsal import free_ports
 from node.status import status
 from node.tasks import add
 
@@ -34,9 +35,7 @@ def silence() -> Iterator[str]:
 
 def nothing() -> str:
     """An address where nothing listens."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{held.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def has_ipv6() -> bool:

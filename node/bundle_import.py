@@ -7,7 +7,8 @@
 
 In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
 counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
-more than valid records of trusted origins. What a batch kept is on disk, so whatever ends an import, another one, or a
+more than valid records of trusted origins. On a disk that is nearly full headers are kept and bodies are not, as in
+gossip (`disk`). What a batch kept is on disk, so whatever ends an import, another one, or a
 link, goes on from there; importing again changes nothing.
 """
 
@@ -20,7 +21,9 @@ from typing import IO, Any, Final
 
 from crypto.keys import PublicKey
 from node.bundle_file import BundleReader, Ending
+from node.disk import WORDS, is_low
 from node.errors import BundleError, RecordError, WireError
+from node.events import Disk
 from node.frames import Chunk
 from node.home import Home
 from node.intake import MET_ITSELF, equivocation
@@ -70,6 +73,8 @@ class Imported:
     missing: list[dict[str, Any]] = field(default_factory=list)
     findings: list[dict[str, str]] = field(default_factory=list)
     granted: int = 0
+    was_low: bool = False
+    """Whether bodies were left out because the disk is nearly full."""
 
     def lacks(self, held: Held) -> None:
         """A record of the bundle still lacks chunks when all of it was read."""
@@ -103,6 +108,7 @@ class Imported:
             "missing": self.missing,
             "not_trusted": self.looked.not_trusted,
             "refused": self.looked.refused,
+            "disk_low": self.was_low,
             "findings": self.findings,
             "granted": self.granted,
         }
@@ -122,11 +128,13 @@ class Imported:
     def warnings(self) -> list[str]:
         """What is missing or wrong, a sentence each."""
         told = [f"{one['origin']}: {one['reason']}" for one in self.findings]
+        if self.was_low:
+            told.append(f"{WORDS[Disk.LOW]}. Make room and import the bundle again.")
         if self.looked.refused:
             told.append(f"{self.looked.refused} parts of the bundle failed a check and were not kept.")
         if self.looked.reader.ending is not Ending.WHOLE:
             told.append(self._ending())
-        elif self.unfinished or self.looked.refused:
+        elif (self.unfinished and not self.was_low) or self.looked.refused:
             told.append(f"{self._lacking()}Ask for the bundle again, or let a link bring what is missing.")
         return told
 
@@ -265,6 +273,7 @@ class _Keeper:
         self._batch: list[list[Record] | Chunk] = []
         self._batch_bytes = 0
         self._wanted: dict[bytes, set[int]] = {}
+        self._is_low = False
 
     def group(self, records: list[Record]) -> None:
         """The records of one frame; chunks that follow are theirs."""
@@ -288,6 +297,7 @@ class _Keeper:
 
     def _keep(self) -> None:
         self._look_for_ourselves()
+        self._is_low = is_low(self._home.path)
         with self._home.store.batch():
             for item in self._batch:
                 if isinstance(item, Chunk):
@@ -324,6 +334,9 @@ class _Keeper:
     def _keep_chunk(self, chunk: Chunk) -> None:
         wanted = self._wanted.get(chunk.id, set())
         if chunk.index not in wanted:
+            return
+        if self._is_low:
+            self._imported.was_low = True
             return
         self._home.store.add_chunks([(chunk.id, chunk.index, chunk.data)])
         self._imported.chunks += 1

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -960,6 +962,25 @@ def large_bundle(make_home: MakeHome, stick: Path, megabytes: int) -> tuple[Path
     a.store.close()
     b.store.close()
     return a.path, b.path
+
+
+def test_a_disk_that_is_nearly_full_takes_headers_and_a_later_import_brings_the_bodies(
+    pair: tuple[Home, Home], stick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    record = summary(a, 200_000)
+    export_bundle(a, stick)
+    real = shutil.disk_usage(b.path)
+    with monkeypatch.context() as low:
+        low.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, used=used, free=1_000_000))
+        imported = import_bundle(b, stick)
+    assert not imported.is_complete
+    assert "nearly full" in "".join(imported.warnings())
+    held = b.store.get(record.id)
+    assert held is not None
+    assert len(held.missing) == len(record.header.chunk_hashes)
+    assert import_bundle(b, stick).is_complete
+    assert b.store.body(record.id) == a.store.body(record.id)
 
 
 @pytest.mark.timeout(200)

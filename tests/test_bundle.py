@@ -972,7 +972,7 @@ def test_a_disk_that_is_nearly_full_takes_headers_and_a_later_import_brings_the_
     export_bundle(a, stick)
     real = shutil.disk_usage(b.path)
     with monkeypatch.context() as low:
-        low.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, used=used, free=1_000_000))
+        low.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=real.total, used=real.used, free=1_000_000))
         imported = import_bundle(b, stick)
     assert not imported.is_complete
     assert "nearly full" in "".join(imported.warnings())

@@ -375,7 +375,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         patch,
         EpochKeys,
         "live",
-        ("not grants or not {grant.header.recipient", "not grants and {grant.header.recipient"),
+        ("epoch is None or not {grant.header.recipient", "epoch is None or not set() & {grant.header.recipient"),
     ),
     "every epoch has the same key": lambda patch: patch.setattr(epochs, "new_epoch_key", lambda: bytes(32)),
     "nobody is granted anything": lambda patch: rewrite(

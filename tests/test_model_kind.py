@@ -265,7 +265,7 @@ def test_partners_with_few_classes_each_make_a_head_that_knows_them_all() -> Non
     alone = [accuracy(build_model(LINEAR, [one])) for one in made]
     together = accuracy(build_model(LINEAR, made))
     assert together > max(alone) + 0.05
-    assert together > 0.75
+    assert together > 0.72
 
 
 def test_without_noise_partners_that_are_alike_lose_nothing_by_averaging() -> None:

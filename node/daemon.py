@@ -2,7 +2,7 @@
 
 Everything happens on one event loop. What arrives becomes an event, the core answers with actions, and the actions are
 carried out in order, those that tell a peer what is held here once it is on disk (`commit`). Nothing on the loop takes
-long: gossip is written in a thread of its own; fusing and training run in a process of their own (`_answer`), so gossip
+long: gossip is written in a thread of its own; fusing and training run in a process of their own (`answers`), so gossip
 never stalls and an idle node never holds torch in memory.
 
 The command line works on the same store at the same time. A cheap counter tells when it changed something; then
@@ -16,22 +16,20 @@ import functools
 import logging
 import random
 import secrets
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
 from node import heads
+from node.answers import Answers
 from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings
 from node.disk import WORDS, DiskWatch
-from node.errors import PeerRefused, PeerUnreachable, QueryRefused, StoreError, StoreFull
+from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
 from node.events import (
     Action,
     Alarm,
@@ -54,7 +52,7 @@ from node.events import (
     SendChunk,
     Tick,
 )
-from node.frames import Chunk, Frame, Missing, Query
+from node.frames import Chunk, Frame, Missing
 from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
@@ -77,8 +75,6 @@ RETRY_STORE_S = 10.0
 RETRY_FULL_S = 0.5
 """The same where the disk is full: then it returns at once, taking less."""
 STOP_GRACE_S = 2.0
-MAX_WAITING_QUERIES = 8
-"""Queries that may wait for the one that runs; each costs a process with torch in it."""
 
 
 class Daemon:
@@ -88,7 +84,8 @@ class Daemon:
         self._home = home
         self._settings = settings
         self._bandwidth = bandwidth
-        self._server = NodeServer(home.keystore.identity, self, Doors(self._admitted, self._answer), self._bandwidth)
+        doors = Doors(self._admitted, Answers(home).answer)
+        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -107,8 +104,6 @@ class Daemon:
         self._tick: asyncio.TimerHandle | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
-        self._one_query = asyncio.Lock()
-        self._queries = 0
 
     # ------------------------------------------------------------------------------------------------- running
 
@@ -424,55 +419,8 @@ class Daemon:
         self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
         self._handle(LinkDown(link.number, reason))
 
-    # ------------------------------------------------------------------------------------------------- queries
+    # ------------------------------------------------------------------------------------------------ the server
 
     def _admitted(self) -> frozenset[PublicKey]:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
-
-    async def _answer(self, peer: PublicKey, query: Query) -> AsyncIterator[bytes | str]:
-        """Fuse in a process of its own, one query at a time; progress first, then the file."""
-        if self._queries >= MAX_WAITING_QUERIES:
-            raise QueryRefused("This node is answering as many queries as it can; ask again in a minute.")
-        self._queries += 1
-        try:
-            log.info("%s asks for a model", self._home.peers.name_of(peer))
-            yield "the other node is fusing"
-            async with self._one_query:
-                yield await self._fuse(query)
-        finally:
-            self._queries -= 1
-
-    async def _fuse(self, query: Query) -> bytes:
-        """Run this program's own `query` command on this home; QueryRefused with its error line if it fails.
-
-        The keys go to it through a pipe, which nobody else can read and which is empty afterwards: an argument shows in
-        process lists, and a variable stays in the environment of all that it starts.
-        """
-        try:
-            keys = self._home.keystore.open().to_bytes()
-        except KeystoreLocked as error:
-            log.error("A query is refused: %s", error)
-            raise QueryRefused("That node must be started again: its keys were changed.") from error
-        with tempfile.TemporaryDirectory(prefix="tidings-query-") as scratch:
-            output = Path(scratch) / f"model.{query.format}"
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "node", "--home", str(self._home.path), "--keys-on-stdin"),
-                *("query", query.task_id.hex()),
-                *(("--head", query.head) if query.head else ()),
-                *(("--only", ",".join(PublicKey(key).text for key in query.only)) if query.only else ()),
-                *(("--without", ",".join(PublicKey(key).text for key in query.without)) if query.without else ()),
-                *("--output", str(output), "--json"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            try:
-                _, stderr = await process.communicate(keys)
-            except asyncio.CancelledError:
-                process.kill()
-                raise
-            if process.returncode != 0:
-                lines = stderr.decode("utf-8", errors="replace").strip().splitlines()
-                raise QueryRefused(lines[-1].removeprefix("Error: ") if lines else "The fusion failed.")
-            return output.read_bytes()

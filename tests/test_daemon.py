@@ -17,11 +17,12 @@ from cryptography import x509
 
 from crypto.keys import Identity
 from crypto.tls import LeafCredentials, make_leaf, server_name
+from node.answers import MAX_WAITING_QUERIES
 from node.bundle_export import export_bundle
 from node.bundle_import import import_bundle
 from node.client import Dialer
 from node.config import GossipSettings
-from node.daemon import MAX_WAITING_QUERIES, Daemon
+from node.daemon import Daemon
 from node.errors import NotReadable, PeerUnreachable, QueryRefused
 from node.frames import Frame, Query
 from node.home import Home

@@ -1,7 +1,7 @@
 """P5 and what gossip must survive: convergence up to 4,096 simulated nodes, redundancy, idle links, partitions, a thin
 line; and how long the simulator takes for it.
 
-Simulated: the real core and codec on a fake clock (`node.simulator`), the experiments in `gossip_experiments`.
+Simulated: the real core and codec on a fake clock (`node.simulation`), the experiments in `gossip_experiments`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.gossip_experiments import (
     thin_line,
 )
 from benchmarks.plotting import pyplot
-from node.simulated_network import Conditions
+from node.simulation.network import Conditions
 
 LOSSES = (0.0, 0.3)
 MOST = {0.0: 1.0, 0.3: 1.25}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from node.config import CHUNK_BYTES, GossipSettings
 from node.records import Record
-from node.simulated_network import Conditions, line, random_graph, seeded
-from node.simulator import Swarm
+from node.simulation.network import Conditions, line, random_graph, seeded
+from node.simulation.simulator import Swarm
 
 SETTINGS = GossipSettings()
 ADDRESSES = 4

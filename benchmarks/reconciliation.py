@@ -12,7 +12,7 @@ from statistics import median
 from node import wire
 from node.config import MAX_ORIGINS, GossipSettings
 from node.frames import Digest, Frame, Origins, Spans
-from node.reconcile import Index
+from node.gossip.reconcile import Index
 
 SIZES = (100, 1_000, 10_000)
 SHARES = (0.01, 0.1, 1.0)

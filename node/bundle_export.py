@@ -23,8 +23,8 @@ from typing import Any, Final
 from node import wire
 from node.bundle_file import BundleWriter, Recipient, is_bundle
 from node.errors import BundleError, UsageError
-from node.fetch import priority
 from node.files import written_whole
+from node.gossip.fetch import priority
 from node.home import Home
 from node.local_tables import Peer
 from node.records import Held, HeldState, KeyCard

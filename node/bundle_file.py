@@ -34,10 +34,10 @@ from crypto.streams import (
     StreamSealer,
     new_stream_key,
 )
-from node.compare import FRAME_ROOM_BYTES
 from node.config import FRAME_LIMIT_BYTES, MAX_WANT
 from node.errors import BundleError, WireError
 from node.frames import Chunk, Records, SignedRecord
+from node.gossip.compare import FRAME_ROOM_BYTES
 from node.records import Record
 from node.wire import decode, encode
 

@@ -23,10 +23,10 @@ from crypto.keys import PublicKey
 from node.bundle_file import BundleReader, Ending
 from node.disk import WORDS, is_low
 from node.errors import BundleError, RecordError, WireError
-from node.events import Disk
 from node.frames import Chunk
+from node.gossip.events import Disk
+from node.gossip.intake import MET_ITSELF, equivocation
 from node.home import Home
-from node.intake import MET_ITSELF, equivocation
 from node.records import Held, HeldState, Record, is_chunk
 from node.show import moment
 from node.wire import read_record

@@ -43,10 +43,10 @@ def simulate(
     json: Json = False,
 ) -> None:
     """A coalition on paper: when does everybody have everything, and at what cost? Exit code 1 if it never happens."""
-    from node import simulate as study
-    from node import simulate_report as report
     from node.bandwidth import parse_rate
     from node.contributions import check_plot
+    from node.simulation import report
+    from node.simulation import simulate as study
 
     mean_up_s, mean_down_s = study.parse_churn(churn) if churn else (None, 600.0)
     plan = study.Plan(

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from node.errors import StoreError
-from node.events import Action, Alarm, Dial, Keep, KeepChunk, Report, Send
 from node.frames import Hello, Want, WantChunks
+from node.gossip.events import Action, Alarm, Dial, Keep, KeepChunk, Report, Send
 from node.store import Store
 
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024

@@ -30,7 +30,9 @@ from node.commit import GroupCommit
 from node.config import GossipSettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.events import (
+from node.frames import Chunk, Frame, Missing
+from node.gossip.core import Gossip
+from node.gossip.events import (
     Action,
     Alarm,
     BadFrame,
@@ -52,8 +54,6 @@ from node.events import (
     SendChunk,
     Tick,
 )
-from node.frames import Chunk, Frame, Missing
-from node.gossip import Gossip
 from node.home import Home
 from node.link import Link
 from node.local_tables import LinkReport, Peer

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.config import DISK_ENOUGH, DISK_LOW_BYTES, DISK_LOW_SHARE, DISK_RETRY_S
-from node.events import Disk
+from node.gossip.events import Disk
 
 WORDS = {
     Disk.ROOM: "there is room on the disk again: bodies are taken as before",

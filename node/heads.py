@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from crypto.keys import PublicKey
 from node import wire
+from node.gossip.reconcile import SET_PERSON
 from node.home import Home
-from node.reconcile import SET_PERSON
 from node.records import MAX_ACCEPTED, DatasetTotal, Head, Kind, Record
 
 if TYPE_CHECKING:

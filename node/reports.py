@@ -7,7 +7,7 @@ however many different errors came after that.
 
 from __future__ import annotations
 
-from node.events import LinkState, Report
+from node.gossip.events import LinkState, Report
 from node.local_tables import LinkReport
 
 _WITHOUT_LINK = {LinkState.CONNECTING, LinkState.UNREACHABLE, LinkState.REFUSED, LinkState.WAITING}

@@ -12,9 +12,9 @@ from typing import Any
 from node import disk, heads, shared
 from node.budget import statement
 from node.errors import NotReadable
-from node.events import Disk
+from node.gossip.events import Disk
+from node.gossip.links import NO_ADDRESS
 from node.home import Home
-from node.links import NO_ADDRESS
 from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago

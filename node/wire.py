@@ -35,7 +35,6 @@ from node.config import (
     MAX_WANT,
     MAX_WANT_CHUNKS,
 )
-from node.digest_tree import DIGITS
 from node.errors import RecordError, WireError
 from node.frames import (
     Advert,
@@ -57,6 +56,7 @@ from node.frames import (
     Want,
     WantChunks,
 )
+from node.gossip.digest_tree import DIGITS
 from node.pb import tidings_pb2 as pb
 from node.records import (
     INCARNATION_BYTES,

@@ -20,14 +20,14 @@ from crypto.sealing import content_key, open_sealed, unwrap_epoch_key
 from node import heads, wire
 from node.daemon import POLL_S, RETRY_STORE_S
 from node.errors import NotReadable, StoreError
-from node.events import Action, Alarm, Event, PeersChanged, RecordAdded
-from node.gossip import Gossip
+from node.gossip.core import Gossip
+from node.gossip.events import Action, Alarm, Event, PeersChanged, RecordAdded
 from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.publish import finish_interrupted, withdraw
 from node.records import Header, Held, HeldState, KeyGrant, Kind, Record, core
-from node.simulated_network import seeded
-from node.simulator import Node, Swarm
+from node.simulation.network import seeded
+from node.simulation.simulator import Node, Swarm
 
 TASK_ID = b"task" * 8
 SEALED = (Kind.SUMMARY, Kind.MODEL)

@@ -29,7 +29,7 @@ from test_daemon import running as in_this_process
 from crypto.keys import Identity
 from crypto.sealing import chunk_hash
 from node.config import CHUNK_BYTES, CONNECT_TIMEOUT_S, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, GossipSettings
-from node.dialing import Dialer
+from node.gossip.dialing import Dialer
 from node.home import Home
 from node.membership import add_peer
 from node.publish import publish

@@ -50,13 +50,13 @@ from crypto.keys import EncryptionKey, Identity
 from node import author, epochs, store
 from node.epochs import EpochKeys
 from node.errors import StoreError
-from node.fetch import Fetcher
-from node.holdings import Holdings
+from node.gossip.fetch import Fetcher
+from node.gossip.holdings import Holdings
+from node.gossip.reconcile import OriginSet
 from node.home import Home
-from node.reconcile import OriginSet
 from node.records import Held, HeldState, Kind, Record
-from node.simulated_network import Conditions, seeded
-from node.simulator import Swarm
+from node.simulation.network import Conditions, seeded
+from node.simulation.simulator import Swarm
 from node.store import Store
 from tests.coalition import SEALED, Chronicle, Partner, islands
 from tests.mutants import rewrite

@@ -11,11 +11,11 @@ from crypto.keys import Identity
 from node import commit
 from node.commit import MAX_WAITING_BYTES, GroupCommit
 from node.errors import StoreError
-from node.events import Action, Keep, KeepChunk, Send, SendChunk
 from node.frames import Advert, Announce, Digest, Frame, Hello, Missing, Records, SignedRecord, Want, WantChunks
+from node.gossip.events import Action, Keep, KeepChunk, Send, SendChunk
 from node.records import HeldState, Record
-from node.simulated_network import seeded
-from node.simulated_store import author_record
+from node.simulation.network import seeded
+from node.simulation.store import author_record
 from node.store import Store
 
 ALICE = Identity.from_seed(bytes([1]) * 32)

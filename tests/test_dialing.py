@@ -11,8 +11,10 @@ import pytest
 
 from crypto.keys import Identity, PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
-from node.dialing import Dialer
-from node.events import (
+from node.frames import Hello
+from node.gossip.core import Gossip
+from node.gossip.dialing import Dialer
+from node.gossip.events import (
     Action,
     Close,
     Dial,
@@ -26,10 +28,8 @@ from node.events import (
     Report,
     Tick,
 )
-from node.frames import Hello
-from node.gossip import Gossip
-from node.simulated_network import line, seeded
-from node.simulator import Swarm
+from node.simulation.network import line, seeded
+from node.simulation.simulator import Swarm
 
 REAL = GossipSettings()
 MANY = 40

@@ -18,7 +18,7 @@ from crypto.sealing import new_epoch_key
 from node.author import EpochKey
 from node.config import DISK_ENOUGH, DISK_LOW_BYTES, DISK_RETRY_S
 from node.disk import DiskWatch, is_low, low_mark
-from node.events import Disk
+from node.gossip.events import Disk
 from node.home import Home
 from node.membership import add_peer
 from node.records import HeldState, Kind, Record

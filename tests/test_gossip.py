@@ -18,7 +18,25 @@ from crypto.keys import Identity
 from crypto.sealing import chunk_hashes
 from node import wire
 from node.config import MAX_ADVERTS, PROTOCOL_VERSION, GossipSettings
-from node.events import (
+from node.frames import (
+    Advert,
+    Announce,
+    Chunk,
+    Digest,
+    Frame,
+    Hello,
+    Ids,
+    Missing,
+    Origins,
+    OriginVector,
+    Records,
+    SignedRecord,
+    Vector,
+    Want,
+    WantChunks,
+)
+from node.gossip.core import Gossip
+from node.gossip.events import (
     Action,
     Alarm,
     BadFrame,
@@ -41,27 +59,9 @@ from node.events import (
     SendChunk,
     Tick,
 )
-from node.frames import (
-    Advert,
-    Announce,
-    Chunk,
-    Digest,
-    Frame,
-    Hello,
-    Ids,
-    Missing,
-    Origins,
-    OriginVector,
-    Records,
-    SignedRecord,
-    Vector,
-    Want,
-    WantChunks,
-)
-from node.gossip import Gossip
 from node.records import Header, Held, HeldState, Kind, Record
-from node.simulated_network import seeded
-from node.simulated_store import MemoryStore, author_record
+from node.simulation.network import seeded
+from node.simulation.store import MemoryStore, author_record
 from tests.test_wire import FRAMES
 
 ME, ALICE, BOB, CAROL, EVE = sorted(
@@ -1121,8 +1121,8 @@ def assert_consistent(rig: Rig) -> None:
 
 TRANSCRIPT = """
 import hashlib
-from node.simulated_network import Conditions, ring
-from node.simulator import Swarm
+from node.simulation.network import Conditions, ring
+from node.simulation.simulator import Swarm
 from node import wire
 
 digest = hashlib.sha256()

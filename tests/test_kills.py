@@ -24,8 +24,8 @@ from node.home import Home
 from node.link import Link
 from node.membership import add_peer
 from node.records import HeldState, Record
-from node.simulated_network import seeded
-from node.simulated_store import author_record
+from node.simulation.network import seeded
+from node.simulation.store import author_record
 from node.store import Store
 
 ROOT = Path(__file__).parent.parent

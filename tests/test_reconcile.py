@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from crypto.keys import Identity
 from node import wire
-from node.compare import Comparison
 from node.config import FRAME_LIMIT_BYTES, MAX_ORIGINS, GossipSettings
-from node.digest_tree import DIGITS, LEAF_ENTRIES, DigestTree
-from node.events import Action, Send
 from node.frames import Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector
-from node.holdings import Holdings
-from node.links import PeerLink
-from node.reconcile import Index
+from node.gossip.compare import Comparison
+from node.gossip.digest_tree import DIGITS, LEAF_ENTRIES, DigestTree
+from node.gossip.events import Action, Send
+from node.gossip.holdings import Holdings
+from node.gossip.links import PeerLink
+from node.gossip.reconcile import Index
 from node.records import Record
-from node.simulated_network import Conditions, ring, seeded
-from node.simulated_store import author_record
-from node.simulator import Swarm
+from node.simulation.network import Conditions, ring, seeded
+from node.simulation.simulator import Swarm
+from node.simulation.store import author_record
 
 PEOPLE = 300
 A, B = (Identity.from_seed(bytes([letter]) * 32).public_key for letter in b"AB")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crypto.keys import Identity
 from node.client import failure, lost
 from node.errors import PeerRefused
-from node.events import LinkState, Report
+from node.gossip.events import LinkState, Report
 from node.local_tables import LinkReport
 from node.reports import follow
 

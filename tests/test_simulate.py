@@ -11,7 +11,7 @@ import pytest
 
 from node.__main__ import run
 from node.errors import UsageError
-from node.simulate import Plan, command, parse_bytes, parse_churn, simulate
+from node.simulation.simulate import Plan, command, parse_bytes, parse_churn, simulate
 
 SMALL = ("--nodes", "12", "--records", "3", "--body-size", "20kB")
 

@@ -14,11 +14,11 @@ import pytest
 
 from benchmarks.gossip_experiments import SETTINGS, healing_s, idle, redundancy, rounds_s, spread, thin_line
 from node.config import GossipSettings
-from node.events import Disk, LinkState
 from node.frames import Chunk, Frame
+from node.gossip.events import Disk, LinkState
 from node.records import HeldState, Record
-from node.simulated_network import Conditions, Edge, Wire, line, random_graph, ring, seeded
-from node.simulator import Node, Swarm, settled_ids
+from node.simulation.network import Conditions, Edge, Wire, line, random_graph, ring, seeded
+from node.simulation.simulator import Node, Swarm, settled_ids
 
 KB = 1_024
 

@@ -25,8 +25,8 @@ from node.local_tables import AcceptedTask, LinkReport, Peer
 from node.migrations import SCHEMA_VERSION
 from node.pb import tidings_pb2 as pb
 from node.records import Held, HeldState, Kind, Record
-from node.simulated_network import seeded
-from node.simulated_store import MemoryStore, author_record
+from node.simulation.network import seeded
+from node.simulation.store import MemoryStore, author_record
 from node.store import Store
 
 ALICE = Identity.from_seed(bytes([1]) * 32)
@@ -461,7 +461,7 @@ WRITER = textwrap.dedent(
     from pathlib import Path
     from crypto.keys import Identity
     from node.store import Store
-    from node.simulated_store import author_record
+    from node.simulation.store import author_record
 
     alice, home = Identity.from_seed(bytes([1]) * 32), Path(sys.argv[1])
 

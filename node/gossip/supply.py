@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from node.compare import batches
 from node.config import MAX_WANT, SMALL_BODY_BYTES
-from node.events import Action, SendChunk
 from node.frames import Missing, Records, SignedRecord, Want, WantChunks
-from node.holdings import Holdings
-from node.links import Links, PeerLink
+from node.gossip.compare import batches
+from node.gossip.events import Action, SendChunk
+from node.gossip.holdings import Holdings
+from node.gossip.links import Links, PeerLink
 from node.records import Record
 
 

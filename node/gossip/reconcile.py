@@ -26,8 +26,8 @@ from typing import Final
 
 from crypto.sealing import HASH_BYTES
 from node.config import MAX_IDS, MAX_ORIGINS, MAX_RANGES_PER_ORIGIN, GossipSettings
-from node.digest_tree import DIGITS, DigestTree
 from node.frames import Ids, Origins, OriginVector, Span, Spans
+from node.gossip.digest_tree import DIGITS, DigestTree
 
 SET_PERSON: Final = b"tidings-set-v1"
 

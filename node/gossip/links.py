@@ -14,10 +14,10 @@ from typing import Final
 
 from crypto.keys import PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
-from node.dialing import Dialer
-from node.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
-from node.fetch import Fetcher
 from node.frames import Frame, Hello
+from node.gossip.dialing import Dialer
+from node.gossip.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
+from node.gossip.fetch import Fetcher
 from node.show import duration
 
 NO_ADDRESS: Final = "no address here: it must dial this node"

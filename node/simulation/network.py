@@ -1,4 +1,4 @@
-"""The network of a simulated swarm (`node.simulator`): who has whose address, and links that fail as real ones do.
+"""The network of a simulated swarm (`simulator`): who has whose address, and links that fail as real ones do.
 
 A link is an ordered, reliable stream until it is cut, as over gRPC, with latency and bandwidth of its own. On top of
 that, `Conditions` says what goes wrong: frames lost (which a stream does not do, and a lossy courier does), frames that
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from crypto.keys import PublicKey
 from node import wire
-from node.events import FrameIn, PeersChanged, SendChunk
 from node.frames import Chunk, Frame, Missing
+from node.gossip.events import FrameIn, PeersChanged, SendChunk
 
 if TYPE_CHECKING:
-    from node.simulator import Node, Swarm
+    from node.simulation.simulator import Node, Swarm
 
 Edge = tuple[int, int]
 

@@ -1,6 +1,6 @@
 """A store in memory with the meaning of `node.store.Store`, as far as gossip needs it, and records to put into it.
 
-For simulated nodes (`node.simulator`): thousands in one process, which share the bytes of bodies and headers.
+For simulated nodes (`simulator`): thousands in one process, which share the bytes of bodies and headers.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from crypto.keys import PublicKey
 from crypto.signing import record_id
 from node.config import GossipSettings
 from node.errors import RecordError
-from node.events import Action, Alarm, Keep, KeepChunk
-from node.fetch import Fetcher
 from node.frames import Advert, Chunk, SignedRecord
-from node.holdings import Holdings
-from node.links import Links, PeerLink
+from node.gossip.events import Action, Alarm, Keep, KeepChunk
+from node.gossip.fetch import Fetcher
+from node.gossip.holdings import Holdings
+from node.gossip.links import Links, PeerLink
+from node.gossip.rumors import Rumors
 from node.records import RULES, Held, HeldState, Record, is_chunk
-from node.rumors import Rumors
 from node.wire import read_record
 
 MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"

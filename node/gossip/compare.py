@@ -25,12 +25,12 @@ from node.config import (
     MAX_SPANS,
     GossipSettings,
 )
-from node.digest_tree import DIGITS
-from node.events import Action, Send
-from node.fetch import priority
 from node.frames import Advert, Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector
-from node.holdings import Holdings
-from node.links import PeerLink
+from node.gossip.digest_tree import DIGITS
+from node.gossip.events import Action, Send
+from node.gossip.fetch import priority
+from node.gossip.holdings import Holdings
+from node.gossip.links import PeerLink
 
 FRAME_ROOM_BYTES: Final = FRAME_LIMIT_BYTES * 3 // 4
 """What a frame is filled up to by estimate, so that the framing of its parts never lifts it over the limit."""

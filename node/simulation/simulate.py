@@ -2,7 +2,7 @@
 
 Every node publishes, or some do; the network is as bad as was said; and one sees how long it takes until everybody has
 everything, what that costs each node in bytes, and what the links cost when nothing happens. The real core decides
-(`node.simulator`), so what is seen is what nodes of this version would do, and the same seed shows the same again.
+(`node.gossip`), so what is seen is what nodes of this version would do, and the same seed shows the same again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 from node.config import BODY_LIMIT_BYTES, CHUNK_BYTES, GossipSettings
 from node.errors import UsageError
 from node.records import Record
-from node.simulated_network import Conditions, random_graph, seeded
-from node.simulator import Swarm
+from node.simulation.network import Conditions, random_graph, seeded
+from node.simulation.simulator import Swarm
 
 MAX_NODES: Final = 8_192
 MAX_COPIES: Final = 2_000_000

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from node import show
 from node.contributions import check_plot
-from node.simulate import Outcome, command
+from node.simulation.simulate import Outcome, command
 
 CURVE: Final = "#0b7a75"
 BOUND: Final = "#c8553d"

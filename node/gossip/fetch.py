@@ -23,9 +23,9 @@ from typing import Final
 
 from crypto.sealing import HASH_BYTES
 from node.config import CHUNK_BYTES, MAX_WANT, MAX_WANT_CHUNKS, SMALL_BODY_BYTES, GossipSettings
-from node.events import Action, Disk, Send
 from node.frames import Advert, Want, WantChunks
-from node.patience import Patience
+from node.gossip.events import Action, Disk, Send
+from node.gossip.patience import Patience
 from node.records import Kind, Record
 
 HEADER_BYTES: Final = 400

@@ -1,7 +1,7 @@
 """A swarm on paper: the real gossip core and the real wire codec, on a fake clock, from one seed.
 
-Nodes are `node.gossip.Gossip` with a store in memory (`simulated_store`); the links between them fail in the ways of
-`simulated_network`. Nodes stop and come back with what they had stored, or with an older copy of it; partitions
+Nodes are `node.gossip.core.Gossip` with a store in memory (`store`); the links between them fail in the ways of
+`network`. Nodes stop and come back with what they had stored, or with an older copy of it; partitions
 come and go; clocks on the wall are wrong by years; disks get low and have room again.
 
 Everything random comes from the seed, events at one instant happen in the order they were planned: a run replays
@@ -22,7 +22,9 @@ from typing import Final
 
 from crypto.keys import Identity, PublicKey
 from node.config import GossipSettings
-from node.events import (
+from node.frames import Chunk, Frame
+from node.gossip.core import Gossip
+from node.gossip.events import (
     Action,
     Alarm,
     Close,
@@ -41,11 +43,9 @@ from node.events import (
     SendChunk,
     Tick,
 )
-from node.frames import Chunk, Frame
-from node.gossip import Gossip
 from node.records import INCARNATION_BYTES, Record
-from node.simulated_network import Conditions, Edge, Roster, Wire, peers_changed, seeded
-from node.simulated_store import FIRST_INCARNATION, MemoryStore, author_record
+from node.simulation.network import Conditions, Edge, Roster, Wire, peers_changed, seeded
+from node.simulation.store import FIRST_INCARNATION, MemoryStore, author_record
 
 FAST = GossipSettings(sync_min_s=5.0, sync_max_s=10.0, dial_cap_s=20.0)
 """Shorter periods than a real node's, so that a simulated minute holds more of what can go wrong."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from node.config import GossipSettings
 from node.frames import Advert
-from node.reconcile import Index
+from node.gossip.reconcile import Index
 from node.records import Record, can_bury
 
 

@@ -1,20 +1,4 @@
-"""Gossip: the core of the node. `handle(event, now)` decides and returns actions; it opens no socket, file or clock.
-
-Follows docs/protocol.md, sections "Links" and "Gossip". In the order in which a record meets it:
-
-    dial       members with an address and no link, with backoff, for ever                             (dialing)
-    hello      both sides say their version; of two links with one peer, both sides keep the same one  (links)
-    digest     anti-entropy: compare what is settled by one hash, then by origin, then by sequence     (compare)
-    announce   tell a link of what it lacks, and a few links of what is new                            (compare, rumors)
-    fetch      ask one link at a time for headers, then chunks                                         (fetch)
-    supply     give to peers what they ask for                                                         (supply)
-    intake     check what comes, then keep it                                                          (intake)
-    settle     a record that is whole, or has no body, or was taken back, is ours to announce          (holdings)
-
-What a removed member wrote stays in the store, and is no longer compared, announced, served or asked for.
-
-Deterministic: the same events, times and `rng` give the same actions, so a simulated swarm replays from its seed.
-"""
+"""The core itself: takes events, hands them to the parts, and returns what these want done, in order."""
 
 from __future__ import annotations
 
@@ -23,22 +7,7 @@ import random
 from collections.abc import Iterable
 
 from crypto.keys import PublicKey
-from node.compare import Comparison
 from node.config import GossipSettings
-from node.events import (
-    Action,
-    BadFrame,
-    DialFailed,
-    DiskChanged,
-    Event,
-    FrameIn,
-    LinkDown,
-    LinkUp,
-    PeersChanged,
-    RecordAdded,
-    Tick,
-)
-from node.fetch import Fetcher
 from node.frames import (
     Announce,
     Chunk,
@@ -54,12 +23,27 @@ from node.frames import (
     Want,
     WantChunks,
 )
-from node.holdings import Holdings
-from node.intake import Intake
-from node.links import Links, PeerLink
+from node.gossip.compare import Comparison
+from node.gossip.events import (
+    Action,
+    BadFrame,
+    DialFailed,
+    DiskChanged,
+    Event,
+    FrameIn,
+    LinkDown,
+    LinkUp,
+    PeersChanged,
+    RecordAdded,
+    Tick,
+)
+from node.gossip.fetch import Fetcher
+from node.gossip.holdings import Holdings
+from node.gossip.intake import Intake
+from node.gossip.links import Links, PeerLink
+from node.gossip.rumors import Rumors
+from node.gossip.supply import Supply
 from node.records import Held
-from node.rumors import Rumors
-from node.supply import Supply
 
 
 class Gossip:

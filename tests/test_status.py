@@ -233,7 +233,7 @@ A_CLOCK_AHEAD = textwrap.dedent(
     time.time, time.time_ns = lambda: right() + {3 * HOUR_S}, lambda: right_ns() + {3 * HOUR_S * 10**9}
     """
 )
-A_LATER_VERSION = "import node.gossip.links\nnode.links.PROTOCOL_VERSION = 2"
+A_LATER_VERSION = "import node.gossip.links\nnode.gossip.links.PROTOCOL_VERSION = 2"
 
 
 @asynccontextmanager

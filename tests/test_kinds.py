@@ -160,15 +160,16 @@ def test_a_summary_that_no_rows_could_give_is_quarantined(name: str, change: Cal
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("epsilon", [0.1, 5.0])
 def test_an_honest_summary_passes_whatever_its_noise(name: str, epsilon: float) -> None:
-    """Even at 4 of the 6 deviations: what fails there with probability p fails at 6 with less than p e^-10."""
+    """At 4 of the 6 deviations at most one in 25 fails: what fails there with probability p fails at 6 with less than
+    p e^-10. A bound without room for noise fails more often than that."""
     task = TASKS[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plausibility, "DEVIATIONS", 4.0)
         for count in (1, 40, 2_000):
             rows = rows_of(task, count, count)
             measured = kind_of(task).measure(task, [rows])
-            for _ in range(25):
-                assert problem(task, noisy_summary(task, measured, epsilon)) is None
+            refused = [problem(task, noisy_summary(task, measured, epsilon)) for _ in range(25)]
+            assert sum(reason is not None for reason in refused) <= 1, refused
             assert problem(task, exact(task, rows, "exact").summary) is None
 
 

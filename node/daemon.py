@@ -274,10 +274,11 @@ class Daemon:
                     self._look_at(proof)
 
     def _look_at(self, record: Record) -> None:
-        """A new key card wants a grant; so do all, under a new epoch, when a grant comes that another copy of this home
-        signed. HEADs are read when there is time."""
+        """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
+        this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
+        HEADs are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
-        if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self._home.me):
+        if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._heads_arrived |= kind is Kind.HEAD
 

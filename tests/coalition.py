@@ -258,7 +258,7 @@ class Partner(Node):
 
     def _look_at(self, record: Record) -> None:
         kind, origin = record.header.kind, record.header.origin
-        if kind is Kind.KEY_CARD or (kind is Kind.KEY_GRANT and origin == self.key):
+        if kind is Kind.KEY_CARD or origin == self.key:
             self._soon(self._grant)
 
     def _soon(self, action: Callable[[], None], delay_s: float = 0.0) -> None:

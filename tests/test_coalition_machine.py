@@ -414,6 +414,21 @@ RARE_MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 """What takes the machine longer than some seconds to find."""
 
 
+def test_members_get_the_key_of_a_restored_home_whose_grants_were_refused(made_homes: Path) -> None:
+    """Found by the soak. Restored, alpha removes gamma before it has met anybody: the grants of the new epoch go out
+    under numbers that its lost summary had, and are refused. When that comes back, all are granted again."""
+    CoalitionMachine.homes = made_homes
+    machine = CoalitionMachine()
+    machine.found(dials="line", seed=0, meet_first=True)
+    try:
+        machine.publish(dataset="cases", origin="alpha", size=10)
+        machine.settle()
+        machine.restore(at="alpha", is_patient=False)
+        machine.remove(at="alpha", peer="gamma")
+    finally:
+        machine.teardown()  # settles
+
+
 @pytest.mark.parametrize("name", [*MUTANTS, *(pytest.param(name, marks=pytest.mark.soak) for name in RARE_MUTANTS)])
 def test_the_machine_catches(
     name: str, made_homes: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]

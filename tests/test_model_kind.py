@@ -261,11 +261,12 @@ def test_the_same_summaries_give_the_same_bytes_in_any_order(name: str, head: st
 
 
 def test_partners_with_few_classes_each_make_a_head_that_knows_them_all() -> None:
-    made = skewed(LINEAR)
-    alone = [accuracy(build_model(LINEAR, [one])) for one in made]
-    together = accuracy(build_model(LINEAR, made))
-    assert together > max(alone) + 0.05
-    assert together > 0.72
+    """On average over draws of the noise: one draw in thousands is three deviations worse."""
+    draws = [skewed(LINEAR) for _ in range(4)]
+    together = [accuracy(build_model(LINEAR, made)) for made in draws]
+    alone = [accuracy(build_model(LINEAR, [one])) for one in draws[0]]
+    assert min(together) > max(alone) + 0.05
+    assert np.mean(together) > 0.75
 
 
 def test_without_noise_partners_that_are_alike_lose_nothing_by_averaging() -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from couriers import carry, gossip, meet
+from couriers import can_read, carry, gossip, meet, publish_rows
 
 from crypto.errors import CryptoError, KeystoreError
 from crypto.keystore import LEAST, MODERATE, Keyring, Keystore, SealedKeystore, read
 from node import keys, passphrase
-from node.errors import NotReadable, UsageError
+from node.errors import UsageError
 from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.publish import publish
@@ -267,21 +267,6 @@ def test_a_protected_node_serves_queries_and_hands_its_keys_to_no_argument_and_n
 
 
 # --------------------------------------------------------------------------------------------------- rotation
-
-
-def publish_rows(home: Home, task_file: Path, rows_file: Path, dataset: str) -> bytes:
-    task, _ = add(home, str(task_file))
-    return publish(home, task, [rows_file], epsilon=1.0, dataset=dataset, cap_epsilon=None).record.id
-
-
-def can_read(home: Home, record_id: bytes) -> bool:
-    held = home.store.get(record_id)
-    assert held is not None
-    try:
-        home.epochs.open(held)
-    except NotReadable:
-        return False
-    return True
 
 
 def shown(home: Home) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from couriers import can_read, publish_rows
 
 from node.errors import NotReadable, StoreError, UsageError
 from node.home import Home
 from node.membership import add_peer, remove_peer
-from node.publish import publish
 from node.records import HeldState, Kind
-from node.tasks import add
 from node.wire import read_record
 
 MakeHome = Callable[..., Home]
@@ -36,22 +35,6 @@ def carry(source: Home, target: Home) -> None:
         else:
             target.store.add_record(record)
     target.epochs.grant_missing()
-
-
-def publish_rows(home: Home, task_file: Path, rows_file: Path, *, dataset: str = "default") -> bytes:
-    """One summary of the rows; returns the record's id."""
-    task, _ = add(home, str(task_file))
-    return publish(home, task, [rows_file], epsilon=1.0, dataset=dataset, cap_epsilon=None).record.id
-
-
-def can_read(home: Home, record_id: bytes) -> bool:
-    held = home.store.get(record_id)
-    assert held is not None
-    try:
-        home.epochs.open(held)
-    except NotReadable:
-        return False
-    return True
 
 
 def test_a_member_added_after_a_publish_reads_it_with_nobodys_help_beyond_its_grant(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from couriers import carry, gossip, meet
+from couriers import carry, gossip, meet, publish_rows
 from secret_search import bytes_of, found_in, secrets_of
 
 from crypto.errors import KeystoreLocked, WrongPassphrase
@@ -20,9 +20,8 @@ from node import keys
 from node.errors import NotReadable
 from node.home import Home
 from node.membership import add_peer, remove_peer
-from node.publish import publish, withdraw
+from node.publish import withdraw
 from node.records import HeldState, Kind
-from node.tasks import add
 
 PASSPHRASE = "five words drawn by chance"  # noqa: S105
 MakeHome = Callable[..., Home]
@@ -42,11 +41,6 @@ class Victim:
     def stolen(self, directory: Path) -> Path:
         """A copy of the disk."""
         return Path(shutil.copytree(self.home.path, directory / "stolen"))
-
-
-def publish_rows(home: Home, task_file: Path, rows_file: Path, dataset: str) -> bytes:
-    task, _ = add(home, str(task_file))
-    return publish(home, task, [rows_file], epsilon=1.0, dataset=dataset, cap_epsilon=None).record.id
 
 
 def plaintext(home: Home, record_id: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Signatures over bytes as they were carried, each under a label of its own, and the id of a record.
+"""Signatures over bytes as they were carried or over their hash, each under a label of its own, and the id of a record.
 
 Ed25519 (RFC 8032) over `label || message`, verified by libsodium's strict rules. A label ends with its
 only NUL byte, so no label is the beginning of another and a signature made for one use is worthless for
@@ -44,19 +44,32 @@ def verify(public_key: PublicKey, label: bytes, message: bytes, signature: bytes
         raise BadSignature(f"This {name} was not signed by {public_key.short}: discard it.") from None
 
 
-def sign_record(identity: Identity, kind: str, header: bytes) -> bytes:
-    """The signature of a record of this kind over its header bytes."""
-    return sign(identity, _record_label(kind), header)
+def sign_record(identity: Identity, kind: str, incarnation: bytes, sequence: int, id_: bytes) -> bytes:
+    """The signature of the record of this kind that has this number (8 bytes of incarnation, a sequence below 2^64)
+    and this id."""
+    return sign(identity, _record_label(kind), _numbered(incarnation, sequence, id_))
 
 
-def verify_record(public_key: PublicKey, kind: str, header: bytes, signature: bytes) -> None:
-    """Return if the origin signed this header as this kind of record; BadSignature otherwise."""
-    verify(public_key, _record_label(kind), header, signature)
+def verify_record(
+    public_key: PublicKey, kind: str, incarnation: bytes, sequence: int, id_: bytes, signature: bytes
+) -> None:
+    """Return if the origin signed this id as that of its record of this kind and number; BadSignature otherwise.
+
+    The header is not needed: two ids signed under one number are proof of equivocation in a few hundred bytes.
+    """
+    verify(public_key, _record_label(kind), _numbered(incarnation, sequence, id_), signature)
 
 
 def record_id(header: bytes) -> bytes:
     """32 bytes: BLAKE2b-256 of the header as carried. The signature is no part of it."""
     return hashlib.blake2b(header, digest_size=RECORD_ID_BYTES, person=RECORD_ID_PERSON).digest()
+
+
+def _numbered(incarnation: bytes, sequence: int, id_: bytes) -> bytes:
+    """What a record's signature covers. The last two have a fixed length, so no byte can move between the three."""
+    if len(id_) != RECORD_ID_BYTES:
+        raise ValueError(f"a record id has {RECORD_ID_BYTES} bytes, this one {len(id_)}")
+    return incarnation + sequence.to_bytes(8, "big") + id_
 
 
 def _record_label(kind: str) -> bytes:

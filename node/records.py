@@ -277,11 +277,12 @@ def check_payload(kind: Kind, payload: KeyCard | KeyGrant | Head | None) -> None
 
 def signed_record(header: Header, header_bytes: bytes, signature: bytes) -> Record:
     """Rule 8: the record, if its origin signed these bytes; RecordError otherwise."""
+    id_ = record_id(header_bytes)
     try:
-        verify_record(header.origin, header.kind.label, header_bytes, signature)
+        verify_record(header.origin, header.kind.label, header.incarnation, header.sequence, id_, signature)
     except BadSignature as error:
         raise RecordError(f"The signature of a {header.kind.label} is not {header.origin.short}'s.") from error
-    return Record(header, header_bytes, signature, record_id(header_bytes))
+    return Record(header, header_bytes, signature, id_)
 
 
 def _check_version(header: Header) -> None:

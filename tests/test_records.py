@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crypto.keys import ENCRYPTION_PUBLIC_BYTES, EncryptionKey, Identity
 from crypto.sealing import WRAPPED_KEY_BYTES, chunk_hash
-from crypto.signing import record_id, sign_record
+from crypto.signing import record_id
 from node import wire
 from node.config import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES
 from node.errors import RecordError
@@ -67,7 +67,7 @@ def head_with(**changes: Any) -> Header:
 def signed(header: Header, by: Identity = ORIGIN) -> tuple[bytes, bytes]:
     """Header bytes and signature, without asking whether they make sense."""
     header_bytes = wire.write_header(header)
-    return header_bytes, sign_record(by, header.kind.label, header_bytes)
+    return header_bytes, wire.sign_header(by, header, header_bytes)
 
 
 def summary() -> Record:
@@ -252,9 +252,18 @@ def test_an_origin_cannot_be_signed_for_by_another() -> None:
 
 
 def test_a_signature_for_one_kind_does_not_serve_another() -> None:
-    header_bytes = wire.write_header(header_of(Kind.SUMMARY))
+    header = header_of(Kind.SUMMARY)
+    header_bytes = wire.write_header(header)
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, sign_record(ORIGIN, Kind.MODEL.label, header_bytes))
+        wire.read_record(header_bytes, wire.sign_header(ORIGIN, replace(header, kind=Kind.MODEL), header_bytes))
+
+
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"incarnation": b"12345679"}])
+def test_a_signature_for_one_number_does_not_serve_another(change: dict[str, Any]) -> None:
+    header = header_of(Kind.SUMMARY)
+    header_bytes = wire.write_header(header)
+    with pytest.raises(RecordError, match="signature"):
+        wire.read_record(header_bytes, wire.sign_header(ORIGIN, replace(header, **change), header_bytes))
 
 
 def test_sizes_come_before_everything_else() -> None:
@@ -283,7 +292,7 @@ def test_a_kind_that_nobody_has_defined_is_refused() -> None:
 
 def test_the_bytes_that_were_signed_are_kept_with_fields_that_we_do_not_know() -> None:
     header_bytes = wire.write_header(header_of(Kind.SUMMARY)) + bytes.fromhex("c20205") + b"later"  # field 40
-    record = wire.read_record(header_bytes, sign_record(ORIGIN, "summary", header_bytes))
+    record = wire.read_record(header_bytes, wire.sign_header(ORIGIN, header_of(Kind.SUMMARY), header_bytes))
     assert record.header == header_of(Kind.SUMMARY)
     assert record.header_bytes == header_bytes
     assert record.id != summary().id

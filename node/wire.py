@@ -34,6 +34,7 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
 from node.frames import (
@@ -279,7 +280,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(want=pb.Want(ids=frame.ids))
         case Records():
             records = [
-                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature) for signed in frame.records
+                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature, body=signed.body)
+                for signed in frame.records
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
@@ -423,7 +425,8 @@ def _read_want(message: pb.Want) -> Want:
 def _read_records(message: pb.Records) -> Records:
     _count("records", message.records, 1, MAX_WANT)
     _at_most("header size", max(len(signed.header) for signed in message.records), HEADER_LIMIT_BYTES)
-    return Records(tuple(SignedRecord(signed.header, signed.signature) for signed in message.records))
+    _at_most("size of a body in it", max(len(signed.body) for signed in message.records), SMALL_BODY_BYTES)
+    return Records(tuple(SignedRecord(signed.header, signed.signature, signed.body) for signed in message.records))
 
 
 def _read_want_chunks(message: pb.WantChunks) -> WantChunks:

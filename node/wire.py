@@ -491,6 +491,19 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
     )
 
 
+def query_to_bytes(query: Query) -> bytes:
+    """The same as bytes, for a process of our own."""
+    return query_to_pb(query).SerializeToString()
+
+
+def query_from_bytes(data: bytes) -> Query:
+    """The query that `query_to_bytes` wrote; WireError if it is none."""
+    try:
+        return query_from_pb(pb.QueryRequest.FromString(data))
+    except DecodeError as error:
+        raise WireError("This is no query.") from error
+
+
 def _read_query_origins(origins: Sequence[bytes]) -> tuple[bytes, ...]:
     _count("origins", origins, 0, MAX_ORIGINS)
     return tuple(_sized("origin", origin, PUBLIC_KEY_BYTES) for origin in origins)

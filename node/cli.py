@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from node import cli_bundle, cli_keys, cli_models, cli_simulate, show
-from node.cli_options import Json, TaskName, look_at_home, open_home
+from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
     name="tidings",
@@ -416,18 +416,30 @@ def serve(
         str | None,
         typer.Option("--peer-bandwidth", metavar="RATE", help="Gossip sends at most so much to each peer."),
     ] = None,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="[HOST:]PORT", help="Answer Prometheus there, on this machine only."),
+    ] = None,
+    metrics_exposed: Annotated[
+        bool, typer.Option("--metrics-exposed", help="Let --metrics listen on an address that others reach.")
+    ] = False,
 ) -> None:
     """Run the node until stopped (Ctrl-C)."""
     from node.bandwidth import Bandwidth, parse_rate
+    from node.metrics import parse_listen
     from node.peers import check_address
-    from node.serve import serve_until_stopped
+    from node.serve import ServeOptions, serve_until_stopped
 
     address = check_address(listen) if listen else None
     limits = Bandwidth(
         parse_rate(bandwidth) if bandwidth else None,
         parse_rate(peer_bandwidth, "--peer-bandwidth") if peer_bandwidth else None,
     )
-    serve_until_stopped(open_home(context), address, limits, verbose=context.meta["debug"])
+    level = log_level or ("debug" if context.meta["debug"] else "info")
+    metrics_at = parse_listen(metrics, exposed=metrics_exposed) if metrics else None
+    serve_until_stopped(open_home(context), ServeOptions(address, limits, log_format, level, metrics_at))
 
 
 @app.command()

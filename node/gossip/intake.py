@@ -14,7 +14,7 @@ from crypto.signing import record_id
 from node.config import GossipSettings
 from node.errors import RecordError
 from node.frames import Advert, Chunk, SignedRecord
-from node.gossip.events import Action, Alarm, Keep, KeepChunk
+from node.gossip.events import Action, Alarm, Keep, KeepChunk, Offence
 from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
@@ -76,7 +76,7 @@ class Intake:
             try:
                 self._take(link, read_record(signed.header_bytes, signed.signature), now)
             except RecordError as error:
-                self._links.strike(link.number, str(error), now)
+                self._links.strike(link.number, str(error), now, Offence.RECORD)
                 if self._links.get(link.number) is None:
                     return
 
@@ -88,7 +88,8 @@ class Intake:
             return
         if not is_chunk(record.header, chunk.index, chunk.data):
             self._fetcher.drop_source(link.number, chunk.id)
-            self._links.strike(link.number, "a chunk does not have the hash and size that its record says", now)
+            reason = "a chunk does not have the hash and size that its record says"
+            self._links.strike(link.number, reason, now, Offence.CHUNK)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         link.worked()

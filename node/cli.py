@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_keys, cli_models, cli_simulate, show
+from node import cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
 from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_doctor.app)
 app.add_typer(cli_simulate.app)
 
 DEFAULT_HOME = Path("~/.tidings")

@@ -64,6 +64,11 @@ def choice(file: Path | None, *, environment: bool) -> Callable[[], str]:
     return choose
 
 
+def check_file(file: Path) -> None:
+    """KeystoreError, in words, if a passphrase file is not as it must be."""
+    _read(file)
+
+
 def handed_over() -> Keystore:
     """The keys that `serve` writes to the standard input of a query that it starts; Malformed if it is not that."""
     return Keystore.from_bytes(sys.stdin.buffer.read(MAX_SECRET_BYTES + 1))

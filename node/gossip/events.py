@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from crypto.keys import PublicKey
 from node.frames import Frame
-from node.records import Held, Record
+from node.records import Held, Record, Slot
 
 # --------------------------------------------------------------------------------------------------------------- events
 
@@ -198,4 +198,12 @@ class Alarm:
     proof: Record | None = None
 
 
-Action = Dial | Close | Send | SendChunk | Keep | KeepChunk | Report | Alarm
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """A peer goes on without knowing that this number is contested, although it was offered the EVIDENCE that is here:
+    it may not trust those who signed it. It trusts this node, or it would not be linked: tell of the proof too."""
+
+    slot: Slot
+
+
+Action = Dial | Close | Send | SendChunk | Keep | KeepChunk | Report | Alarm | Unheard

@@ -89,11 +89,6 @@ class Chronicle:
         self.sealed: dict[bytes, Sealed] = {}
         self._unwrapped: dict[tuple[str, bytes], bytes | None] = {}
 
-    @property
-    def forked(self) -> set[bytes]:
-        """Records that share their number with another."""
-        return {one for ids in self.slots.values() if len(ids) > 1 for one in ids}
-
     def sign(self, partner: Partner, home: Home, record: Record, body: bytes | None) -> None:
         """`partner` has just signed this, and has not kept it yet."""
         known = own_records(home)

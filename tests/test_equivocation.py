@@ -155,6 +155,7 @@ def test_nodes_with_different_records_of_a_number_have_equal_digests_once_they_h
     first, second, third = variants(3)
     told, also = told_by(ALICE, first, second), told_by(BOB, second, third, 901)
     rigs = [rig_with(*held, told, also) for held in ((first,), (second,), (third,), ())]
+    rigs.append(rig_with(second, also, told))
     assert len({rig.root() for rig in rigs}) == 1
     rigs.append(rig_with(told, also, first))  # evidence before any of the records
     assert len({rig.root() for rig in rigs}) == 1

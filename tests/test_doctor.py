@@ -63,6 +63,13 @@ def contents(home: Path) -> dict[str, tuple[int, str]]:
     }
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
 def doctor(home: Path, *words: str, code: int = 0) -> str:
     """What the command prints."""
     command = [sys.executable, "-m", "node", "--home", str(home), "doctor", *words]
@@ -91,6 +98,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, dict
     directory = tmp_path_factory.mktemp("doctor")
     me, friend, aloof = (Node.make(directory, name) for name in ("me", "friend", "aloof"))
     others = {name: Home.init(directory / name, name, None) for name in ("down", "impostor", "mute", "web", "homeless")}
+    friend.knows(me)
     with socket.create_server(("127.0.0.1", 0)) as mute, web_server() as web, running(friend, aloof):
         addresses = {
             "down": f"127.0.0.1:{free_ports(1)[0]}",
@@ -98,12 +106,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, dict
             "mute": f"127.0.0.1:{mute.getsockname()[1]}",
             "web": web,
         }
-        friend.knows(me)
         me.knows(friend, str(friend.address))
         me.knows(aloof, str(aloof.address))
         for name, home in others.items():
             add_peer(me.home, home.me.text, name, addresses.get(name), query_only=False)
-        time.sleep(2.0)  # until friend has opened its port anew for a peer that was added
+        for node in (friend, aloof):
+            eventually(lambda node=node: "listens on" in (node.path / "serve.log").read_text())
         yield me, addresses
 
 
@@ -142,10 +150,7 @@ def test_a_running_node_answers_for_itself_and_is_not_disturbed(stage: tuple[Nod
     me, _ = stage
     friend = next(peer for peer in me.home.store.peers() if peer.name == "friend")
     with running(me):
-        deadline = time.monotonic() + 20
-        while not any(link.peer == friend.key and link.state == "linked" for link in me.home.store.links()):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        eventually(lambda: any(link.peer == friend.key and link.state == "linked" for link in me.home.store.links()))
         since = {link.peer: link.since for link in me.home.store.links()}[friend.key]
         kept = {name: one for name, one in contents(me.path).items() if not name.startswith(("node.db", "serve.log"))}
         findings = list(examine(me.path, nobody_to_ask))

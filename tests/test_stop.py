@@ -141,8 +141,10 @@ def fusing(tmp_path: Path, task_file: Path, rows_file: Path) -> Iterator[tuple[N
         words = [sys.executable, "-m", "node", "--home", str(asker.path), "query", "triage", "--node", "node"]
         query = subprocess.Popen([*words, "-o", str(tmp_path / "m.onnx")], stderr=subprocess.PIPE, text=True)
         eventually(lambda: bool(children(pid)))
-        eventually(lambda: "libtorch" in Path(f"/proc/{children(pid)[0]}/maps").read_text())
-        yield node, children(pid)[0]
+        child = children(pid)[0]
+        eventually(lambda: "_upb" in Path(f"/proc/{child}/maps").read_text())  # it has begun to look into the home
+        os.kill(child, signal.SIGSTOP)  # and will not end by itself
+        yield node, child
         _, said = query.communicate(timeout=30)
         assert query.returncode == 1
         assert said.startswith("the other node is fusing\nError: ")

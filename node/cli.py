@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
+from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
 from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(peer_app, name="peer")
 app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
+app.add_typer(cli_answer.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_doctor.app)
@@ -421,6 +422,12 @@ def serve(
         str | None,
         typer.Option("--peer-bandwidth", metavar="RATE", help="Gossip sends at most so much to each peer."),
     ] = None,
+    queries_per_hour: Annotated[
+        int, typer.Option("--queries-per-hour", metavar="N", min=1, help="Models that each key may ask for.")
+    ] = 120,
+    fusions: Annotated[
+        int, typer.Option("--fusions", metavar="N", min=1, help="Models that are fused at a time for those who ask.")
+    ] = 1,
     log_format: LogFormat = "text",
     log_level: LogLevel = None,
     metrics: Annotated[
@@ -433,6 +440,7 @@ def serve(
 ) -> None:
     """Run the node until stopped (Ctrl-C)."""
     from node.bandwidth import Bandwidth, parse_rate
+    from node.config import QuerySettings
     from node.metrics import parse_listen
     from node.peers import check_address
     from node.serve import ServeOptions, serve_until_stopped
@@ -442,9 +450,10 @@ def serve(
         parse_rate(bandwidth) if bandwidth else None,
         parse_rate(peer_bandwidth, "--peer-bandwidth") if peer_bandwidth else None,
     )
+    queries = QuerySettings(per_hour=queries_per_hour, fusions=fusions)
     level = log_level or ("debug" if context.meta["debug"] else "info")
     metrics_at = parse_listen(metrics, exposed=metrics_exposed) if metrics else None
-    serve_until_stopped(open_home(context), ServeOptions(address, limits, log_format, level, metrics_at))
+    serve_until_stopped(open_home(context), ServeOptions(address, limits, queries, log_format, level, metrics_at))
 
 
 @app.command()

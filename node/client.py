@@ -23,7 +23,7 @@ from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
 from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
-from node.errors import PeerRefused, PeerUnreachable, QueryRefused
+from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused
 from node.frames import Query
 from node.health import CLOCK_METADATA
 from node.link import Hub, Link
@@ -97,10 +97,12 @@ class Dialer:
         """The model file that `peer` makes for `query`; PeerUnreachable or QueryRefused, in words."""
         parts: list[bytes] = []
         received = 0
+        has_begun = False
         async with self.channel(peer, address) as channel:
             call = _stub(channel).Query(wire.query_to_pb(query))
             try:
                 async for reply in call:
+                    has_begun = True
                     if reply.HasField("progress"):
                         on_progress(one_line(reply.progress.message))
                         continue
@@ -109,8 +111,16 @@ class Dialer:
                         raise QueryRefused(f"The model is larger than {MODEL_LIMIT_BYTES} bytes; it was not taken.")
                     parts.append(reply.chunk)
             except grpc.aio.AioRpcError as error:
+                said = f"The other node says: {one_line(error.details() or '', 500)}"
+                if error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise AskLater(said) from error
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
-                    raise QueryRefused(f"The other node says: {one_line(error.details() or '', 500)}") from error
+                    raise QueryRefused(said) from error
+                if has_begun:
+                    reason = (
+                        f"{address} ended the connection before the model was there; its node may have been stopped"
+                    )
+                    raise PeerUnreachable(reason) from error
                 raise failure(error.code(), error.details(), address) from error
             finally:
                 call.cancel()  # a call that was given up before it was sent must not start on a closed channel

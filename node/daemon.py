@@ -17,7 +17,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from node.arrivals import Arrivals
 from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
-from node.config import GossipSettings
+from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
 from node.frames import Bye, Chunk, Frame, Missing, Query
@@ -55,6 +55,7 @@ from node.gossip.events import (
     Report,
     Send,
     SendChunk,
+    SendRecords,
     Struck,
     Tick,
 )
@@ -89,6 +90,7 @@ class Daemon:
         home: Home,
         settings: GossipSettings,
         bandwidth: Bandwidth | None = None,
+        queries: QuerySettings | None = None,
         metrics: tuple[str, int] | None = None,
     ) -> None:
         self._home = home
@@ -96,7 +98,7 @@ class Daemon:
         self._bandwidth = bandwidth
         self.journal = Journal(home.me, self._name_of)
         self.arrivals = Arrivals(self.journal, home.store)
-        self._answers = Answers(home)
+        self._answers = Answers(home, queries)
         self._metrics = metrics
         self._loop_delay = LoopDelay()
         self._started_at = time.time()
@@ -164,6 +166,7 @@ class Daemon:
         for dial in self._unanswered.values():
             dial.cancel()
         await asyncio.gather(_ended(linked, CLOSE_GRACE_S), self._server.stop(STOP_GRACE_S))
+        self._answers.close()
         await self._commit.close()
         self._if_there_is_room(self._home.store.clear_reports)
 
@@ -186,6 +189,7 @@ class Daemon:
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
+                    self._answers.changed()
                     if not self._commit.is_busy:
                         # Else again: what was imported into a record that is arriving here too can be told from what
                         # arrived only when that is on disk.
@@ -272,7 +276,9 @@ class Daemon:
             port.close()
 
     async def _scrape(self) -> bytes:
-        return exposition(self._gauges(await self._commit.run(Store.tally)), self.journal.counts)
+        gauges = self._gauges(await self._commit.run(Store.tally))
+        sent = sum((link.frames_sent for link in self._links.values()), self.journal.counts.frames_sent)
+        return exposition(gauges, replace(self.journal.counts, frames_sent=sent))
 
     def _gauges(self, tally: Tally) -> Gauges:
         live = self._links.values()
@@ -329,7 +335,9 @@ class Daemon:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
-                    self.journal.sent(frame)
+            case SendRecords(link=number, records=records):
+                if number in self._links:
+                    self._links[number].send_records(records)
             case SendChunk(link=number, record_id=record_id, index=index):
                 if number in self._links:
                     self._links[number].send_chunk(record_id, index)
@@ -357,6 +365,7 @@ class Daemon:
         this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
         HEADs are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
+        self._answers.changed()
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._heads_arrived |= kind is Kind.HEAD
@@ -493,19 +502,17 @@ class Daemon:
         except StoreError as error:
             self.journal.store_failed(error)
             loaded = [None] * len(indexes)
-        frames: list[Frame] = [
+        return [
             Missing(record_id) if data is None else Chunk(record_id, index, data)
             for index, data in zip(indexes, loaded, strict=True)
         ]
-        for frame in frames:
-            self.journal.sent(frame)
-        return frames
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""
         self._links.pop(link.number, None)
         sent, received = self._traffic.get(link.peer, (0, 0))
         self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
+        self.journal.counts.frames_sent += link.frames_sent
         self._handle(LinkDown(link.number, reason))
 
     # ------------------------------------------------------------------------------------------------ the server
@@ -514,7 +521,7 @@ class Daemon:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
 
-    def _answer(self, peer: PublicKey, query: Query) -> AsyncIterator[bytes | str]:
+    def _answer(self, peer: PublicKey, query: Query) -> AsyncGenerator[bytes | str, None]:
         return self.journal.query(peer, query, self._answers.answer(peer, query))
 
     def _name_of(self, key: PublicKey) -> str:

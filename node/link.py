@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -17,8 +17,9 @@ from crypto.keys import PublicKey
 from node import wire
 from node.bandwidth import Allowance
 from node.errors import WireError
-from node.frames import Frame
+from node.frames import Chunk, Frame, Records, SignedRecord
 from node.pb import tidings_pb2 as pb
+from node.records import Record
 
 MAX_QUEUED = 8_192
 """Frames or chunks that may wait on a link. Chunks wait as numbers, so this bounds a link's memory at a few MB for
@@ -68,6 +69,7 @@ class Link:
         self.peer = peer
         self.dialed_by_us = dialed_by_us
         self.bytes_sent = 0
+        self.frames_sent: Counter[str] = Counter()
         self.bytes_received = 0
         self.closed_because: str | None = None
         self.cut: Callable[[], object] | None = None
@@ -75,6 +77,7 @@ class Link:
         self._hub = hub
         self._allowance = allowance
         self._frames: deque[Frame] = deque()
+        self._records: deque[tuple[Record, ...]] = deque()
         self._chunks: deque[tuple[bytes, int]] = deque()
         self._loaded: deque[Frame] = deque()
         self._wake = asyncio.Event()
@@ -82,6 +85,11 @@ class Link:
     def send(self, frame: Frame) -> None:
         """Queue a frame, ahead of all chunks."""
         self._queue(self._frames, frame)
+
+    def send_records(self, records: tuple[Record, ...]) -> None:
+        """Queue a frame of records with small bodies, which are loaded when its turn comes: after other frames and
+        ahead of all chunks."""
+        self._queue(self._records, records)
 
     def send_chunk(self, record_id: bytes, index: int) -> None:
         """Queue a chunk, which is loaded when its turn comes."""
@@ -106,6 +114,7 @@ class Link:
                     charge(message.ByteSize() if message else 0)
             if message is not None:
                 self.bytes_sent += message.ByteSize()
+                self.frames_sent[str(message.WhichOneof("frame"))] += 1
                 yield message
 
     async def receive(self, messages: AsyncIterable[pb.Frame]) -> None:
@@ -129,7 +138,7 @@ class Link:
 
     async def _has_something(self) -> bool:
         """Wait until something is to be sent; False once the link is closed and flushed."""
-        while not (self._frames or self._loaded or self._chunks):
+        while not (self._frames or self._records or self._loaded or self._chunks):
             if self.closed_because is not None:
                 return False
             self._wake.clear()
@@ -137,19 +146,28 @@ class Link:
         return True
 
     def _is_urgent(self) -> bool:
-        return bool(self._frames)
+        return bool(self._frames or self._records)
 
     def _next(self) -> pb.Frame | None:
-        """What goes first now. A closed link sends the frames that wait and no chunks."""
+        """What goes first now. A closed link sends the frames that wait and no bodies."""
         if self._frames:
             return wire.frame_to_pb(self._frames.popleft())
         if self.closed_because is not None:
+            self._records.clear()
             self._chunks.clear()
             self._loaded.clear()
             return None
+        if self._records:
+            return wire.frame_to_pb(Records(tuple(map(self._with_body, self._records.popleft()))))
         if not self._loaded:
             self._load()
         return wire.frame_to_pb(self._loaded.popleft())
+
+    def _with_body(self, record: Record) -> SignedRecord:
+        loaded = self._hub.load_chunks(record.id, range(len(record.header.chunk_hashes)))
+        parts = [chunk.data for chunk in loaded if isinstance(chunk, Chunk)]
+        body = b"".join(parts) if len(parts) == len(loaded) else b""
+        return SignedRecord(record.header_bytes, record.signature, body)
 
     def _load(self) -> None:
         """Load the next chunk and those that follow it in its record."""

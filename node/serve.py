@@ -22,7 +22,7 @@ from typing import Final
 
 from node import logs, notify
 from node.bandwidth import Bandwidth
-from node.config import GossipSettings
+from node.config import GossipSettings, QuerySettings
 from node.daemon import Daemon
 from node.home import Home
 
@@ -38,6 +38,7 @@ class ServeOptions:
 
     listen: str | None = None
     bandwidth: Bandwidth | None = None
+    queries: QuerySettings | None = None
     log_format: str = "text"
     log_level: str = "info"
     metrics: tuple[str, int] | None = None
@@ -51,7 +52,7 @@ def serve_until_stopped(home: Home, options: ServeOptions) -> None:
 
 
 async def _serve(home: Home, options: ServeOptions) -> None:
-    daemon = Daemon(home, GossipSettings(), options.bandwidth, options.metrics)
+    daemon = Daemon(home, GossipSettings(), options.bandwidth, options.queries, options.metrics)
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[str | None] = loop.create_future()
     ready.add_done_callback(lambda done: _announce(daemon, home, done))

@@ -281,7 +281,9 @@ class Daemon:
             port.close()
 
     async def _scrape(self) -> bytes:
-        return exposition(self._gauges(await self._commit.run(Store.tally)), self.journal.counts)
+        gauges = self._gauges(await self._commit.run(Store.tally))
+        sent = sum((link.frames_sent for link in self._links.values()), self.journal.counts.frames_sent)
+        return exposition(gauges, replace(self.journal.counts, frames_sent=sent))
 
     def _gauges(self, tally: Tally) -> Gauges:
         live = self._links.values()
@@ -338,7 +340,6 @@ class Daemon:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
-                    self.journal.sent(frame)
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
@@ -530,19 +531,17 @@ class Daemon:
         except StoreError as error:
             self.journal.store_failed(error)
             loaded = [None] * len(indexes)
-        frames: list[Frame] = [
+        return [
             Missing(record_id) if data is None else Chunk(record_id, index, data)
             for index, data in zip(indexes, loaded, strict=True)
         ]
-        for frame in frames:
-            self.journal.sent(frame)
-        return frames
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""
         self._links.pop(link.number, None)
         sent, received = self._traffic.get(link.peer, (0, 0))
         self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
+        self.journal.counts.frames_sent += link.frames_sent
         self._handle(LinkDown(link.number, reason))
 
     # ------------------------------------------------------------------------------------------------ the server

@@ -38,7 +38,8 @@ CHUNK_MIN_BYTES: Final = 1024
 """Smallest chunk size a header may state: a body of 1-byte chunks would be all hashes."""
 
 SMALL_BODY_BYTES: Final = 4 * 1024
-"""Bodies up to this size follow their header unasked: a round trip costs more than a rare second copy."""
+"""Bodies up to this size travel with their header, in one frame and unasked: a round trip costs more than a rare second
+copy. A reader refuses larger ones in that place: they are asked for by chunk, so that a cut line loses little."""
 
 MAX_ORIGINS: Final = 2_048
 MAX_PREFIXES: Final = 2_048

@@ -52,6 +52,7 @@ from node.gossip.events import (
     Report,
     Send,
     SendChunk,
+    SendRecords,
     Tick,
 )
 from node.home import Home
@@ -263,6 +264,9 @@ class Daemon:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
+            case SendRecords(link=number, records=records):
+                if number in self._links:
+                    self._links[number].send_records(records)
             case SendChunk(link=number, record_id=record_id, index=index):
                 if number in self._links:
                     self._links[number].send_chunk(record_id, index)

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from crypto.errors import Malformed
 from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
 from crypto.sealing import HASH_BYTES
-from crypto.signing import RECORD_ID_BYTES, sign_record
+from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
     CHUNK_MAX_BYTES,
@@ -34,6 +34,7 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
 from node.frames import (
@@ -75,6 +76,7 @@ from node.records import (
     check_payload,
     check_sizes,
     signed_record,
+    statement_of,
 )
 
 STORE_ID_BYTES: Final = 8
@@ -91,7 +93,7 @@ def author(identity: Identity, header: Header) -> Record:
     if header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
-    return read_record(header_bytes, sign_record(identity, header.kind.label, header_bytes))
+    return read_record(header_bytes, sign_record(identity, statement_of(header, record_id(header_bytes))))
 
 
 def read_record(header_bytes: bytes, signature: bytes) -> Record:
@@ -278,7 +280,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(want=pb.Want(ids=frame.ids))
         case Records():
             records = [
-                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature) for signed in frame.records
+                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature, body=signed.body)
+                for signed in frame.records
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
@@ -422,7 +425,8 @@ def _read_want(message: pb.Want) -> Want:
 def _read_records(message: pb.Records) -> Records:
     _count("records", message.records, 1, MAX_WANT)
     _at_most("header size", max(len(signed.header) for signed in message.records), HEADER_LIMIT_BYTES)
-    return Records(tuple(SignedRecord(signed.header, signed.signature) for signed in message.records))
+    _at_most("size of a body in it", max(len(signed.body) for signed in message.records), SMALL_BODY_BYTES)
+    return Records(tuple(SignedRecord(signed.header, signed.signature, signed.body) for signed in message.records))
 
 
 def _read_want_chunks(message: pb.WantChunks) -> WantChunks:

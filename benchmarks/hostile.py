@@ -1,7 +1,7 @@
 """A member that floods: an identity that the victim has added, and HTTP/2 by hand.
 
-No client library stands in its way: it packs as many messages into a write as fit, keeps to no rule of the protocol, and
-comes back at once whenever it is thrown out. What HTTP/2's flow control does not let through, it cannot send.
+No client library stands in its way: it packs as many messages into a write as fit, keeps to no rule of the protocol,
+and comes back at once whenever it is thrown out. What HTTP/2's flow control does not let through, it cannot send.
 
     python -m benchmarks.hostile SEED HOST:PORT KIND SECONDS CONNECTIONS
 
@@ -11,7 +11,6 @@ prints one line of JSON: how many frames it offered and sent, and how often it c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
@@ -38,7 +37,7 @@ WRITE_BYTES = 16_384
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 
 
-# ------------------------------------------------------------------------------------------------------ what it sends
+# -------------------------------------------------------------------------------------------------------- what it sends
 
 
 def header_of(identity: Identity, sequence: int, body: bytes = b"") -> Header:
@@ -105,7 +104,7 @@ def _adverts(identity: Identity) -> Iterator[Advert]:
         yield Advert(os.urandom(32), Kind.SUMMARY, identity.public_key.raw, 100_000)
 
 
-# ------------------------------------------------------------------------------------------------------- how it sends it
+# ------------------------------------------------------------------------------------------------------ how it sends it
 
 
 @dataclass
@@ -162,6 +161,12 @@ class Connection:
             self._tally.sent += share
             await self._writer.drain()
             await asyncio.sleep(0)
+
+    def knock(self, path: str) -> None:
+        """Open a stream and say nothing."""
+        self._tally.streams += 1
+        self._writer.write(_frame(HEADERS, 4, self._next, _headers(path)))
+        self._next += 2
 
     async def call(self, path: str, message: bytes) -> None:
         """One whole request; returns when the victim has answered."""
@@ -233,7 +238,7 @@ def _message(content: bytes) -> bytes:
     return b"\0" + len(content).to_bytes(4, "big") + content
 
 
-# -------------------------------------------------------------------------------------------------------- how it behaves
+# ------------------------------------------------------------------------------------------------------- how it behaves
 
 
 async def attack(identity: Identity, address: str, kind: str, seconds: float, connections: int) -> Tally:
@@ -243,7 +248,9 @@ async def attack(identity: Identity, address: str, kind: str, seconds: float, co
     context = _context(identity)
     until = time.monotonic() + seconds
     started = time.monotonic()
-    tasks = [asyncio.create_task(_come_back(context, address, kind, messages, until, tally)) for _ in range(connections)]
+    tasks = [
+        asyncio.create_task(_come_back(context, address, kind, messages, until, tally)) for _ in range(connections)
+    ]
     await asyncio.wait(tasks, timeout=seconds)
     for task in tasks:
         task.cancel()
@@ -269,17 +276,19 @@ async def _come_back(
         try:
             if kind == "queries":
                 await asyncio.gather(*(_ask(connection, messages[0]) for _ in range(100)))
-            # Some floods say everything over one connection for as long as it is let, others connect anew each time.
+            # Most floods say what they can over a connection until it ends; one does nothing but connect.
             while connection.is_open and kind != "queries":
-                await connection.flood(EXCHANGE, messages, is_greeted=kind not in ("connections", "empty"))
                 if kind == "connections":
+                    connection.knock(EXCHANGE)
                     break
+                await connection.flood(EXCHANGE, messages, is_greeted=kind != "empty")
         except (OSError, ssl.SSLError):
             pass
         finally:
             listening.cancel()
-            with contextlib.suppress(OSError, ssl.SSLError):
-                writer.transport.abort()
+            if kind == "connections":
+                await asyncio.sleep(0)
+            writer.transport.abort()
 
 
 async def _ask(connection: Connection, message: bytes) -> None:

@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
@@ -44,6 +45,7 @@ from node.gossip.events import (
     Event,
     FrameIn,
     Keep,
+    KeepChunk,
     LinkDown,
     LinkState,
     LinkUp,
@@ -61,7 +63,9 @@ from node.local_tables import LinkReport, Peer
 from node.records import Kind, Record
 from node.reports import follow
 from node.server import Doors, NodeServer
+from node.show import duration
 from node.store import Store
+from node.tolls import Tolls
 
 log = logging.getLogger("tidings")
 
@@ -78,6 +82,9 @@ RETRY_FULL_S = 0.5
 STOP_GRACE_S = 2.0
 
 
+_USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
+
+
 class Daemon:
     """Runs the node of one home until `stop` is called."""
 
@@ -92,8 +99,9 @@ class Daemon:
         self._settings = settings
         self._bandwidth = bandwidth
         self._answers = Answers(home, queries)
-        doors = Doors(self._admitted, self._answers.answer)
-        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
+        self._tolls = Tolls()
+        doors = Doors(self._admitted, self._answers.answer, self._refusal)
+        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -186,6 +194,7 @@ class Daemon:
         peers = {peer.key: peer for peer in self._home.store.peers()}
         if peers != self._peers:
             self._peers = peers
+            self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
             self._handle(self._peers_changed())
@@ -250,14 +259,16 @@ class Daemon:
         members = [peer for peer in self._peers.values() if not peer.query_only]
         return PeersChanged({peer.key: peer.addresses for peer in members})
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
-            return
-        self._commit.carry_out(self._core.handle(event, loop.time()))
+            return []
+        actions = self._core.handle(event, loop.time())
+        self._commit.carry_out(actions)
         if self._clock is None and not self._stopping.is_set():
             self._clock = loop.call_later(CLOCK_S, self._set_clock)
+        return actions
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -382,7 +393,7 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth)
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
@@ -403,9 +414,11 @@ class Daemon:
         self._links[link.number] = link
         self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
-    def frame_in(self, link: Link, frame: Frame) -> None:
-        """A frame arrived."""
-        self._handle(FrameIn(link.number, frame))
+    def frame_in(self, link: Link, frame: Frame) -> bool:
+        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
+        actions = self._handle(FrameIn(link.number, frame))
+        is_missed = any(isinstance(action, Send) and isinstance(action.frame, Missing) for action in actions)
+        return not is_missed and any(isinstance(action, _USEFUL) for action in actions)
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""
@@ -439,3 +452,10 @@ class Daemon:
     def _admitted(self) -> frozenset[PublicKey]:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
+
+    def _refusal(self, peer: PublicKey) -> str:
+        """Why this member gets no link now; empty if it may have one."""
+        wait_s = self._core.kept_out_s(peer, asyncio.get_running_loop().time())
+        if wait_s <= 0:
+            return ""
+        return f"You sent too much that was invalid: no links for another {duration(wait_s)}."

@@ -21,6 +21,9 @@ BURST_S: Final = 0.5
 nodes with 10,000 origins that all differ costs 0.4 s; an idle link 0.1 ms a minute. A higher share lets a flood take
 more, a lower one slows down who compares very much."""
 
+LEAST_WAIT_S: Final = 0.05
+"""Whoever has to wait waits so long, and then sends several frames: each waking up costs something, too."""
+
 FRAME_S: Final = 200e-6
 """What any frame costs before anything is done about it: TLS, HTTP/2, waking up, the event loop."""
 
@@ -57,7 +60,7 @@ class Toll:
         if self._left_s < 0:
             self.charge(0.0)
             while self._left_s < 0:
-                await asyncio.sleep(-self._left_s / SHARE)
+                await asyncio.sleep(max(LEAST_WAIT_S, -self._left_s / SHARE))
                 self.charge(0.0)
 
 

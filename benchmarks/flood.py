@@ -38,8 +38,6 @@ WAIT_S = 120.0
 POLL_S = 0.01
 MEGABYTE = 1_048_576
 CPU_BAR, GOODPUT_BAR = 0.20, 0.80
-STORMS = ("connections", "queries")
-"""Not frames: handshakes and streams, whose cost is gRPC's own."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ def _section(effort: Effort) -> str:
     tell = Progress("flood")
     rows = []
     for kind in effort.kinds:
-        with tempfile.TemporaryDirectory() as scratch, Stage.set(Path(scratch)) as stage:
+        with tempfile.TemporaryDirectory() as scratch, Stage.set(Path(scratch), 1 + effort.repetitions) as stage:
             costs = stage.cost_of(kind, effort.seconds)
-            shares = [stage.share_left(kind, effort) for _ in range(effort.repetitions if kind not in STORMS else 1)]
+            shares = [stage.share_left(kind, effort) for _ in range(effort.repetitions)]
         rows.append((kind, costs, shares))
         tell(f"{kind}: {costs.cpu:.0%} of a core, {mean(shares):.0%} of the goodput left")
     return _page(effort, rows)
@@ -129,13 +127,14 @@ class Stage:
 
     victim: Site
     honest: tuple[Site, Site]
-    hostile: Identity
+    hostile: list[Identity]
+    """One for each flood: who was thrown out before would be at a disadvantage."""
 
     @classmethod
     @contextmanager
-    def set(cls, folder: Path) -> Iterator[Stage]:
+    def set(cls, folder: Path, floods: int) -> Iterator[Stage]:
         """All of them running and linked, but for the flood; stopped at the end."""
-        hostile = Identity.generate()
+        hostile = [Identity.generate() for _ in range(floods)]
         ports = free_ports(3)
         sites = []
         for name, port in zip(("victim", "first", "second"), ports, strict=True):
@@ -154,7 +153,7 @@ class Stage:
 
     def flooder(self, kind: str, seconds: float) -> subprocess.Popen[str]:
         """The hostile member at work."""
-        words = [self.hostile.seed.hex(), str(self.victim.address), kind, str(seconds), str(CONNECTIONS)]
+        words = [self.hostile.pop().seed.hex(), str(self.victim.address), kind, str(seconds), str(CONNECTIONS)]
         return subprocess.Popen(
             ["nice", "-n", "19", sys.executable, "-m", "benchmarks.hostile", *words], stdout=subprocess.PIPE, text=True
         )
@@ -209,9 +208,10 @@ class Stage:
             store.close()
 
 
-def _introduce(victim: Site, honest: Sequence[Site], hostile: Identity) -> None:
+def _introduce(victim: Site, honest: Sequence[Site], hostile: Sequence[Identity]) -> None:
     mine = victim.open()
-    add_peer(mine, hostile.public_key.text, "hostile", None, query_only=False)
+    for one in hostile:
+        add_peer(mine, one.public_key.text, None, None, query_only=False)
     for site in honest:
         home = site.open()
         add_peer(mine, home.me.text, site.name, site.address, query_only=False)

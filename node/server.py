@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
 
 from crypto.errors import CryptoError
 from crypto.keys import Identity, PublicKey
@@ -37,6 +38,7 @@ from node.config import (
 from node.errors import AskLater, NodeError, QueryRefused, UsageError
 from node.frames import Query
 from node.hang_up import hang_up
+from node.health import Health
 from node.knocks import Knocks
 from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
@@ -87,6 +89,8 @@ class Doors:
     """Every peer that may connect at all: members and query-only peers."""
     answer: Callable[[PublicKey, Query], AsyncGenerator[bytes | str, None]]
     """Answers a query: progress as text, then the model file's bytes; raises QueryRefused."""
+    is_serving: Callable[[], bool] = lambda: True
+    """Whether the node does its work, for the health service."""
     refusal: Callable[[PublicKey], str] = lambda _peer: ""
     """Why a member gets no link at this moment, in a sentence; empty if it may have one."""
 
@@ -109,7 +113,7 @@ class NodeServer:
         tolls: Tolls | None = None,
     ) -> None:
         self._identity = identity
-        self._servicer = _Servicer(hub, doors, bandwidth, tolls or Tolls())
+        self._servicer = _Servicer(hub, doors, bandwidth, tolls or Tolls(), self._may_ask)
         self._doors = doors
         self._leaf = make_leaf(identity)
         self._address = ""
@@ -166,6 +170,9 @@ class NodeServer:
         """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
         self._servicer.add_to(server)
+        health_pb2_grpc.add_HealthServicer_to_server(
+            Health(self._servicer.asked_by, self._may_ask, self._doors.is_serving), server
+        )
         trusted = self._doors.admitted()
         # This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by failing.
         anchors = b"".join(anchor_pem(key) for key in sorted({*trusted, self._identity.public_key}))
@@ -175,6 +182,9 @@ class NodeServer:
         await server.start()
         self._server, self._trusted = server, trusted
         return port
+
+    def _may_ask(self, peer: PublicKey) -> bool:
+        return peer == self._identity.public_key or peer in self._doors.admitted()
 
     def _retire(self, server: grpc.aio.Server) -> None:
         """Close its port at once, and the server once its last call is over."""
@@ -186,12 +196,20 @@ class NodeServer:
 class _Servicer:
     """What happens on each call. Requests come as bytes: what does not decode is for `wire` to refuse."""
 
-    def __init__(self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None, tolls: Tolls) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        doors: Doors,
+        bandwidth: Bandwidth | None,
+        tolls: Tolls,
+        may_ask: Callable[[PublicKey], bool],
+    ) -> None:
         self._hub = hub
         self._doors = doors
         self._bandwidth = bandwidth
         self._tolls = tolls
-        self._links, self._refused_queries = Knocks(), Knocks()
+        self._may_ask = may_ask
+        self._links, self._refused_queries, self._health = Knocks(), Knocks(), Knocks()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Let a server hand the calls here."""
@@ -241,7 +259,14 @@ class _Servicer:
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "You read the answer too slowly; ask again.")
 
-    async def _authenticate(self, context: Context) -> PublicKey:
+    async def asked_by(self, context: Context) -> PublicKey:
+        """Who asks how this node is: a peer, or this node itself; aborts the call otherwise."""
+        peer = await self._authenticate(context, self._may_ask)
+        if not self._health.is_welcome(peer):
+            await self._turn_away(context, peer, "You ask too often; wait a little.")
+        return peer
+
+    async def _authenticate(self, context: Context, is_welcome: Callable[[PublicKey], bool] | None = None) -> PublicKey:
         """The identity on the other end, checked against the live peer list; aborts the call otherwise."""
         certificates = list(context.auth_context().get("x509_pem_cert") or ())
         try:
@@ -251,7 +276,7 @@ class _Servicer:
         except (CryptoError, NodeError) as error:
             _hang_up_soon(context)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        if peer not in self._doors.admitted():
+        if not (is_welcome(peer) if is_welcome else peer in self._doors.admitted()):
             _hang_up_soon(context)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This node has not added your key.")
         return peer

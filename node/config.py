@@ -257,4 +257,7 @@ class GossipSettings:
     for a flood."""
 
     penalty_s: float = 60.0
-    """How long a peer with too many strikes is neither dialed nor let in."""
+    penalty_cap_s: float = 3600.0
+    """How long a peer with too many strikes is neither dialed nor let in: the first time, and at most. It doubles each
+    time; every period of the second that passes without one takes one back. A peer that cannot help it is worth a
+    try an hour."""

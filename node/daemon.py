@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Final
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
@@ -47,6 +48,7 @@ from node.gossip.events import (
     Event,
     FrameIn,
     Keep,
+    KeepChunk,
     LinkDown,
     LinkState,
     LinkUp,
@@ -68,7 +70,9 @@ from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
 from node.records import Kind, Record, Slot
 from node.reports import follow
 from node.server import Doors, NodeServer
+from node.show import duration
 from node.store import Store, Tally
+from node.tolls import Tolls
 from node.wire import read_evidence
 
 POLL_S = 0.5
@@ -82,6 +86,9 @@ RETRY_STORE_S = 10.0
 RETRY_FULL_S = 0.5
 """The same where the disk is full: then it returns at once, taking less."""
 STOP_GRACE_S = 2.0
+
+
+_USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
 
 
 class Daemon:
@@ -101,11 +108,12 @@ class Daemon:
         self.journal = Journal(home.me, self._name_of)
         self.arrivals = Arrivals(self.journal, home.store)
         self._answers = Answers(home, queries)
+        self._tolls = Tolls()
         self._metrics = metrics
         self._loop_delay = LoopDelay()
         self._started_at = time.time()
-        doors = Doors(self._admitted, self._answer, lambda: self.is_serving)
-        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
+        doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
+        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -215,6 +223,7 @@ class Daemon:
         peers = {peer.key: peer for peer in self._home.store.peers()}
         if peers != self._peers:
             self._peers = peers
+            self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
             self._handle(self._peers_changed())
@@ -326,14 +335,16 @@ class Daemon:
         members = [peer for peer in self._peers.values() if not peer.query_only]
         return PeersChanged({peer.key: peer.addresses for peer in members})
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
-            return
-        self._commit.carry_out(self._core.handle(event, loop.time()))
+            return []
+        actions = self._core.handle(event, loop.time())
+        self._commit.carry_out(actions)
         if self._clock is None and not self._stopping.is_set():
             self._clock = loop.call_later(CLOCK_S, self._set_clock)
+        return actions
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -489,7 +500,7 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth)
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
@@ -511,10 +522,12 @@ class Daemon:
         self._links[link.number] = link
         self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
-    def frame_in(self, link: Link, frame: Frame) -> None:
-        """A frame arrived."""
+    def frame_in(self, link: Link, frame: Frame) -> bool:
+        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
         self.journal.received(frame)
-        self._handle(FrameIn(link.number, frame))
+        actions = self._handle(FrameIn(link.number, frame))
+        is_missed = any(isinstance(action, Send) and isinstance(action.frame, Missing) for action in actions)
+        return not is_missed and any(isinstance(action, _USEFUL) for action in actions)
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""
@@ -549,6 +562,13 @@ class Daemon:
     def _admitted(self) -> frozenset[PublicKey]:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
+
+    def _refusal(self, peer: PublicKey) -> str:
+        """Why this member gets no link now; empty if it may have one."""
+        wait_s = self._core.kept_out_s(peer, asyncio.get_running_loop().time())
+        if wait_s <= 0:
+            return ""
+        return f"You sent too much that was invalid: no links for another {duration(wait_s)}."
 
     def _answer(self, peer: PublicKey, query: Query) -> AsyncGenerator[bytes | str, None]:
         return self.journal.query(peer, query, self._answers.answer(peer, query))

@@ -28,17 +28,20 @@ from node.frames import Query
 from node.health import CLOCK_METADATA
 from node.link import Hub, Link
 from node.pb import tidings_pb2_grpc as rpc
-from node.server import GRPC_OPTIONS, LINK_METADATA
+from node.server import EXCHANGE, GRPC_OPTIONS, LINK_METADATA
 from node.show import one_line
 
 if TYPE_CHECKING:
-    from node.pb import tidings_pb2 as pb
-
     _Check = Callable[..., grpc.aio.UnaryUnaryCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]]
-    ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, pb.Frame]
+    ExchangeCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
 _stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated without types
+
+
+def _exchange(channel: grpc.aio.Channel) -> ExchangeCall:
+    """A stream of frames as bytes, which `wire` decodes."""
+    return channel.stream_stream(EXCHANGE, None, None)(None)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Dialer:
     async def exchange(self, peer: PublicKey, address: str, hub: Hub, bandwidth: Bandwidth | None = None) -> None:
         """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""
         async with self.channel(peer, address) as channel:
-            call = _stub(channel).Exchange()
+            call = _exchange(channel)
             await _accepted(call, address)
             link = Link(peer, hub, dialed_by_us=True, allowance=bandwidth.of(peer) if bandwidth else None)
             link.cut = call.cancel

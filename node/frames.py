@@ -120,15 +120,16 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class WantChunks:
-    """Asks for chunks of one record's body."""
+    """Asks for chunks of one record's body, of which so many in a row may share a frame."""
 
     id: bytes
     indexes: tuple[int, ...]
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One chunk of a sealed body."""
+    """One chunk of a sealed body, or several in a row."""
 
     id: bytes
     index: int

@@ -141,9 +141,9 @@ class Journal:
         """A well-formed frame came."""
         self.counts.frames_received[type(frame).__name__] += 1
 
-    def sent(self, frame: Frame) -> None:
-        """A frame was queued for a peer, or a chunk loaded for one."""
-        self.counts.frames_sent[type(frame).__name__] += 1
+    def sent(self, kind: type[Frame]) -> None:
+        """A frame of this kind was queued for a peer."""
+        self.counts.frames_sent[kind.__name__] += 1
 
     def struck(self, struck: Struck) -> None:
         """A peer sent something invalid, which was refused."""

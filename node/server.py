@@ -39,7 +39,9 @@ from node.frames import Query
 from node.health import Health
 from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
-from node.pb import tidings_pb2_grpc as rpc
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Node"].full_name
+EXCHANGE = f"/{SERVICE}/Exchange"
 
 MAX_STREAMS = 32
 """Calls at once on one connection; a link is one, and so is each query under way."""
@@ -147,9 +149,8 @@ class NodeServer:
     async def _open(self, listen: str) -> int:
         """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
-        add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
         servicer = _Servicer(self._hub, self._doors, self._bandwidth, self._may_ask)
-        add_servicer(servicer, server)
+        server.add_generic_rpc_handlers((_handler(servicer),))
         health_pb2_grpc.add_HealthServicer_to_server(
             Health(servicer.asked_by, self._may_ask, self._doors.is_serving), server
         )
@@ -173,7 +174,17 @@ class NodeServer:
         waiting.add_done_callback(lambda _: self._retired.pop(server, None))
 
 
-class _Servicer(rpc.NodeServicer):
+def _handler(servicer: _Servicer) -> grpc.GenericRpcHandler[Any, Any]:
+    """What answers the calls of the service. Frames pass as the bytes they are: `wire` decodes them, and what it
+    refuses is a strike rather than the end of the call."""
+    query = grpc.unary_stream_rpc_method_handler(
+        servicer.Query, pb.QueryRequest.FromString, pb.QueryReply.SerializeToString
+    )
+    methods = {"Exchange": grpc.stream_stream_rpc_method_handler(servicer.Exchange), "Query": query}
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+class _Servicer:
     def __init__(
         self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None, may_ask: Callable[[PublicKey], bool]
     ) -> None:
@@ -183,8 +194,8 @@ class _Servicer(rpc.NodeServicer):
         self._may_ask = may_ask
 
     async def Exchange(  # noqa: N802 - the name is the wire contract's
-        self, request_iterator: AsyncIterator[pb.Frame], context: Context
-    ) -> AsyncIterator[pb.Frame]:
+        self, request_iterator: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
         peer = await self._authenticate(context)
         if not self._hub.may_exchange(peer):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This key may ask for models but not gossip.")
@@ -233,7 +244,7 @@ class _Servicer(rpc.NodeServicer):
         return peer
 
 
-async def _receive(link: Link, messages: AsyncIterator[pb.Frame]) -> None:
+async def _receive(link: Link, messages: AsyncIterator[bytes]) -> None:
     try:
         await link.receive(messages)
     except grpc.aio.BaseError:

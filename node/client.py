@@ -112,10 +112,12 @@ class Dialer:
         """The model file that `peer` makes for `query`; PeerUnreachable or QueryRefused, in words."""
         parts: list[bytes] = []
         received = 0
+        has_begun = False
         async with self.channel(peer, address) as channel:
             call = _stub(channel).Query(wire.query_to_pb(query))
             try:
                 async for reply in call:
+                    has_begun = True
                     if reply.HasField("progress"):
                         on_progress(one_line(reply.progress.message))
                         continue
@@ -129,6 +131,11 @@ class Dialer:
                     raise AskLater(said) from error
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
                     raise QueryRefused(said) from error
+                if has_begun:
+                    reason = (
+                        f"{address} ended the connection before the model was there; its node may have been stopped"
+                    )
+                    raise PeerUnreachable(reason) from error
                 raise failure(error.code(), error.details(), address) from error
             finally:
                 call.cancel()  # a call that was given up before it was sent must not start on a closed channel

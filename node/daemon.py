@@ -25,7 +25,7 @@ from typing import Final
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
-from node import heads, notify
+from node import evidence, heads, notify
 from node.answers import Answers
 from node.arrivals import Arrivals
 from node.bandwidth import Bandwidth
@@ -61,18 +61,20 @@ from node.gossip.events import (
     SendRecords,
     Struck,
     Tick,
+    Unheard,
 )
 from node.home import Home
 from node.journal import Journal
 from node.link import CLOSE_GRACE_S, Link
 from node.local_tables import LinkReport, Peer
 from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
-from node.records import Kind, Record
+from node.records import Kind, Record, Slot
 from node.reports import follow
 from node.server import Doors, NodeServer
 from node.show import duration
 from node.store import Store, Tally
 from node.tolls import Tolls
+from node.wire import read_evidence
 
 POLL_S = 0.5
 """How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
@@ -128,10 +130,12 @@ class Daemon:
         self._position = 0
         self._core = self._new_core()
         self._is_open = True
-        self._heads_arrived = False
+        self._has_findings = False
         self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
+        self._unheard: set[Slot] = set()
+        self._witness_timer: asyncio.TimerHandle | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
 
@@ -168,7 +172,7 @@ class Daemon:
     async def _close(self) -> None:
         """End links and calls, each with a word to the other side, then let go of the store."""
         self._stopping.set()
-        for timer in (self._tick, self._clock):
+        for timer in (self._tick, self._clock, self._witness_timer):
             if timer is not None:
                 timer.cancel()
         for link in self._links.values():
@@ -228,6 +232,7 @@ class Daemon:
                 del self._reports[key]
             self._handle(self._peers_changed())
             self._grant()
+            self._witness_soon()
 
     def _read_records(self) -> None:
         grown = self._home.store.grown(self._core.fetching())
@@ -305,7 +310,9 @@ class Daemon:
             port.close()
 
     async def _scrape(self) -> bytes:
-        return exposition(self._gauges(await self._commit.run(Store.tally)), self.journal.counts)
+        gauges = self._gauges(await self._commit.run(Store.tally))
+        sent = sum((link.frames_sent for link in self._links.values()), self.journal.counts.frames_sent)
+        return exposition(gauges, replace(self.journal.counts, frames_sent=sent))
 
     def _gauges(self, tally: Tally) -> Gauges:
         live = self._links.values()
@@ -366,7 +373,6 @@ class Daemon:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
-                    self.journal.sent(frame)
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
@@ -387,26 +393,50 @@ class Daemon:
                 self._report(action)
             case Struck():
                 self.journal.struck(action)
+            case Unheard(slot=slot):
+                self._witness_soon(slot)
             case Alarm(origin=origin, reason=reason, proof=proof):
                 self.journal.alarm(origin, reason)
                 if proof is not None:
                     self._look_at(proof)
+                    self._witness_soon()
+
+    def _witness_soon(self, *unheard: Slot) -> None:
+        """Tell of new proofs of equivocation in a while, at random: others may be about to do the same."""
+        self._unheard.update(unheard)
+        if self._witness_timer is None and not self._stopping.is_set():
+            wait_s = random.uniform(0.0, evidence.PATIENCE_S)  # noqa: S311 - spreads nodes, keeps no secret
+            self._witness_timer = asyncio.get_running_loop().call_later(wait_s, self._witness)
+
+    def _witness(self) -> None:
+        self._witness_timer = None
+        try:
+            if evidence.witness(self._home, self._unheard):
+                self._read_records()
+            self._unheard.clear()
+        except StoreError as error:
+            self.journal.store_failed(error)
+        except KeystoreLocked as error:
+            self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:
         """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
         this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs are read when there is time."""
+        HEADs and evidence are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
+        if kind is Kind.EVIDENCE:
+            origin = read_evidence(record).accused
+            self._witness_soon()
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
-        self._heads_arrived |= kind is Kind.HEAD
+        self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
 
     def _tell_findings(self) -> None:
-        """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""
-        if self._heads_arrived:
+        """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""
+        if self._has_findings:
             found = set(heads.findings(self._home))
-            self._heads_arrived = False
+            self._has_findings = False
             for one in sorted(found - self._findings, key=lambda one: one.origin):
                 self.journal.alarm(one.origin, one.reason)
             self._findings = found
@@ -536,19 +566,17 @@ class Daemon:
         except StoreError as error:
             self.journal.store_failed(error)
             loaded = [None] * len(indexes)
-        frames: list[Frame] = [
+        return [
             Missing(record_id) if data is None else Chunk(record_id, index, data)
             for index, data in zip(indexes, loaded, strict=True)
         ]
-        for frame in frames:
-            self.journal.sent(frame)
-        return frames
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""
         self._links.pop(link.number, None)
         sent, received = self._traffic.get(link.peer, (0, 0))
         self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
+        self.journal.counts.frames_sent += link.frames_sent
         self._handle(LinkDown(link.number, reason))
 
     # ------------------------------------------------------------------------------------------------ the server

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -78,6 +78,7 @@ class Link:
         self.peer = peer
         self.dialed_by_us = dialed_by_us
         self.bytes_sent = 0
+        self.frames_sent: Counter[str] = Counter()
         self.bytes_received = 0
         self.closed_because: str | None = None
         self.cut: Callable[[], object] | None = None
@@ -123,6 +124,7 @@ class Link:
                     charge(message.ByteSize() if message else 0)
             if message is not None:
                 self.bytes_sent += message.ByteSize()
+                self.frames_sent[str(message.WhichOneof("frame"))] += 1
                 yield message
 
     async def receive(self, messages: AsyncIterable[bytes]) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from crypto.keys import PublicKey
@@ -61,6 +62,7 @@ class PeerLink:
     store_id: bytes = b""
     compared: tuple[bytes, bytes] | None = None
     fruitless: int = 0
+    unheard: Counter[bytes] = field(default_factory=Counter)
 
     def worked(self) -> None:
         """A record or a chunk went over it."""

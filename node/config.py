@@ -57,6 +57,23 @@ MAX_WANT_CHUNKS: Final = 64
 origins of 72 bytes 144 kB) and what a reader allocates for it proportional to its size. None of them limits how many
 members a coalition may have: more origins travel in several frames."""
 
+# --------------------------------------------------------------------------------------------------------------- quotas
+
+QUOTA_RECORDS: Final = 20_000
+QUOTA_RECORDS_A_DAY: Final = 10_000
+QUOTA_RECORDS_PER_MEMBER: Final = 200
+QUOTA_RECORDS_A_DAY_PER_MEMBER: Final = 20
+QUOTA_HEADER_BYTES: Final = 4 * 1024
+QUOTA_BODY_BYTES: Final = 2 * 1024 * 1024 * 1024
+QUOTA_BODY_BYTES_A_DAY: Final = 512 * 1024 * 1024
+"""What one origin may have at this node, its own excepted; `node.json` may name a multiple ("quotas": 4).
+
+With a body: 20,000 records and 2 GiB (128 of the largest bodies), of them 10,000 and 512 MiB a day: a summary every
+10 s, where one a day is usual. Without one: as many, and 200 (20 a day) for each member on top, because every new epoch
+needs a grant for each. A record's header counts with its own size, up to 4 KiB of each on average (most have 0.3 to 1.5
+kB). A record costs about 2 kB of memory, so an origin that uses its quota up costs 80 MB and 2.3 GB of disk. Lower
+saves that, and makes honest origins wait that publish very much at once."""
+
 # ----------------------------------------------------------------------------------------------------------------- disk
 
 DISK_LOW_BYTES: Final = 256 * 1024 * 1024
@@ -264,6 +281,9 @@ class GossipSettings:
     max_strikes: int = 3
     """Invalid frames, records or chunks forgiven per peer and `penalty_s`: room for one bug in flight, none
     for a flood."""
+
+    quotas: float = 1.0
+    """Times what `QUOTA_RECORDS` and those below it say."""
 
     penalty_s: float = 60.0
     penalty_cap_s: float = 3600.0

@@ -14,6 +14,7 @@ The command line and the daemon work on the same home at once; SQLite and the tw
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -50,6 +51,8 @@ class NodeSettings:
 
     name: str
     listen: str | None
+    quotas: float = 1.0
+    """Times the usual quotas of each origin (`config.QUOTA_RECORDS`)."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,9 @@ def _write_settings(path: Path, settings: NodeSettings) -> None:
 def _read_settings(path: Path) -> NodeSettings:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return NodeSettings(str(content["name"]), content["listen"])
+        quotas = float(content.get("quotas", 1.0))
+        if not 0 < quotas < math.inf:
+            raise ValueError("quotas is a positive number")
+        return NodeSettings(str(content["name"]), content["listen"], quotas)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error

@@ -215,6 +215,12 @@ class Fetcher:
         if not fetch.sources and fetch.record is None:
             self.forget(record_id)
 
+    def give_up_headers(self, origin: bytes, *, with_body: bool) -> None:
+        """Ask for no more new records of this origin, with a body or without one; those that are here in part go on."""
+        for record_id, fetch in list(self._fetches.items()):
+            if fetch.origin == origin and fetch.record is None and (fetch.rank[1] > 0) == with_body:
+                self.forget(record_id)
+
     def distrust(self, origins: set[bytes]) -> None:
         """Ask for nothing of these origins; what is here of a body stays for a change of mind."""
         for record_id, fetch in list(self._fetches.items()):

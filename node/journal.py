@@ -104,6 +104,10 @@ class Journal:
         """The keystore changed under this node, so that it can grant nothing."""
         tell(ERROR, "keystore_locked", f"Nobody is granted a key: {error}", reason=str(error))
 
+    def evidence_locked(self, error: Exception) -> None:
+        """The keystore changed under this node, so that it can sign no evidence."""
+        tell(ERROR, "keystore_locked", f"Nobody is told of an equivocation: {error}", reason=str(error))
+
     def epoch_begun(self, number: int, granted: int) -> None:
         """What this node publishes is sealed under a new key, granted to so many members so far."""
         tell(

@@ -168,9 +168,7 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
     logs = b"".join(path.read_bytes() for path in run.directory.glob("*.log"))
     assert logs.count(b" is linked") >= 2  # the logs did say something
     told = [json.loads(line) for line in (run.directory / "b.log").read_text().splitlines()]
-    assert {"started", "link_up", "record_settled", "stopping", "stopped"} <= {
-        one["event"] for one in told
-    }
+    assert {"started", "link_up", "record_settled", "stopping", "stopped"} <= {one["event"] for one in told}
     assert b"b got a model" in logs
     assert b" has begun; granted to " in logs
     assert [private for private in (DATASET, *CELLS) if private.encode() in logs] == []

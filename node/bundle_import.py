@@ -251,13 +251,12 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
 
 
 def _chunks(record: Record | None, first: int, data: bytes) -> Iterator[Chunk | str]:
-    """One chunk after the other of what came together, as far as they fit their record."""
-    if record is None:
-        yield "a chunk of no record before it"
-        return
-    for index, part in enumerate(cut(data, record.header.chunk_bytes), first):
-        fits = is_chunk(record.header, index, part)
-        yield Chunk(record.id, index, part) if fits else "a chunk that does not fit its record"
+    """One chunk after the other of what came together, up to the first that does not fit the record."""
+    for index, part in enumerate(cut(data, record.header.chunk_bytes) if record else [data], first):
+        if record is None or not is_chunk(record.header, index, part):
+            yield "a chunk that fits no record before it"
+            return
+        yield Chunk(record.id, index, part)
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:

@@ -153,8 +153,8 @@ class Bye:
 Frame = Hello | Digest | Origins | Spans | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing | Bye
 
 
-def kind_of(frame: Frame) -> str:
-    """The frame's kind as the wire contract calls it: `want_chunks`."""
+def frame_name(frame: Frame) -> str:
+    """What the wire contract calls a frame of this kind: `want_chunks`."""
     return _snake_case(type(frame).__name__)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from fusion.errors import NothingToFuse
 from fusion.statistics import Statistics
@@ -17,17 +18,24 @@ from fusion.summaries import kind_of
 from fusion.sums import Contribution, RunningSums, Sums, total
 from fusion.task import Task
 
+if TYPE_CHECKING:
+    from fusion.robust import Screened
+
 __all__ = ["Contribution", "Fused", "Fuser", "Sums", "fuse", "total"]
 
 
 @dataclass(frozen=True)
 class Fused:
-    """What fusing gave: the summaries used (by record id), those quarantined with the reason, and the sums."""
+    """What fusing gave: the summaries used (by record id), those quarantined with the reason, and the sums.
+
+    `screened` is what the robust option did, where it was asked for.
+    """
 
     task: Task
     sums: Sums
     used: tuple[Contribution, ...]
     quarantined: tuple[tuple[Contribution, str], ...]
+    screened: Screened | None = None
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -91,12 +99,20 @@ class Fuser:
         return reason
 
 
-def fuse(task: Task, contributions: Iterable[Contribution]) -> Fused:
-    """The exact sum of all plausible summaries of `task`; the same record given twice counts once.
+def fuse(task: Task, contributions: Iterable[Contribution], liars: int = 0) -> Fused:
+    """The exact sum of all plausible summaries of `task`; the same record given twice counts once. With `liars`, the
+    sum of those that `fusion.robust` keeps to withstand so many, weighted as it says.
 
-    The caller passes at most one live summary per origin and part of its data. NothingToFuse when none is usable.
+    The caller passes at most one live summary per origin and part of its data. NothingToFuse when none is usable,
+    ModelError where `liars` cannot be withstood.
     """
     fuser = Fuser(task)
     for one in contributions:
         fuser.add(one)
-    return fuser.fused()
+    fused = fuser.fused()
+    if not liars:
+        return fused
+    from fusion.robust import screen
+
+    screened = screen(task, fused.used, liars)
+    return Fused(task, total(screened.kept), screened.kept, fused.quarantined, screened)

@@ -50,8 +50,9 @@ SOFTWARE = "tidings 0.1.0"
 _SEED_PERSON = b"tidings-seed-v1"
 
 
-def build_model(task: Task, contributions: Iterable[Contribution], head: str | None = None) -> Model:
-    """The model of `task` fused from these summaries, with `head` or the one that does best on left-out summaries.
+def build_model(task: Task, contributions: Iterable[Contribution], head: str | None = None, liars: int = 0) -> Model:
+    """The model of `task` fused from these summaries, with `head` or the one that does best on left-out summaries,
+    withstanding so many `liars` as `fusion.robust` can.
 
     The caller passes at most one live summary per origin and part of its data. Implausible ones are left out and
     named in `quarantined`. NothingToFuse when none is left; ModelError for a head that the task cannot have.
@@ -59,7 +60,7 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
     kind = kind_of(task)
     check_head(task, head)
     with threadpool_limits(limits=1):
-        fused = fuse(task, contributions)
+        fused = fuse(task, contributions, liars)
         seed = seed_of(fused)
         fitted = kind.fit(fused, head, seed)
     method = {"summary": task.summary, **fitted.method, "asked": head, "seed": seed.hex()}

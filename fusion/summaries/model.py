@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -110,6 +111,13 @@ class ModelKind:
         raise ModelError(
             'summaries of kind "model" hold trained weights and class means, not the sums that this needs; '
             'use a task of kind "moments" for it'
+        )
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """ModelError: honest class sums may come with any weights."""
+        raise ModelError(
+            'summaries of kind "model" hold trained weights, in which a lie does not show beside those of others; '
+            "leave partners out by name, or use a task of sums"
         )
 
     def heads(self, task: Task) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -135,6 +136,12 @@ class MomentsKind:
         from fusion.statistics import statistics_of
 
         return statistics_of(task, sums)
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`."""
+        from fusion.profiles import profile_of_statistics
+
+        return profile_of_statistics(self.statistics(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """See `fusion.heads`."""

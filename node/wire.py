@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from crypto.errors import Malformed
 from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
 from crypto.sealing import HASH_BYTES
-from crypto.signing import RECORD_ID_BYTES, sign_record
+from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
     CHUNK_MAX_BYTES,
@@ -75,6 +75,7 @@ from node.records import (
     check_payload,
     check_sizes,
     signed_record,
+    statement_of,
 )
 
 STORE_ID_BYTES: Final = 8
@@ -91,7 +92,7 @@ def author(identity: Identity, header: Header) -> Record:
     if header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
-    return read_record(header_bytes, sign_record(identity, header.kind.label, header_bytes))
+    return read_record(header_bytes, sign_record(identity, statement_of(header, record_id(header_bytes))))
 
 
 def read_record(header_bytes: bytes, signature: bytes) -> Record:

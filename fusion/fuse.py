@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fusion.errors import NothingToFuse
+from fusion.plausibility import too_many_rows
 from fusion.statistics import Statistics
 from fusion.summaries import kind_of
 from fusion.sums import Contribution, RunningSums, Sums, total
-from fusion.task import Task
+from fusion.task import MAX_ROWS, Task
 
 if TYPE_CHECKING:
     from fusion.robust import Screened
@@ -94,6 +95,8 @@ class Fuser:
             return "it belongs to another task"
         sums = Sums.of(contribution.summary)
         reason = self._kind.problem(self._task, sums)
+        if reason is None and self._task.max_rows < MAX_ROWS:
+            reason = too_many_rows(self._task, self._kind.profile(self._task, sums))
         if reason is None:
             self._running.add(sums)
         return reason

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+ENDS = ("low values", "high values")
+
 
 @dataclass(frozen=True)
 class Profile:

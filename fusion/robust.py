@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import ModelError
 from fusion.plausibility import DEVIATIONS, ROUNDING
-from fusion.profiles import Profile
+from fusion.profiles import ENDS, Profile
 from fusion.summaries import kind_of
 from fusion.sums import FULL_WEIGHT, Contribution, total
 from fusion.task import Task
@@ -68,6 +68,7 @@ RANK_TOLERANCE = 1e-9
 class Screened:
     """Who is fused, with the weight of each; who is not, and why; which classes nobody could judge."""
 
+    liars: int
     kept: tuple[Contribution, ...]
     left_out: tuple[tuple[Contribution, str], ...]
     most_rows: float  # that a partner may count for
@@ -79,6 +80,11 @@ def screen(task: Task, contributions: Sequence[Contribution], liars: int) -> Scr
 
     ModelError where there are too few partners to withstand `liars`, or more of them stand out.
     """
+    if task.model is not None:
+        raise ModelError(
+            'summaries of kind "model" hold trained weights, in which a lie does not show beside those of others; '
+            "leave partners out by name, or use a task of sums"
+        )
     by_origin: dict[bytes, list[Contribution]] = {}
     for one in sorted(contributions, key=lambda one: one.record_id):
         by_origin.setdefault(one.origin, []).append(one)
@@ -101,7 +107,7 @@ def screen(task: Task, contributions: Sequence[Contribution], liars: int) -> Scr
                 kept.append(dataclasses.replace(one, weight=_weight(most_rows, rows[place])))
     kept.sort(key=lambda one: one.record_id)
     left_out.sort(key=lambda pair: pair[0].record_id)
-    return Screened(tuple(kept), tuple(left_out), most_rows, unjudged)
+    return Screened(liars, tuple(kept), tuple(left_out), most_rows, unjudged)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------
@@ -123,7 +129,7 @@ def _weight(most_rows: float, rows: float) -> int:
 
 def _outliers(task: Task, profiles: Sequence[Profile], liars: int) -> tuple[dict[int, str], tuple[int, ...]]:
     """Partner -> reason, at most `liars` of them, and the classes that too few hold to be judged."""
-    names = [f'rows of "{name}"' for name in task.class_names or ("low values", "high values")]
+    names = [f'rows of "{name}"' for name in task.class_names or ENDS]
     reasons: dict[int, str] = {}
     while True:
         places = [place for place in range(len(profiles)) if place not in reasons]

@@ -92,7 +92,7 @@ class SummaryKind(Protocol):
         """The moments of all rows; ModelError for a kind that does not hold them."""
 
     def profile(self, task: Task, sums: Sums) -> Profile:
-        """The sums in which partners are compared with each other; ModelError where the kind gives none."""
+        """The rows it counts, and the sums in which partners are compared with each other."""
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """The heads that a model of the task can be asked for, by name."""

@@ -114,11 +114,11 @@ class ModelKind:
         )
 
     def profile(self, task: Task, sums: Sums) -> Profile:
-        """ModelError: honest class sums may come with any weights."""
-        raise ModelError(
-            'summaries of kind "model" hold trained weights, in which a lie does not show beside those of others; '
-            "leave partners out by name, or use a task of sums"
-        )
+        """See `fusion.profiles`; of the class sums. Of weights they say nothing."""
+        from fusion.class_means import class_sums_of
+        from fusion.profiles import profile_of_class_sums
+
+        return profile_of_class_sums(class_sums_of(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """See `fusion.distillation`."""

@@ -198,7 +198,11 @@ def checked_fields(content: object, where: str, types: dict[str, Any]) -> dict[s
             _damaged(f"{where} has a number out of range in {key}")
         if isinstance(value, str) and (len(value) > MAX_TEXT_CHARS or not value.isprintable()):
             _damaged(f"{where} has a text that cannot be shown in {key}")
-        if isinstance(value, list) and key == "unseen_classes" and not all(isinstance(one, str) for one in value):
+        if (
+            isinstance(value, list)
+            and key in ("unseen_classes", "unjudged")
+            and not all(isinstance(one, str) for one in value)
+        ):
             _damaged(f"{where} has a wrong type in {key}")
     return content
 
@@ -215,7 +219,7 @@ def _check_robust(robust: dict[str, Any], task: Task) -> None:
         _check_key(checked_fields(one, "a weight", WEIGHT_FIELDS), "record")
         if not 0.0 < one["weight"] < 1.0:
             _damaged("it has a weight that cannot be")
-    if not {*map(str, robust["unjudged"])} <= {*task.class_names, *ENDS}:
+    if not {*robust["unjudged"]} <= {*task.class_names, *ENDS}:
         _damaged("it names classes that its task does not have")
 
 

@@ -86,8 +86,8 @@ class Contributions:
 def contributions(
     task: Task, summaries: Iterable[Contribution], progress: Progress | None = None, liars: int = 0
 ) -> Contributions:
-    """Every partner's contribution to the model of `task`; `progress` hears how many models are fitted. With `liars`, of
-    the partners that `fusion.robust` keeps, as they then count; the others are listed with the quarantined.
+    """Every partner's contribution to the model of `task`; `progress` hears how many models are fitted. With `liars`,
+    of the partners that `fusion.robust` keeps, as they then count; the others are listed with the quarantined.
 
     NothingToFuse where no summary is usable, ModelError for a kind of summary that holds no moments.
     """

@@ -6,7 +6,7 @@ its scale take the place of classes: a row counts as (1 - t) / 2 of the lower an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from fusion.statistics import Statistics
 if TYPE_CHECKING:
     from fusion.cell_counts import Tables
     from fusion.class_means import ClassSums
+    from fusion.residual_fit import Residuals
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +39,7 @@ class Profile:
     count_sigma: float
     reach: float
     squares: Floats | None = None
+    centered: bool = False  # squares are about the partner's own class means, of vectors of at most length 1
     squares_sigma: float = 0.0
 
     @property
@@ -51,19 +53,27 @@ def profile_of_class_sums(classes: ClassSums) -> Profile:
     return Profile(classes.sums[:-1], classes.counts, classes.sigma, classes.count_sigma, _reach(classes.bias))
 
 
+def profile_of_residuals(residuals: Residuals) -> Profile:
+    """Of class sums, and moments of residuals about every partner's own class means."""
+    profile = profile_of_class_sums(residuals.classes)
+    return replace(profile, squares=residuals.moments, centered=True, squares_sigma=residuals.moments_sigma)
+
+
 def profile_of_statistics(statistics: Statistics) -> Profile:
     """Of moments: M as it is; for a number, half the sum and half the difference of sum x and sum x t."""
     bias, squares, noise = statistics.bias, statistics.gram[:-1, :-1], statistics.gram_sigma
     if statistics.classes:
         counts, sigma = statistics.counts, statistics.cross_sigma
-        return Profile(statistics.cross[:-1], counts, sigma, statistics.count_sigma, _reach(bias), squares, noise)
+        return Profile(
+            statistics.cross[:-1], counts, sigma, statistics.count_sigma, _reach(bias), squares, squares_sigma=noise
+        )
     both, signed = statistics.row_sum, statistics.cross[:, 0]
     ends = np.column_stack([both - signed, both + signed]) / 2.0
     ends[-1] = (statistics.diagonal[-1] / bias + np.array([-1.0, 1.0]) * signed[-1]) / 2.0
     # The bias column of G off the diagonal has noise sigma / sqrt(2), on it sigma; both are divided by the bias.
     sigma = float(np.hypot(statistics.gram_sigma / np.sqrt(2.0) / bias, statistics.cross_sigma)) / 2.0
     count_sigma = float(np.hypot(statistics.gram_sigma / bias, statistics.cross_sigma)) / 2.0 / bias
-    return Profile(ends[:-1], ends[-1] / bias, sigma, count_sigma, _reach(bias), squares, noise)
+    return Profile(ends[:-1], ends[-1] / bias, sigma, count_sigma, _reach(bias), squares, squares_sigma=noise)
 
 
 def profile_of_tables(tables: Tables) -> Profile:

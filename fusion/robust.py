@@ -26,8 +26,9 @@ probability below 1e-7 (the bound of `fusion.plausibility`). tau allows for part
 partners of the distance per row that noise and chance leave unexplained. Class sums are compared in all directions, and
 once more in those in which classes differ, which are few and where noise is small.
 
-The partner that exceeds its limit by the largest factor is left out and everything is computed anew, up to F times.
-Should one more stand out, there is no telling who lies, and nothing is fused.
+The partner that exceeds its limit by the largest factor is left out, with those who exceed theirs by half as much, and
+everything is computed anew, until F are left out. Should one more stand out, there is no telling who lies, and nothing
+is fused.
 
 **Nobody counts for more rows than others have.** The rows of a partner count for at most the (F' + 1)-th largest number
 of rows, F' being F less those left out: among the F' + 1 largest at least one is honest. A summary that counts too much
@@ -52,7 +53,7 @@ from fusion.plausibility import DEVIATIONS, ROUNDING
 from fusion.profiles import ENDS, Profile
 from fusion.summaries import kind_of
 from fusion.sums import FULL_WEIGHT, Contribution, total
-from fusion.task import Task
+from fusion.task import Task, dimension
 
 Floats = NDArray[np.float64]
 
@@ -62,6 +63,8 @@ SPREAD_FACTOR = 4.0  # times the median distance between partners; lower leaves 
 FIT_STEPS = 50
 LEAST_FREE = 0.5  # of a partner's vector that the others must explain; with less it is compared with itself
 RANK_TOLERANCE = 1e-9
+AT_ONCE = 0.5  # partners who exceed their limits by this share of the worst factor are left out with the worst
+MOST_SQUARES = 2**27  # numbers of second moments of all partners that are compared: 1 GB
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,11 @@ def screen(task: Task, contributions: Sequence[Contribution], liars: int) -> Scr
         raise ModelError(
             f"to withstand {liars} liars takes summaries of {2 * liars + 1} partners, and there are {len(origins)}; "
             "ask with a smaller number, or without it"
+        )
+    if len(origins) * dimension(task) ** 2 > MOST_SQUARES and task.summary != "histograms":
+        raise ModelError(
+            f"second moments of {len(origins)} partners in {dimension(task)} dimensions are too many to compare here; "
+            "select partners by name"
         )
     profiles = [kind_of(task).profile(task, total(by_origin[origin])) for origin in origins]
     reasons, unjudged = _outliers(task, profiles, liars)
@@ -135,18 +143,22 @@ def _outliers(task: Task, profiles: Sequence[Profile], liars: int) -> tuple[dict
         places = [place for place in range(len(profiles)) if place not in reasons]
         remaining = liars - len(reasons)
         factors, judged = excess([profiles[place] for place in places], remaining)
-        worst, what = np.unravel_index(int(factors.argmax()), factors.shape)
-        if factors[worst, what] <= 1.0:
+        by_partner = factors.max(axis=1)
+        if by_partner.max() <= 1.0:
             return reasons, tuple(int(c) for c in np.flatnonzero(~judged))
         if not remaining:
             raise ModelError(
                 f"more than {liars} partners contradict the others, so there is no telling who lies; look at "
                 "`tidings contributions`, leave partners out by name, or ask to withstand more"
             )
-        reasons[places[worst]] = (
-            f"its {[*names, 'second moments'][what]} lie {factors[worst, what]:.1f} times as far from those of the "
-            "others as noise, chance and differences between partners explain"
-        )
+        at_once = max(1.0, AT_ONCE * by_partner.max())
+        worst = [int(one) for one in np.argsort(-by_partner, kind="stable")[:remaining] if by_partner[one] >= at_once]
+        for one in worst:
+            what = [*names, "second moments"][int(factors[one].argmax())]
+            reasons[places[one]] = (
+                f"its {what} lie {by_partner[one]:.1f} times as far from those of the others as noise, chance and "
+                "differences between partners explain"
+            )
 
 
 def excess(profiles: Sequence[Profile], liars: int) -> tuple[Floats, NDArray[np.bool_]]:
@@ -161,33 +173,30 @@ def excess(profiles: Sequence[Profile], liars: int) -> tuple[Floats, NDArray[np.
     for c, fit in enumerate(fits):
         if fit is not None:
             factors[:, c] = _class_excess(field, c, fit, means[c], basis)
-    if field.squares is not None:
+    if profiles[0].squares is not None:
         factors[:, -1] = _scatter_excess(field, np.array(means), fewest)
     return factors, judged
 
 
 @dataclass(frozen=True)
 class Field:
-    """The profiles of n partners as arrays: sums (n, p, C), counts (n, C), squares (n, p, p), and deviations (n,)."""
+    """The profiles of n partners as arrays: sums (n, p, C), counts (n, C), and the deviations of both, each (n,)."""
 
+    profiles: tuple[Profile, ...]
     sums: Floats
     counts: Floats
     sigma: Floats
     count_sigma: Floats
-    squares: Floats | None
-    squares_sigma: Floats
     reach: float
 
     @classmethod
     def of(cls, profiles: Sequence[Profile]) -> Field:
-        squares = [one.squares for one in profiles if one.squares is not None]
         return cls(
+            tuple(profiles),
             np.array([one.sums for one in profiles]),
             np.array([one.counts for one in profiles]),
             np.array([one.sigma for one in profiles]),
             np.array([one.count_sigma for one in profiles]),
-            np.array(squares) if squares else None,
-            np.array([one.squares_sigma for one in profiles]),
             profiles[0].reach,
         )
 
@@ -234,32 +243,44 @@ def _class_excess(field: Field, c: int, fit: Floats, mean: Floats, basis: Floats
 
 def _scatter_excess(field: Field, means: Floats, fewest: int) -> Floats:
     """(n,): for the scatters about the class means (C, p); 0 for partners who are alone with most of their rows."""
-    assert field.squares is not None  # noqa: S101 - the caller asks
-    p, rows = means.shape[1], np.maximum(field.counts, 0.0)
-    cross = np.einsum("kic,cj->kij", field.sums, means)
-    about_zero = np.einsum("kc,ci,cj->kij", field.counts, means, means)
-    scatters = (field.squares - cross - cross.transpose(0, 2, 1) + about_zero).reshape(len(rows), -1)
-    lengths = (means**2).sum(axis=1)
+    if field.profiles[0].centered:
+        field, means = dataclasses.replace(field, reach=1.0), np.zeros_like(means)
+    p, rows, scatters = means.shape[1], np.maximum(field.counts, 0.0), _scatters(field, means)
+    sigma, lengths = np.array([one.squares_sigma for one in field.profiles]), (means**2).sum(axis=1)
     # Noise of G: sigma on the diagonal, sigma / sqrt(2) off it, that is sigma along every direction of symmetric
     # matrices. Noise e of M enters as e mu^T + mu e^T, that of a count as mu mu^T.
     of_sums = field.sigma**2 * lengths.sum()
-    count = field.count_sigma**2 * (lengths**2).sum()
-    noise = p * (p + 1) / 2.0 * field.squares_sigma**2 + 2.0 * (p + 1) * of_sums + count
+    of_counts = field.count_sigma**2 * (lengths**2).sum()
+    noise = p * (p + 1) / 2.0 * sigma**2 + 2.0 * (p + 1) * of_sums + of_counts
     most = (field.reach + float(np.sqrt(lengths.max()))) ** 2  # ||x - mu||^2
     fourth = most * np.array([field.scatter(mean) for mean in means])  # E ||x - mu||^4 at most
     chance = rows @ fourth + 2.0 * field.count_sigma * fourth.max()
-    per_row = float(fourth.max())
     totals = rows.sum(axis=1)
     held = totals > np.maximum(HELD_DEVIATIONS * field.count_sigma * np.sqrt(rows.shape[1]), 0.5)
-    left: Floats = np.eye(len(rows)) - rows @ _fit(rows, scatters @ scatters.T, noise, per_row, held)
+    if held.sum() < fewest:
+        return np.zeros(len(rows))
+    left: Floats = np.eye(len(rows)) - rows @ _fit(rows, scatters @ scatters.T, noise, float(fourth.max()), held)
     compared = held & (left.diagonal() > LEAST_FREE)
     if compared.sum() < fewest:
         return np.zeros(len(rows))
-    largest = field.squares_sigma**2 + 4.0 * of_sums + count + LARGEST_SHARE * chance
+    largest = sigma**2 + 4.0 * of_sums + of_counts + LARGEST_SHARE * chance
     distances = np.linalg.norm(left @ scatters, axis=1)
     factors = _excess(distances, left, noise + chance, largest, totals, compared)
     factors[held & ~compared] = 0.0
     return factors
+
+
+def _scatters(field: Field, means: Floats) -> Floats:
+    """(n, p (p + 1) / 2): S_k of the module's docstring as vectors of the same length, one half of the matrix each."""
+    p = means.shape[1]
+    upper = np.triu_indices(p)
+    scale = np.where(upper[0] == upper[1], 1.0, np.sqrt(2.0))
+    found = np.empty((len(field.profiles), len(scale)))
+    for k, profile in enumerate(field.profiles):
+        assert profile.squares is not None  # noqa: S101 - all have them, or nobody asks
+        cross = (profile.sums - means.T * profile.counts / 2.0) @ means
+        found[k] = (profile.squares - cross - cross.T)[upper] * scale
+    return found
 
 
 # --- robust fits ------------------------------------------------------------------------------------------------
@@ -280,8 +301,9 @@ def _fit(design: Floats, products: Floats, noise: Floats, per_row: float, held: 
     for _ in range(FIT_STEPS):
         weighted = design * (counted / rows / np.maximum(lengths, floor))[:, None]
         solution = np.linalg.pinv(weighted.T @ design, rcond=RANK_TOLERANCE, hermitian=True) @ weighted.T
-        left = np.eye(len(rows)) - design @ solution
-        lengths = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", left, products, left), 0.0))
+        along = solution @ products
+        squares = products.diagonal() + ((design @ (along @ solution.T) - 2.0 * along.T) * design).sum(axis=1)
+        lengths = np.sqrt(np.maximum(squares, 0.0))
     fit = np.zeros((design.shape[1], len(held)))
     fit[:, held] = solution
     return fit

@@ -66,6 +66,7 @@ class Answers:
                 *(("--head", query.head) if query.head else ()),
                 *(("--only", ",".join(PublicKey(key).text for key in query.only)) if query.only else ()),
                 *(("--without", ",".join(PublicKey(key).text for key in query.without)) if query.without else ()),
+                *(("--robust", str(query.robust)) if query.robust else ()),
                 *("--output", str(output), "--json"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,

@@ -40,6 +40,9 @@ CHUNK_MIN_BYTES: Final = 1024
 SMALL_BODY_BYTES: Final = 4 * 1024
 """Bodies up to this size follow their header unasked: a round trip costs more than a rare second copy."""
 
+MAX_LIARS: Final = 1_023
+"""That a query may ask to withstand: fewer than half of the most origins."""
+
 MAX_ORIGINS: Final = 2_048
 MAX_PREFIXES: Final = 2_048
 MAX_SPANS: Final = 256

@@ -111,11 +111,14 @@ class ClassMomentsKind:
         return pooled_statistics(task, sums)
 
     def profile(self, task: Task, sums: Sums) -> Profile:
-        """See `fusion.profiles`; of the class sums."""
+        """See `fusion.profiles`; of the sums over classes."""
+        from fusion.class_gaussians import pooled_statistics
         from fusion.class_means import ClassSums
-        from fusion.profiles import profile_of_class_sums
+        from fusion.profiles import profile_of_class_sums, profile_of_statistics
         from fusion.statistics import fixed_point_bias
 
+        if is_full(task):
+            return profile_of_statistics(pooled_statistics(task, sums))
         cross = sums.values(CLASS_CROSS).reshape(-1, len(task.label.classes))
         return profile_of_class_sums(ClassSums(cross, sums.sigma(CLASS_CROSS), fixed_point_bias(task)))
 

@@ -139,11 +139,11 @@ class ResidualMomentsKind:
         raise ModelError("summaries of kind residual-moments hold no moments of rows, which this needs; use moments")
 
     def profile(self, task: Task, sums: Sums) -> Profile:
-        """See `fusion.profiles`; of the class sums."""
-        from fusion.profiles import profile_of_class_sums
+        """See `fusion.profiles`."""
+        from fusion.profiles import profile_of_residuals
         from fusion.residual_fit import residuals_of
 
-        return profile_of_class_sums(residuals_of(task, sums).classes)
+        return profile_of_residuals(residuals_of(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """One alone."""

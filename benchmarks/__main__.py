@@ -43,6 +43,7 @@ MODULES = (
     "regression",
     "sentiment",
     "taiwan",
+    "robust",
     "traffic",
     "reconciliation",
     "gossip",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks import adult
 from benchmarks.attacks import (
     ATTACKS,
+    MANY,
     TARGET,
     as_far_as_it_goes,
     flipped,
@@ -42,10 +43,9 @@ from fusion.artifact import Model
 from fusion.dataset import Batch, read_batches
 from fusion.encoders import encoder_for
 from fusion.errors import ModelError
-from fusion.fuse import Contribution, fuse
+from fusion.fuse import Contribution
 from fusion.heads import forward
 from fusion.model import build_model
-from fusion.robust import screen
 from fusion.summary import Summary
 from fusion.task import Task
 from node.tasks import read_file
@@ -142,7 +142,8 @@ class Scene:
             model = build_model(self.task, held, liars=liars)
         except ModelError:
             return None
-        return Score(self._accuracy(model), self._success(model))
+        left_out = model.manifest["method"]["robust"]["left_out"] if liars else []
+        return Score(self._accuracy(model), self._success(model), tuple(int(one["origin"], 16) for one in left_out))
 
     def _accuracy(self, model: Model) -> float:
         return float((forward(model.layers, self.x).argmax(axis=1) == self.label).mean())
@@ -154,10 +155,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of 1."""
+    """Shares of 1, and who was left out."""
 
     accuracy: float
     success: float
+    left_out: tuple[int, ...]
 
 
 def _contribution(k: int, summary: Summary) -> Contribution:
@@ -199,9 +201,10 @@ def _forged(epsilon: float, scene: Scene, liars: Sequence[int], others: Mapping[
 
 
 def _together_lying(
-    epsilon: float, scene: Scene, liars: Sequence[int], others: Mapping[int, Contribution]
+    epsilon: float, times: int, scene: Scene, liars: Sequence[int], others: Mapping[int, Contribution]
 ) -> list[Summary]:
-    most = max(len(scene.parts[k]) for k in others)
+    """All claim `times` as many rows as the largest honest partner has."""
+    most = times * max(len(scene.parts[k]) for k in others)
     return same_lie(scene.task, [scene.parts[k] for k in liars], epsilon, most)
 
 
@@ -222,7 +225,7 @@ def _strategies(epsilon: float, withstood: int) -> dict[str, Lies]:
     return {
         **{name: partial(_each, name, epsilon) for name in simple},
         "forged second moments": partial(_forged, epsilon),
-        "one lie, told by all": partial(_together_lying, epsilon),
+        "one lie, told by all": partial(_together_lying, epsilon, 1),
         "label flip as far as the option lets": partial(_adaptive, flipped, withstood, epsilon),
         "backdoor as far as the option lets": partial(_adaptive, poisoned, withstood, epsilon),
     }
@@ -254,7 +257,7 @@ def _outcome(scene: Scene, lies: Lies | None, count: int, epsilon: float, withst
             score = scene.score(held, withstood)
             found.robust += _known(score)
             found.refused += score is None
-            for k in _left_out(scene.task, held, withstood):
+            for k in score.left_out if score else ():
                 found.caught += k in liars
                 found.wronged += k not in liars
     return found
@@ -262,14 +265,6 @@ def _outcome(scene: Scene, lies: Lies | None, count: int, epsilon: float, withst
 
 def _known(score: Score | None) -> list[Score]:
     return [score] if score else []
-
-
-def _left_out(task: Task, held: Sequence[Contribution], liars: int) -> list[int]:
-    try:
-        left_out = screen(task, fuse(task, held).used, liars).left_out
-    except ModelError:
-        return []
-    return [int.from_bytes(one.origin, "big") for one, _ in left_out]
 
 
 def _attack_table(scene: Scene, name: str, epsilon: float, most: int, sizes: Sizes, tell: Progress) -> str:
@@ -312,8 +307,8 @@ FIXED, ENOUGH = "--robust 3", "--robust as many as lie"
 
 
 def _breakdown(scene: Scene, sizes: Sizes, tell: Progress) -> dict[str, dict[int, Outcome]]:
-    """Growing coalitions with one lie, which count as many rows as the largest honest partner each."""
-    lies = partial(_together_lying, EPSILON)
+    """Growing coalitions with one lie, of many rows."""
+    lies = partial(_together_lying, EPSILON, MANY)
     found: dict[str, dict[int, Outcome]] = {FIXED: {}, ENOUGH: {}}
     for count in sizes.coalitions:
         found[FIXED][count] = _outcome(scene, lies if count else None, count, EPSILON, 3, sizes.draws)
@@ -333,8 +328,8 @@ def _breakdown_text(curves: Mapping[str, dict[str, dict[int, Outcome]]], sizes: 
             lines.append(f"| {name} | {count} | {' | '.join(cells)} |")
     return (
         f"\n### Where it breaks: growing coalitions with one lie, Adult, {NODES} partners\n\n"
-        "All liars claim the same flipped rows, as many as the largest honest partner has. In brackets: draws of "
-        f"{sizes.draws} that were refused.\n\n"
+        f"All liars claim the same flipped rows, each {MANY:,} times as many as the largest honest partner has. In "
+        f"brackets: draws of {sizes.draws} that were refused.\n\n"
         f"| rows | liars | honest alone | without | `{FIXED}` | `{ENOUGH}` |\n| --- | --- | --- | --- | --- | --- |\n"
         + "\n".join(lines)
         + "\n"

@@ -63,6 +63,7 @@ SPREAD_FACTOR = 4.0  # times the median distance between partners; lower leaves 
 FIT_STEPS = 50
 LEAST_FREE = 0.5  # of a partner's vector that the others must explain; with less it is compared with itself
 RANK_TOLERANCE = 1e-9
+MIX_TOLERANCE = 0.02  # differences in the shares of classes below sqrt of this do not tell scatters of classes apart
 AT_ONCE = 0.5  # partners who exceed their limits by this share of the worst factor are left out with the worst
 MOST_SQUARES = 2**27  # numbers of second moments of all partners that are compared: 1 GB
 
@@ -128,8 +129,8 @@ def _most_rows(rows: Floats, reasons: dict[int, str], liars: int) -> float:
 
 
 def _weight(most_rows: float, rows: float) -> int:
-    """In units of 2^-20, rounded down; at least one unit, so that a summary of 2^30 rows still counts as used."""
-    return FULL_WEIGHT if rows <= most_rows else max(1, int(FULL_WEIGHT * (most_rows / rows)))
+    """In units of 2^-20, at least one, so that a summary of 2^30 rows still counts as used."""
+    return FULL_WEIGHT if rows <= most_rows else max(1, round(FULL_WEIGHT * (most_rows / rows)))
 
 
 # --- who stands out ---------------------------------------------------------------------------------------------
@@ -300,7 +301,7 @@ def _fit(design: Floats, products: Floats, noise: Floats, per_row: float, held: 
     lengths = rows
     for _ in range(FIT_STEPS):
         weighted = design * (counted / rows / np.maximum(lengths, floor))[:, None]
-        solution = np.linalg.pinv(weighted.T @ design, rcond=RANK_TOLERANCE, hermitian=True) @ weighted.T
+        solution = np.linalg.pinv(weighted.T @ design, rcond=MIX_TOLERANCE, hermitian=True) @ weighted.T
         along = solution @ products
         squares = products.diagonal() + ((design @ (along @ solution.T) - 2.0 * along.T) * design).sum(axis=1)
         lengths = np.sqrt(np.maximum(squares, 0.0))

@@ -73,7 +73,7 @@ class Sizes:
 FULL = Sizes(
     10,
     ("IID", "Dirichlet 0.1"),
-    (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
+    (0, 1, 2, 3, 4, 6, 8, 9, 10),
     ("heart", "wisdm", "california-housing", "taiwan-credit"),
 )
 QUICK = Sizes(2, ("IID",), (0, 3, 6), ("heart",))

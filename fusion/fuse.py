@@ -22,7 +22,7 @@ from fusion.task import MAX_ROWS, Task
 if TYPE_CHECKING:
     from fusion.robust import Screened
 
-__all__ = ["Contribution", "Fused", "Fuser", "Sums", "fuse", "total"]
+__all__ = ["Contribution", "Fused", "Fuser", "Sums", "fuse", "problem", "total"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Fuser:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._task_id = task.id  # hashed once
-        self._kind = kind_of(task)
         self._running = RunningSums()
         self._used: dict[bytes, Contribution] = {}
         self._quarantined: dict[bytes, tuple[Contribution, str]] = {}
@@ -94,12 +93,19 @@ class Fuser:
         if contribution.summary.task_id != self._task_id:
             return "it belongs to another task"
         sums = Sums.of(contribution.summary)
-        reason = self._kind.problem(self._task, sums)
-        if reason is None and self._task.max_rows < MAX_ROWS:
-            reason = too_many_rows(self._task, self._kind.profile(self._task, sums))
+        reason = problem(self._task, sums)
         if reason is None:
             self._running.add(sums)
         return reason
+
+
+def problem(task: Task, sums: Sums) -> str | None:
+    """Why a summary of `task` with these sums is quarantined, in words; None where an honest release looks like it."""
+    kind = kind_of(task)
+    reason = kind.problem(task, sums)
+    if reason is None and task.max_rows < MAX_ROWS:
+        reason = too_many_rows(task, kind.profile(task, sums))
+    return reason
 
 
 def fuse(task: Task, contributions: Iterable[Contribution], liars: int = 0) -> Fused:

@@ -28,7 +28,7 @@ from fusion.errors import DataError, ModelError
 from fusion.fuse import Contribution, Sums, fuse
 from fusion.ledger import Ledger
 from fusion.model import Model, build_model, card, describe, rebuild, records_of
-from fusion.release import measure, release
+from fusion.release import Measured, measure, release
 from fusion.robust import screen
 from fusion.sums import FULL_WEIGHT
 from fusion.task import Task
@@ -402,6 +402,24 @@ def test_a_query_leaves_the_liar_out_says_why_and_every_node_agrees(
     again = json.loads(asked(capsys, beta, "query", "triage", "--robust", "1", "-o", str(other), "--json"))
     assert again["manifest"] == card["manifest"]
     assert again["attestation"]["digest"] == card["attestation"]["digest"]
+
+
+def test_status_and_records_say_which_summaries_are_quarantined_and_why(
+    members: list[Home], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alpha, *_, mallory = members
+    says(mallory, lambda task, rows, epsilon: attacks.published(task, negated(measure(task, [rows])), epsilon), 9)
+    gossip(*members)
+    why = "quarantined: it counts fewer than no rows in a class"
+    state = json.loads(asked(capsys, alpha, "status", "--json"))
+    assert state["tasks"][0]["stuck"] == [{"origin": "mallory", "reason": why}]
+    assert state["tasks"][0]["summaries"] == 4
+    listed = json.loads(asked(capsys, alpha, "records", "triage", "--json"))
+    assert [one["origin"] for one in listed if one["reason"] == why] == ["mallory"]
+
+
+def negated(measured: Measured) -> Measured:
+    return attacks.multiplied(measured, -1)
 
 
 def test_contributions_and_shares_take_the_option_too(members: list[Home], capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,14 +32,17 @@ from fusion.release import Measured, measure, release
 from fusion.robust import screen
 from fusion.sums import FULL_WEIGHT
 from fusion.task import Task
+from node import fusing
 from node.__main__ import run
-from node.errors import WireError
+from node.ask import ask, select
+from node.errors import CannotFuse, WireError
 from node.frames import Query
 from node.home import Home
 from node.records import Kind
+from node.shared import share
 from node.tasks import add, find
 from node.wire import query_from_pb, query_to_pb
-from tests.couriers import gossip, meet
+from tests.couriers import carry, gossip, meet
 from tests.partners import CLASSES_TOML, STAY, WARD, contribution, exact, noisy, stay_rows, ward_rows
 from tests.test_kinds import TASKS, rows_of
 
@@ -440,6 +443,26 @@ def test_what_cannot_be_withstood_is_refused_in_a_sentence(
     said = asked(capsys, members[0], "query", "triage", "--robust", "2", "-o", model, code=1)
     assert "To withstand 2 liars takes summaries of 5 partners, and there are 4" in said
     assert not Path(model).exists()
+
+
+def test_a_shared_model_does_not_stand_in_for_one_that_withstands_liars(
+    make_home: Callable[..., Home], task_file: Path, tmp_path: Path
+) -> None:
+    alpha, device = make_home("alpha"), make_home("device")
+    meet(alpha, device)
+    for home in (alpha, device):
+        add(home, str(task_file))
+    says(alpha, attacks.honest, 1)
+    share(alpha, select(alpha, "triage", None, None, None, "safetensors"))
+    carry(alpha, device, lambda record: record.header.kind is not Kind.SUMMARY)
+    told = {"node": None, "only": None, "without": None, "head": None, "on_progress": lambda _: None}
+    assert ask(device, "triage", tmp_path / "m.onnx", **told)
+    with pytest.raises(CannotFuse):
+        ask(device, "triage", tmp_path / "m.onnx", robust=1, **told)
+    query = select(device, "triage", None, None, None, "onnx")
+    assert fusing._answer(device, query)[0] is fusing.Told.SHARED
+    with pytest.raises(CannotFuse):
+        fusing._answer(device, dataclasses.replace(query, robust=1))
 
 
 def test_a_query_carries_how_many_liars_it_must_withstand() -> None:

@@ -165,10 +165,12 @@ def _snake_case(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which model is asked for. Origins are raw keys; an empty `head` lets the answering node choose."""
+    """Which model is asked for. Origins are raw keys; an empty `head` lets the answering node choose; `robust` is how
+    many lying partners it must withstand."""
 
     task_id: bytes
     head: str
     only: tuple[bytes, ...]
     without: tuple[bytes, ...]
     format: str
+    robust: int = 0

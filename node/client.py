@@ -20,7 +20,7 @@ from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
 from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
-from node.errors import PeerRefused, PeerUnreachable, QueryRefused
+from node.errors import PeerRefused, PeerUnreachable, QueryRefused, WireError
 from node.frames import Query
 from node.link import Hub, Link
 from node.pb import tidings_pb2_grpc as rpc
@@ -86,13 +86,16 @@ class Dialer:
             call = _stub(channel).Query(wire.query_to_pb(query))
             try:
                 async for reply in call:
-                    if reply.HasField("progress"):
-                        on_progress(one_line(reply.progress.message))
+                    part = wire.reply_from_pb(reply)
+                    if isinstance(part, str):
+                        on_progress(one_line(part))
                         continue
-                    received += len(reply.chunk)
+                    received += len(part)
                     if received > MODEL_LIMIT_BYTES:
                         raise QueryRefused(f"The model is larger than {MODEL_LIMIT_BYTES} bytes; it was not taken.")
-                    parts.append(reply.chunk)
+                    parts.append(part)
+            except WireError as error:
+                raise QueryRefused(f"The answer cannot be read: {error}") from error
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
                     raise QueryRefused(f"The other node says: {one_line(error.details() or '', 500)}") from error

@@ -20,6 +20,10 @@ CSV_SUFFIXES = (".csv", ".tsv", ".data", ".txt")
 PARQUET_SUFFIXES = (".parquet",)
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 
+# What damaged Parquet and Arrow files were seen to raise (UnicodeError: a name that is not UTF-8; KeyError: a type of a
+# number that pyarrow has no name for).
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeError, KeyError)
+
 
 def read_csv(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     """Delimited text as `csv` of the task describes it; all cells are texts."""
@@ -99,8 +103,8 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
             check_columns(path, file.schema_arrow.names, wanted.columns)
             size = wanted.rows_at_once
-            yield from file.iter_batches(batch_size=size, columns=list(wanted.columns), use_threads=False)
-    except (pa.ArrowException, OSError):
+            yield from map(_whole, file.iter_batches(batch_size=size, columns=list(wanted.columns), use_threads=False))
+    except _UNREADABLE:
         raise DataError(f"{path} is not a Parquet file that can be read; write it again") from None
 
 
@@ -117,6 +121,13 @@ def read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
                 batches = iter(file)
             check_columns(path, file.schema.names, wanted.columns)
             for batch in batches:
-                yield batch.select(list(wanted.columns))
-    except (pa.ArrowException, OSError):
+                yield _whole(batch.select(list(wanted.columns)))
+    except _UNREADABLE:
         raise DataError(f"{path} is not an Arrow file that can be read; write it again") from None
+
+
+def _whole(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, once every offset in it was seen to lie within its buffers: Arrow takes the file's word for them, and
+    would read beyond. ArrowInvalid otherwise."""
+    batch.validate(full=True)
+    return batch

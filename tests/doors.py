@@ -9,7 +9,9 @@ Keys here are made from fixed seeds, so that mutators can sign and seal what the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import io
 import random
 from collections.abc import Callable
@@ -870,6 +872,21 @@ ALL = (
 )  # fmt: skip
 
 DOORS = {door.name: door for door in ALL}
+
+
+def opened_by(door: Door) -> Any:
+    """The function of the product that the door names."""
+    found, *inside = _longest_module(door.opens.split("."))
+    for name in inside:
+        found = getattr(found, name)
+    return found
+
+
+def _longest_module(names: list[str]) -> list[Any]:
+    for end in range(len(names), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            return [importlib.import_module(".".join(names[:end])), *names[end:]]
+    raise ModuleNotFoundError(".".join(names))
 
 
 def declared(door: Door, error: Exception) -> bool:

@@ -10,7 +10,6 @@ put it into tests/vectors/findings/DOOR/, which every later run begins with.
 
 from __future__ import annotations
 
-import importlib
 import random
 import resource
 import sys
@@ -18,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.doors import DOORS, Door, Read, outcome
+from tests.doors import DOORS, Door, Read, opened_by, outcome
 from tests.vector_files import inputs_of
 
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of our own is made in it
@@ -38,7 +37,7 @@ def _fuzz(door: Door, scratch: Path, options: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=[*door.instrument], enable_loader_override=False):
-        importlib.import_module(door.opens.rsplit(".", 1)[0].removesuffix(".Task").removesuffix(".Summary"))
+        opened_by(door)
         read = door.open(scratch)
         _warm_up(door, read)
     seeds = scratch / "seeds"
@@ -55,7 +54,7 @@ def _fuzz(door: Door, scratch: Path, options: list[str]) -> None:
         *options,
         str(seeds),
     ]
-    atheris.Setup(arguments, lambda data: _one(door, read, data), **_mutating(door, atheris.Mutate))
+    atheris.Setup(arguments, lambda data: _one(door, read, data), **_mutating(door, lambda part, most: atheris.Mutate(part, most)))
     _bound_memory(door.memory_mb)
     atheris.Fuzz()
 

@@ -40,18 +40,20 @@ def file_name(case: str) -> str:
 def made(door_name: str, cases: Cases) -> list[Vector]:
     """The golden files of one door; ValueError where a case does not come out as it says."""
     door = DOORS[door_name]
-    vectors = []
+    vectors, wrong = [], []
     with tempfile.TemporaryDirectory() as scratch:
         read_door = door.open(Path(scratch))
         for name, (data, words) in cases.items():
             error, says = outcome(door, read_door, data)
             says = says.replace(scratch, "FOLDER")
             if (error == "accepted") != (not words) or words not in says:
-                raise ValueError(f"{door_name}, {name}: {error}: {says!r} where {words!r} is expected")
+                wrong.append(f"{door_name}, {name}: {error}: {says!r} where {words!r} is expected")
             theirs = next((one for one in THEIRS if one in says), None)
             says = says if theirs is None else says[: says.index(theirs) + len(theirs)]
             about = f"Good: {name.removeprefix('good-').replace('-', ' ')}." if not words else f"Wrong: {name}."
             vectors.append(Vector(door_name, file_name(name), about, data, error, says, theirs is not None))
+    if wrong:
+        raise ValueError("\n".join(wrong))
     return vectors
 
 

@@ -78,7 +78,10 @@ def _csv_header(path: Path, layout: CsvFormat) -> list[str]:
         what = "has no header line" if line else "is empty"
         raise DataError(f"{path} {what}; the task expects a line of column names and rows below it (csv.header)")
     quoting: Any = csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE
-    return [name.strip() for name in next(csv.reader([line], delimiter=layout.delimiter, quoting=quoting))]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=layout.delimiter, quoting=quoting))]
+    except csv.Error:
+        raise DataError(f"{path} has a header line that cannot be read; check its quotation marks") from None
 
 
 def _distinct(names: Sequence[str], columns: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ MAX_CARD_DEPTH = 16
 MAX_TENSORS = 2 * MAX_LAYERS
 MAX_TENSOR_FIELDS = 16  # sizes, type, name, bytes
 MAX_MODEL_FIELDS = 100
-MAX_GRAPH_PARTS = 1_000_000  # nodes and constants: about ten for a column
+MAX_GRAPH_PARTS = 100_000  # nodes, constants, inputs: about six for a column, of which there are at most 4,096
 CARD_KEY = "tidings.card"
 
 _LENGTH = struct.Struct("<Q")  # of the header of a safetensors file

@@ -41,18 +41,25 @@ def parse_json(text: str, *, values: int, depth: int) -> Any:
 def check_protobuf(data: bytes, descriptor: Any, *, fields: int, depth: int) -> None:
     """TooMuch if a protobuf message of this kind holds more fields, counted one by one in all messages in it, or
     messages nested deeper; ValueError for bytes that are none."""
-    waiting = [(0, len(data), descriptor, 1)]
-    while waiting:
-        start, end, kind, level = waiting.pop()
-        if level > depth:
-            raise TooMuch(f"over {depth} levels")
-        inside = {number: field.message_type for number, field in kind.fields_by_number.items()}
-        for number, wire_type, at, after in _scan(data, start, end):
+    inside: dict[str, dict[int, Any]] = {}
+    open_messages = [(_scan(data, 0, len(data)), descriptor)]
+    while open_messages:
+        parts, kind = open_messages[-1]
+        known = inside.get(kind.full_name)
+        if known is None:
+            known = {number: one.message_type for number, one in kind.fields_by_number.items() if one.message_type}
+            inside[kind.full_name] = known
+        for number, wire_type, at, after in parts:
             fields -= 1
             if fields < 0:
                 raise TooMuch("too many fields")
-            if wire_type == _DELIMITED and inside.get(number) is not None:
-                waiting.append((at, after, inside[number], level + 1))
+            if wire_type == _DELIMITED and at < after and number in known:
+                open_messages.append((_scan(data, at, after), known[number]))
+                break
+        else:
+            open_messages.pop()
+        if len(open_messages) > depth:
+            raise TooMuch(f"over {depth} levels")
 
 
 def protobuf_parts(data: bytes, *, fields: int) -> Iterator[tuple[int, bytes]]:

@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.vector_files import VECTORS
+from tests.vector_files import read as read_vector
 from tests.door_mutators import Change, Mutator, canonical_json, changed_json, compact, der, pem, png, protobuf, zipped
 
 Read = Callable[[bytes], Any]
@@ -380,9 +382,11 @@ def _task(_: Path) -> Read:
 
 
 def _task_file(scratch: Path) -> Read:
+    """A file with a model beside it that it may name."""
     from node.tasks import read_file
 
     path = scratch / "task.toml"
+    (scratch / "model.safetensors").write_bytes(read_vector(VECTORS / "model-file" / "good.json").data)
 
     def read(data: bytes) -> Any:
         path.write_bytes(data)
@@ -726,6 +730,21 @@ def _idx(scratch: Path) -> Read:
     return lambda data: (zipped_ if data[:2] == b"\x1f\x8b" else plain)(data)
 
 
+def _idx_labels(scratch: Path) -> Read:
+    """The file of labels beside two pictures."""
+    from fusion.dataset import read_batches
+
+    pictures, labels = scratch / "of-idx3-ubyte", scratch / "of-idx1-ubyte"
+    pictures.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 2]) + bytes(range(12)))
+    of = picture_task()
+
+    def read(data: bytes) -> Any:
+        labels.write_bytes(data)
+        return list(read_batches([pictures, labels], of))
+
+    return read
+
+
 def _changed_idx(data: bytes, change: Change, rng: random.Random) -> bytes:
     import gzip
 
@@ -829,7 +848,7 @@ ALL = (
     ),
     Door(
         "handed-keys", "crypto.keystore.Keystore.from_bytes", _handed_keys, ("Malformed",), gives=_keystore_bytes,
-        is_stable=True,
+        is_stable=True, max_bytes=416,
     ),
     Door("node-settings", "node.home.read_settings", _settings, ("HomeError",), mutate=canonical_json),
     Door(
@@ -864,6 +883,18 @@ ALL = (
     Door(
         "idx", "fusion.sources.idx.read", _idx, ("DataError",), gives=_batches_bytes, mutate=_changed_idx,
         modules=(*_DATA, "fusion.sources.idx"),
+    ),
+    Door(
+        "idx-labels", "fusion.sources.idx.pairs", _idx_labels, ("DataError",), gives=_batches_bytes,
+        modules=(*_DATA, "fusion.sources.idx"),
+    ),
+    Door(
+        "picture-arrays", "fusion.sources.npz.read", _rows(".npz", picture_task), ("DataError",), gives=_batches_bytes,
+        mutate=zipped, modules=(*_DATA, "fusion.sources.npz", "fusion.sources.pictures"), memory_mb=256,
+    ),
+    Door(
+        "picture-table", "fusion.sources.pictures.pixels_of", _rows(".parquet", picture_task), ("DataError",),
+        gives=_batches_bytes, modules=(*_DATA, "fusion.sources.pictures"), memory_mb=512,
     ),
     Door(
         "picture", "fusion.sources.pictures.decode", _picture, ("DataError",),

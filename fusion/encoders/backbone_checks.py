@@ -27,7 +27,7 @@ from fusion.outside import TooMuch, check_protobuf
 from fusion.task import OnnxEncoder
 
 MAX_NODES = 20_000
-MAX_FIELDS = 1_000_000  # of all messages in the file together: 50 for a node
+MAX_FIELDS = 400_000  # of all messages in the file together: 20 for a node
 MAX_DEPTH = 12
 MAX_LIVE_BYTES = 2**30  # of all values between the nodes together, for one row
 LARGEST_NUMBER_BYTES = 8

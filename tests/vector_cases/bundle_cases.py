@@ -32,6 +32,9 @@ def _cases() -> Cases:
     content = framed(records) + framed(chunk)
     good = bundle_of(content)
     sealed = _golden("good-sealed") or bundle_of(content, is_sealed=True)
+    unfinished = _golden("good-sealed-but-its-last-frame-is-cut-off") or bundle_of(
+        (200_000).to_bytes(4, "big"), is_sealed=True, is_cut=True
+    )
     cases: Cases = {
         "good": (good, ""),
         "good-empty": (bundle_of(b""), ""),
@@ -52,6 +55,7 @@ def _cases() -> Cases:
         ),
         "good-until-a-length-of-four-gigabytes": (bundle_of(content + b"\xff\xff\xff\xff" + bytes(99)), ""),
         "sealed-with-a-bit-flipped": (sealed[:-9] + bytes([sealed[-9] ^ 1]) + sealed[-8:], "ends before its first"),
+        "good-sealed-but-its-last-frame-is-cut-off": (unfinished, ""),
         "good-sealed-but-more-follows": (sealed + b"x", ""),
     }
     ends, other = "ends before its first record", "by another version of Tidings"

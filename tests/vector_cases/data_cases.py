@@ -271,6 +271,68 @@ def _pictures() -> Cases:
     }
 
 
+def _labels() -> Cases:
+    def of(count: int, labels: bytes) -> bytes:
+        return struct.pack(">4BI", 0, 0, 8, 1, count) + labels
+
+    return {
+        "good": (of(2, b"\0\1"), ""),
+        "good-of-unknown-classes": (of(2, b"\xff\1"), ""),
+        "one-too-few": (of(1, b"\0"), "does not hold one label for each picture"),
+        "fewer-than-it-says": (of(2, b"\0"), "ends before the entries"),
+        "more-than-it-says": (of(2, b"\0\1\1"), "has more data than its header says"),
+        "pictures-for-labels": (struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 2) + bytes(12), "has no file of labels beside it"),
+        "pictures-of-no-labels": (b"", "ends before the entries"),
+    }
+
+
+def _picture_arrays() -> Cases:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 3, 2)
+    label = _npy(np.array([0, 1]))
+
+    def of(array: Any) -> bytes:
+        return _zip({"picture.npy": _npy(array), "outcome.npy": label})
+
+    good = of(pixels)
+    kind = "is not uint8 of n x h x w"
+    return {
+        "good": (good, ""),
+        "good-with-a-channel": (of(pixels[..., None]), ""),
+        "of-floats": (of(pixels.astype(float)), kind),
+        "of-two-dimensions": (of(pixels.reshape(2, 6)), kind),
+        "of-another-size": (of(pixels.reshape(2, 2, 3)), "has pictures of 2 x 3"),
+        "in-column-order": (of(np.asfortranarray(pixels)), "is not in row order"),
+        "a-label-too-few": (of(np.zeros((3, 3, 2), np.uint8)), "has arrays of different lengths"),
+    }
+
+
+def _picture_table() -> Cases:
+    rows = [bytes(range(6)), bytes(range(6, 12))]
+
+    def of(cells: Any) -> bytes:
+        table = pa.table({"picture": cells, "outcome": ["0", "1"]})
+        return _written(lambda one, out: pa.parquet.write_table(one, out, store_schema=True), table)
+
+    lists = [list(row) for row in rows]
+    png_ = next(data for name, (data, _) in _pictures().items() if name == "good-png")
+    return {
+        "good": (of(pa.array(rows, pa.binary(6))), ""),
+        "good-of-any-size": (of(pa.array(rows, pa.binary())), ""),
+        "good-lists": (of(pa.array(lists, pa.list_(pa.uint8()))), ""),
+        "good-nested-lists": (of(pa.array([[[1, 2], [3, 4], [5, 6]]] * 2)), ""),
+        "good-encoded": (of(pa.array([png_, None], pa.binary())), ""),
+        "good-structs": (of(pa.array([{"bytes": png_, "path": "x"}, None])), ""),
+        "a-column-of-texts": (of(pa.array(["a", "b"])), "write its pictures as binary or lists of bytes"),
+        "of-another-size": (of(pa.array([b"12345", rows[1]], pa.binary())), "has a picture of 5 bytes"),
+        "of-another-fixed-size": (of(pa.array([b"12345", b"12345"], pa.binary(5))), "has a picture of 5 bytes"),
+        "lists-of-different-sizes": (of(pa.array([[1], [1, 2]])), "has pictures of different sizes"),
+        "lists-of-another-size": (of(pa.array([[1, 2], [1, 2]])), "has a picture of 2 bytes"),
+        "pixels-beyond-255": (of(pa.array([[256] * 6] * 2)), "no whole numbers from 0 to 255"),
+        "pixels-that-are-missing": (of(pa.array([[None] * 6] * 2, pa.list_(pa.int64()))), "no whole numbers from 0 to 255"),
+        "an-encoded-one-of-gigapixels": (of(pa.array([png_of_size(png_, 10**5, 10**5), None], pa.binary())), "far larger"),
+    }
+
+
 def png_of_size(data: bytes, width: int, height: int) -> bytes:
     """A PNG that says it has another size, with a checksum that agrees."""
     header = b"IHDR" + struct.pack(">2I", width, height) + data[24:29]
@@ -284,5 +346,8 @@ CASES: dict[str, Cases] = {
     "arrow": _arrow(),
     "npz": _npz(),
     "idx": _idx(),
+    "idx-labels": _labels(),
+    "picture-arrays": _picture_arrays(),
+    "picture-table": _picture_table(),
     "picture": _pictures(),
 }

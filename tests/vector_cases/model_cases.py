@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
 from fusion.artifact import MAX_TEXT_CHARS
-from fusion.model_files import MAX_MODEL_BYTES
+from fusion.model_files import MAX_CARD_BYTES, MAX_MODEL_BYTES
 from fusion.task import dimension
 from tests.door_mutators import compact
 from tests.doors import identity, model_file, task_of
@@ -200,6 +200,7 @@ def _containers() -> Cases:
         "a-card-with-spaces": (_safetensors(text.replace(":", ": ", 1)), "is not in its canonical form"),
         "a-card-with-nan": (_safetensors(text.replace("0.1", "NaN", 1)), "is not JSON"),
         "a-card-of-millions-of-values": (_safetensors("[" + "[]," * 2_000_000 + "[]]"), unread),
+        "a-card-of-33-megabytes": (_safetensors('"' + "x" * (MAX_CARD_BYTES + 1) + '"'), "is too long"),
         "a-byte-behind-the-tensors": (good + b"\0", unread),
         "cut-off": (good[:-1], unread),
         "a-header-with-a-space-more": (_with_a_space(good), other),
@@ -243,9 +244,10 @@ def _graphs() -> Cases:
             changed(lambda m: layer(m).dims.extend((-1, -1))),
             "whose shape does not fit its bytes",
         ),
-        "onnx-with-a-million-empty-messages": (_messages(1_000_001), unread),
+        "onnx-with-empty-messages-without-end": (_messages(100_001), unread),
         "onnx-with-a-tensor-of-many-parts": (_messages(1, b"\x42\x05layer" + b"\x6a\x00" * 1_000), unread),
         "onnx-with-layers-without-end": (_messages(17, b"\x08\x00\x42\x05layer"), unread),
+        "onnx-with-a-name-that-is-not-utf-8": (_messages(1, b"\x08\x00\x42\x06layer\xff"), "something else where a text"),
         "onnx-cut-off": (good[:-1], unread),
         "onnx-with-a-number-without-end": (b"\xff" * 40, unread),
         "onnx-with-a-group": (b"\x0b" + bytes(40), unread),
@@ -341,7 +343,7 @@ def _backbones() -> Cases:
         "nothing": (b"", "has 0 nodes"),
         "cut-off": (good[:-1], "not an ONNX file"),
         "a-name-that-is-not-utf-8": (good.replace(b"MatMul", b"MatMu\xff"), "not an ONNX file"),
-        "a-million-fields": (_messages(1_000_001), "far more parts than a network"),
+        "fields-without-end": (_messages(400_001), "far more parts than a network"),
         "messages-nested-deeply": (_nested(14), "far more parts than a network"),
         "a-function": (_edited(lambda m: m.functions.add(name="f")), parts),
         "training": (_edited(lambda m: m.training_info.add()), parts),
@@ -400,6 +402,19 @@ def _backbones() -> Cases:
                 ),
             ),
             "its shapes cannot be known beforehand",
+        ),
+        "a-length-that-the-data-decide": (
+            _edited(
+                lambda _: None,
+                _network(
+                    [
+                        helper.make_node("ReduceSum", ["in"], ["limit"], keepdims=0),
+                        helper.make_node("Range", ["zero", "limit", "one"], ["out"]),
+                    ],
+                    {"zero": np.array(0.0, np.float32), "one": np.array(1.0, np.float32)},
+                ),
+            ),
+            "depends on the data",
         ),
         "types-that-do-not-fit": (
             _edited(lambda _: None, _then(helper.make_node("MatMul", ["seen", "w"], ["out"]))),

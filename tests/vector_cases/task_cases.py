@@ -245,6 +245,15 @@ def _task_files() -> Cases:
         "no-name": (good.replace(b'name = "ward"\n', b"", 1), 'the field "name" is missing'),
         "a-wrong-bound": (good.replace(b"upper = 100", b"upper = -1"), "must be larger than lower"),
         "an-unknown-field": (good + b"oops = 1\n", "is not a field known here"),
+        "good-with-an-initial-file": (
+            (TABULAR % "model").encode() + b'[model]\ninitial_file = "model.safetensors"\n',
+            "",
+        ),
+        "an-initial-file-of-another-task": (
+            (TABULAR % "model").encode().replace(b"upper = 100", b"upper = 99")
+            + b'[model]\ninitial_file = "model.safetensors"\n',
+            "is a model of other columns, classes or another encoder",
+        ),
         "an-initial-file-that-is-not-there": (
             (TABULAR % "model").encode() + b'[model]\ninitial_file = "none.safetensors"\n',
             "cannot be used",

@@ -824,6 +824,7 @@ ALL = (
     Door(
         "task-file", "node.tasks.read_file", _task_file, ("TaskError", "UsageError"),
         gives=lambda task: task.canonical(), modules=("fusion.task_checks", "fusion.task_tables"),
+        memory_mb=256,  # it may name a model file of 64 MB beside it
     ),
     Door(
         "summary", "fusion.summary.Summary.from_bytes", _summary, ("SummaryError",),

@@ -100,6 +100,7 @@ def _arrow() -> Cases:
 
     good, streamed = _written(file), _written(stream)
     unread = "is not an Arrow file that can be read"
+    types = "holds cells that are not of the type that it says"
     texts = b"walkbus"
     at = good.index(texts)
     offsets = good.rindex(struct.pack("<4i", 0, 4, 4, 7), 0, at)
@@ -110,8 +111,8 @@ def _arrow() -> Cases:
         "nothing": (b"", unread),
         "another-file": (b"PK" + bytes(99), unread),
         "cut-off": (good[: len(good) // 2], unread),
-        "a-text-that-ends-beyond-the-file": (beyond, unread),
-        "a-text-that-is-not-utf-8": (good[:at] + b"\xff" * 7 + good[at + 7 :], unread),
+        "a-text-that-ends-beyond-the-file": (beyond, types),
+        "a-text-that-is-not-utf-8": (good[:at] + b"\xff" * 7 + good[at + 7 :], types),
         "a-name-that-is-not-utf-8": (good.replace(b"age", b"\xffge"), unread),
         "a-column-missing": (good.replace(b"age", b"agf"), 'has no column "age"'),
         "no-rows": (_written(file, TABLE.slice(0, 0)), "holds no rows"),
@@ -166,6 +167,10 @@ def _npz() -> Cases:
         "dates": (changed(age=_npy(np.zeros(3, "M8[s]"))), "holds neither numbers, booleans nor texts"),
         "texts-of-a-megabyte": (changed(arrival=_npy(np.array(["x" * 2**19] * 3))), "has texts of no or over"),
         "texts-that-are-not-utf-8": (changed(arrival=_npy(np.array([b"\xff"] * 3))), "that are not whole characters"),
+        "texts-of-letters-that-are-none": (
+            changed(arrival=_npy(np.array(["walk", "", "bus"])).replace(b"w\0\0\0", b"\0\xd8\0\0")),
+            "that are not",
+        ),
         "no-array": (changed(age=b"nothing of the kind"), header),
         "an-array-of-another-version": (changed(age=age[:6] + b"\x09" + age[7:]), header),
         "a-header-of-four-gigabytes": (changed(age=age[:6] + b"\2\0\xff\xff\xff\xff" + age[10:]), header),

@@ -45,9 +45,15 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
+ALTER TABLE peers ADD COLUMN via TEXT NOT NULL DEFAULT 'operator';
+CREATE TABLE denied_peers (
+    public_key BLOB PRIMARY KEY,
+    since      REAL NOT NULL,
+    reason     TEXT NOT NULL
+) STRICT;
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
-should hear of, and which bodies nobody has the rest of."""
+should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

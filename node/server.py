@@ -13,24 +13,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
 
 from crypto.errors import CryptoError
 from crypto.keys import Identity, PublicKey
 from crypto.tls import anchor_pem, make_leaf, peer_identity
 from node import wire
 from node.bandwidth import Bandwidth
-from node.config import FRAME_LIMIT_BYTES, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, QUERY_CHUNK_BYTES
-from node.errors import NodeError, QueryRefused, UsageError
+from node.config import (
+    ANSWER_PACE,
+    ANSWER_STALL_S,
+    FRAME_LIMIT_BYTES,
+    KEEPALIVE_S,
+    KEEPALIVE_TIMEOUT_S,
+    QUERY_CHUNK_BYTES,
+)
+from node.errors import AskLater, NodeError, QueryRefused, UsageError
 from node.frames import Query
+from node.health import Health
 from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
+
+MAX_STREAMS = 32
+"""Calls at once on one connection; a link is one, and so is each query under way."""
 
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", FRAME_LIMIT_BYTES),
@@ -41,8 +53,12 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
 )
 
+
+REFUSAL_S = 0.5
+"""How long a refused query waits for its refusal: with `MAX_STREAMS` it bounds what a key costs that goes on asking."""
 
 LINK_METADATA = ("tidings-link", "1")
 """Sent at once when a stream is taken, so that the dialing side knows before the first frame."""
@@ -57,8 +73,10 @@ class Doors:
 
     admitted: Callable[[], frozenset[PublicKey]]
     """Every peer that may connect at all: members and query-only peers."""
-    answer: Callable[[PublicKey, Query], AsyncIterator[bytes | str]]
+    answer: Callable[[PublicKey, Query], AsyncGenerator[bytes | str, None]]
     """Answers a query: progress as text, then the model file's bytes; raises QueryRefused."""
+    is_serving: Callable[[], bool] = lambda: True
+    """Whether the node does its work, for the health service."""
 
 
 RETIRED_S = 365 * 86_400.0
@@ -130,7 +148,11 @@ class NodeServer:
         """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
         add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
-        add_servicer(_Servicer(self._hub, self._doors, self._bandwidth), server)
+        servicer = _Servicer(self._hub, self._doors, self._bandwidth, self._may_ask)
+        add_servicer(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(
+            Health(servicer.asked_by, self._may_ask, self._doors.is_serving), server
+        )
         trusted = self._doors.admitted()
         # This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by failing.
         anchors = b"".join(anchor_pem(key) for key in sorted({*trusted, self._identity.public_key}))
@@ -141,6 +163,9 @@ class NodeServer:
         self._server, self._trusted = server, trusted
         return port
 
+    def _may_ask(self, peer: PublicKey) -> bool:
+        return peer == self._identity.public_key or peer in self._doors.admitted()
+
     def _retire(self, server: grpc.aio.Server) -> None:
         """Close its port at once, and the server once its last call is over."""
         waiting = asyncio.create_task(server.stop(RETIRED_S))
@@ -149,10 +174,13 @@ class NodeServer:
 
 
 class _Servicer(rpc.NodeServicer):
-    def __init__(self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None) -> None:
+    def __init__(
+        self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None, may_ask: Callable[[PublicKey], bool]
+    ) -> None:
         self._hub = hub
         self._doors = doors
         self._bandwidth = bandwidth
+        self._may_ask = may_ask
 
     async def Exchange(  # noqa: N802 - the name is the wire contract's
         self, request_iterator: AsyncIterator[pb.Frame], context: Context
@@ -174,20 +202,24 @@ class _Servicer(rpc.NodeServicer):
 
     async def Query(  # noqa: N802 - the name is the wire contract's
         self, request: pb.QueryRequest, context: Context
-    ) -> AsyncIterator[pb.QueryReply]:
+    ) -> None:
         peer = await self._authenticate(context)
         try:
             query = wire.query_from_pb(request)
-            async for part in self._doors.answer(peer, query):
-                for reply in _replies(part):
-                    yield reply
+            async with contextlib.aclosing(self._doors.answer(peer, query)) as parts:
+                async for part in parts:
+                    await _send(context, part)
         except NodeError as refusal:
-            code = grpc.StatusCode.FAILED_PRECONDITION
-            if not isinstance(refusal, QueryRefused):
-                code = grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(code, str(refusal))
+            await asyncio.sleep(REFUSAL_S)
+            await context.abort(_code(refusal), str(refusal))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "You read the answer too slowly; ask again.")
 
-    async def _authenticate(self, context: Context) -> PublicKey:
+    async def asked_by(self, context: Context) -> PublicKey:
+        """Who asks how this node is: a peer, or this node itself; aborts the call otherwise."""
+        return await self._authenticate(context, self._may_ask)
+
+    async def _authenticate(self, context: Context, is_welcome: Callable[[PublicKey], bool] | None = None) -> PublicKey:
         """The identity on the other end, checked against the live peer list; aborts the call otherwise."""
         certificates = list(context.auth_context().get("x509_pem_cert") or ())
         try:
@@ -196,7 +228,7 @@ class _Servicer(rpc.NodeServicer):
             peer = peer_identity(certificates[0])
         except (CryptoError, NodeError) as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        if peer not in self._doors.admitted():
+        if not (is_welcome(peer) if is_welcome else peer in self._doors.admitted()):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This node has not added your key.")
         return peer
 
@@ -208,9 +240,24 @@ async def _receive(link: Link, messages: AsyncIterator[pb.Frame]) -> None:
         link.close("the connection was lost")
 
 
-def _replies(part: bytes | str) -> list[pb.QueryReply]:
+async def _send(context: Context, part: bytes | str) -> None:
+    """A line of progress, or the file. A reader that takes nothing for long, or very little, holds it no longer."""
     if isinstance(part, str):
-        return [pb.QueryReply(progress=pb.QueryProgress(message=part))]
-    return [
-        pb.QueryReply(chunk=part[start : start + QUERY_CHUNK_BYTES]) for start in range(0, len(part), QUERY_CHUNK_BYTES)
-    ]
+        await _write(context, pb.QueryReply(progress=pb.QueryProgress(message=part)))
+        return
+    async with asyncio.timeout(ANSWER_STALL_S + len(part) / ANSWER_PACE):
+        for start in range(0, len(part), QUERY_CHUNK_BYTES):
+            await _write(context, pb.QueryReply(chunk=part[start : start + QUERY_CHUNK_BYTES]))
+
+
+async def _write(context: Context, reply: pb.QueryReply) -> None:
+    async with asyncio.timeout(ANSWER_STALL_S):
+        await context.write(reply)
+
+
+def _code(refusal: NodeError) -> grpc.StatusCode:
+    if isinstance(refusal, AskLater):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(refusal, QueryRefused):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.INVALID_ARGUMENT

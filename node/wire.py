@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from crypto.errors import Malformed
 from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
 from crypto.sealing import HASH_BYTES
-from crypto.signing import RECORD_ID_BYTES, sign_record
+from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
     CHUNK_MAX_BYTES,
@@ -36,11 +36,13 @@ from node.config import (
     MAX_WANT,
     MAX_WANT_CHUNKS,
     QUERY_CHUNK_BYTES,
+    SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -77,6 +79,7 @@ from node.records import (
     check_payload,
     check_sizes,
     signed_record,
+    statement_of,
 )
 
 STORE_ID_BYTES: Final = 8
@@ -96,7 +99,7 @@ def author(identity: Identity, header: Header) -> Record:
     if header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
-    return read_record(header_bytes, sign_record(identity, header.kind.label, header_bytes))
+    return read_record(header_bytes, sign_record(identity, statement_of(header, record_id(header_bytes))))
 
 
 def read_record(header_bytes: bytes, signature: bytes) -> Record:
@@ -283,7 +286,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(want=pb.Want(ids=frame.ids))
         case Records():
             records = [
-                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature) for signed in frame.records
+                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature, body=signed.body)
+                for signed in frame.records
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
@@ -292,6 +296,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
+        case Bye():
+            return pb.Frame(bye=pb.Bye())
 
 
 def frame_from_pb(message: pb.Frame) -> Frame | None:
@@ -427,7 +433,8 @@ def _read_want(message: pb.Want) -> Want:
 def _read_records(message: pb.Records) -> Records:
     _count("records", message.records, 1, MAX_WANT)
     _at_most("header size", max(len(signed.header) for signed in message.records), HEADER_LIMIT_BYTES)
-    return Records(tuple(SignedRecord(signed.header, signed.signature) for signed in message.records))
+    _at_most("size of a body in it", max(len(signed.body) for signed in message.records), SMALL_BODY_BYTES)
+    return Records(tuple(SignedRecord(signed.header, signed.signature, signed.body) for signed in message.records))
 
 
 def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
@@ -447,6 +454,10 @@ def _read_missing(message: pb.Missing) -> Missing:
     return Missing(_sized("record id", message.id, RECORD_ID_BYTES))
 
 
+def _read_bye(_message: pb.Bye) -> Bye:
+    return Bye()
+
+
 _DIGITS: Final = frozenset(DIGITS)
 
 _READERS: Final[dict[str, Any]] = {
@@ -462,6 +473,7 @@ _READERS: Final[dict[str, Any]] = {
     "want_chunks": _read_want_chunks,
     "chunk": _read_chunk,
     "missing": _read_missing,
+    "bye": _read_bye,
 }
 
 # ---------------------------------------------------------------------------------------------------------------- query
@@ -501,6 +513,19 @@ def reply_from_pb(message: pb.QueryReply) -> bytes | str:
         return message.progress.message
     _at_most("part of a model file", len(message.chunk), QUERY_CHUNK_BYTES)
     return message.chunk
+
+
+def query_to_bytes(query: Query) -> bytes:
+    """The same as bytes, for a process of our own."""
+    return query_to_pb(query).SerializeToString()
+
+
+def query_from_bytes(data: bytes) -> Query:
+    """The query that `query_to_bytes` wrote; WireError if it is none."""
+    try:
+        return query_from_pb(pb.QueryRequest.FromString(data))
+    except DecodeError as error:
+        raise WireError("This is no query.") from error
 
 
 def _read_query_origins(origins: Sequence[bytes]) -> tuple[bytes, ...]:

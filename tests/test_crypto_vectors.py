@@ -39,11 +39,14 @@ def test_the_record_id_stays_as_it_is():
 
 def test_the_record_signature_stays_as_it_is_and_a_second_library_agrees():
     fields = vector("record-signature")
-    seed, header, expected = unhex(fields, "seed", "header", "signature")
-    identity = Identity.from_seed(seed)
-    assert signing.sign_record(identity, fields["kind"], header) == expected
+    names = ("seed", "incarnation", "supersedes", "record_id", "signature")
+    seed, incarnation, supersedes, record_id, expected = unhex(fields, *names)
+    identity, sequence = Identity.from_seed(seed), int(fields["sequence"])
+    statement = signing.Statement(fields["kind"], incarnation, sequence, supersedes, record_id)
+    assert signing.sign_record(identity, statement) == expected
+    message = incarnation + sequence.to_bytes(8, "big") + supersedes + record_id
     label = b"tidings/v1/record/" + fields["kind"].encode() + b"\0"
-    assert Ed25519PrivateKey.from_private_bytes(seed).sign(label + header) == expected
+    assert Ed25519PrivateKey.from_private_bytes(seed).sign(label + message) == expected
 
 
 def test_the_content_key_stays_as_it_is():

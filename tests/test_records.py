@@ -28,6 +28,7 @@ from node.records import (
     can_bury,
     chunk_size,
     core,
+    statement_of,
     with_body,
 )
 
@@ -67,7 +68,7 @@ def head_with(**changes: Any) -> Header:
 def signed(header: Header, by: Identity = ORIGIN) -> tuple[bytes, bytes]:
     """Header bytes and signature, without asking whether they make sense."""
     header_bytes = wire.write_header(header)
-    return header_bytes, sign_record(by, header.kind.label, header_bytes)
+    return header_bytes, sign_record(by, statement_of(header, record_id(header_bytes)))
 
 
 def summary() -> Record:
@@ -252,9 +253,22 @@ def test_an_origin_cannot_be_signed_for_by_another() -> None:
 
 
 def test_a_signature_for_one_kind_does_not_serve_another() -> None:
-    header_bytes = wire.write_header(header_of(Kind.SUMMARY))
+    header = header_of(Kind.SUMMARY)
+    header_bytes = wire.write_header(header)
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, sign_record(ORIGIN, Kind.MODEL.label, header_bytes))
+        wire.read_record(
+            header_bytes, sign_record(ORIGIN, statement_of(replace(header, kind=Kind.MODEL), record_id(header_bytes)))
+        )
+
+
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"incarnation": b"12345679"}, {"supersedes": bytes(32)}])
+def test_a_signature_says_what_number_and_what_is_superseded(change: dict[str, Any]) -> None:
+    header = header_of(Kind.SUMMARY)
+    header_bytes = wire.write_header(header)
+    with pytest.raises(RecordError, match="signature"):
+        wire.read_record(
+            header_bytes, sign_record(ORIGIN, statement_of(replace(header, **change), record_id(header_bytes)))
+        )
 
 
 def test_sizes_come_before_everything_else() -> None:
@@ -283,7 +297,9 @@ def test_a_kind_that_nobody_has_defined_is_refused() -> None:
 
 def test_the_bytes_that_were_signed_are_kept_with_fields_that_we_do_not_know() -> None:
     header_bytes = wire.write_header(header_of(Kind.SUMMARY)) + bytes.fromhex("c20205") + b"later"  # field 40
-    record = wire.read_record(header_bytes, sign_record(ORIGIN, "summary", header_bytes))
+    record = wire.read_record(
+        header_bytes, sign_record(ORIGIN, statement_of(header_of(Kind.SUMMARY), record_id(header_bytes)))
+    )
     assert record.header == header_of(Kind.SUMMARY)
     assert record.header_bytes == header_bytes
     assert record.id != summary().id

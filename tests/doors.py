@@ -128,14 +128,16 @@ def signed_record(header: bytes, signature: bytes) -> bytes:
 
 
 def signed_header(header: bytes) -> bytes:
-    """The same with a signature by the fixed identity, under the label of the header's kind; with zeros where there is
-    no such kind."""
-    from crypto.signing import sign_record
+    """The same with a signature by the fixed identity over what the header says of itself; with zeros where it cannot
+    be read."""
+    from crypto.signing import record_id, sign_record
     from node.errors import RecordError
+    from node.records import statement_of
     from node.wire import read_header
 
     try:
-        return signed_record(header, sign_record(identity(), read_header(header).kind.label, header))
+        statement = statement_of(read_header(header), record_id(header))
+        return signed_record(header, sign_record(identity(), statement))
     except RecordError:
         return signed_record(header, bytes(64))
 
@@ -167,21 +169,9 @@ def _payload_bytes(payload: Any) -> bytes:
 
 
 def _query(_: Path) -> Read:
-    """gRPC parses the message itself, and refuses what is none before our code runs."""
-    from google.protobuf.message import DecodeError
+    from node.wire import query_from_bytes
 
-    from node.errors import WireError
-    from node.pb import tidings_pb2 as pb
-    from node.wire import query_from_pb
-
-    def read(data: bytes) -> Any:
-        try:
-            message = pb.QueryRequest.FromString(data)
-        except DecodeError:
-            raise WireError("(gRPC) These bytes are not a query.") from None
-        return query_from_pb(message)
-
-    return read
+    return query_from_bytes
 
 
 def _query_bytes(query: Any) -> bytes:
@@ -797,7 +787,7 @@ ALL = (
         is_stable=True, mutate=protobuf(_pb("Head")), modules=("node.wire", "node.records"), max_bytes=16_384,
     ),
     Door(
-        "query", "node.wire.query_from_pb", _query, ("WireError",), gives=_query_bytes, is_stable=True,
+        "query", "node.wire.query_from_bytes", _query, ("WireError",), gives=_query_bytes, is_stable=True,
         mutate=protobuf(_pb("QueryRequest")), modules=("node.wire",),
     ),
     Door(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from crypto.signing import sign_record
+from crypto.signing import record_id, sign_record
 from node import wire
 from node.config import FRAME_LIMIT_BYTES, HEADER_LIMIT_BYTES, MAX_ORIGINS, PAYLOAD_LIMIT_BYTES, QUERY_CHUNK_BYTES
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -28,7 +29,7 @@ from node.frames import (
     WantChunks,
 )
 from node.pb import tidings_pb2 as pb
-from node.records import Header, KeyCard, Kind
+from node.records import Header, KeyCard, Kind, statement_of
 from tests.doors import identity, signed_header, signed_record
 from tests.test_records import BROKEN_RULES, HEAD, KEY_CARD, KEY_GRANT, ORIGIN, OTHER, header_of, signed
 from tests.test_wire import MALFORMED
@@ -52,9 +53,11 @@ GOOD_FRAMES: dict[str, Frame] = {
     "announce": Announce((Advert(_id(1), 4, _id(2), 1_000),)),
     "want": Want((_id(1), _id(2))),
     "records": Records((SignedRecord(b"a header", bytes(64)),)),
+    "records-with-a-body": Records((SignedRecord(b"a header", bytes(64), b"a small body"),)),
     "want-chunks": WantChunks(_id(1), (0, 3, 7)),
     "chunk": Chunk(_id(1), 2, b"some bytes"),
     "missing": Missing(_id(1)),
+    "bye": Bye(),
 }
 
 
@@ -80,7 +83,7 @@ def _records() -> Cases:
         cases[name] = (signed_record(header_bytes, signature), reason.replace("\\", ""))
     header_bytes, signature = signed(header_of(Kind.SUMMARY))
     flipped = header_bytes[:-1] + bytes([header_bytes[-1] ^ 1])
-    as_another = sign_record(ORIGIN, "head", header_bytes)
+    as_another = sign_record(ORIGIN, statement_of(header_of(Kind.HEAD), record_id(header_bytes)))
     for name, header, seal, reason in (
         ("one-bit-flipped", flipped, signature, "signature of a summary is not"),
         ("signed-by-another", *signed(header_of(Kind.SUMMARY), by=OTHER), "signature of a summary is not"),
@@ -148,7 +151,7 @@ def _queries() -> Cases:
     return {
         "good": (changed(), ""),
         "good-without-a-head": (changed(head=""), ""),
-        "garbage": (b"\xff", "not a query"),
+        "garbage": (b"\xff", "is no query"),
         "a-short-task-id": (changed(task_id=b"x"), "task id has 32"),
         "a-long-head": (changed(head="h" * 65), "head's name has at most"),
         "a-head-with-a-zero-byte": (changed(head="lda\0"), "head's name has at most"),

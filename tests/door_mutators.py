@@ -15,6 +15,7 @@ import io
 import json
 import random
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -194,10 +195,11 @@ def zipped(data: bytes, change: Change, rng: random.Random) -> bytes:
         members.append(members[at])
     else:
         del members[at]
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    out, packing = io.BytesIO(), rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name that is there twice
         for one, inside in members:
-            archive.writestr(zipfile.ZipInfo(one), inside)
+            archive.writestr(zipfile.ZipInfo(one), inside, packing)
     return out.getvalue()
 
 
@@ -255,7 +257,9 @@ def plain_change(rng: random.Random) -> Change:
             elif choice < 0.7:
                 del out[at : at + rng.randint(1, 8)]
             else:
-                out[at:at] = bytes(rng.choice((0, 255, 0x22, 0x5B, rng.randrange(256))) for _ in range(rng.randint(1, 8)))
+                out[at:at] = bytes(
+                    rng.choice((0, 255, 0x22, 0x5B, rng.randrange(256))) for _ in range(rng.randint(1, 8))
+                )
         return bytes(out)
 
     return change

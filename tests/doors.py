@@ -1,8 +1,8 @@
 """The doors: every function through which bytes from outside come in, with its limit, its errors, and what must hold.
 
 One entry of `DOORS` is all that a decoder needs: golden files are made and checked (`make_vectors`, `test_vectors`),
-docs/decoders.md must have its row, and it is fuzzed (`fuzz_door`, `test_fuzz`). To add one: write the entry, cases of it
-in `vector_cases`, run `python -m tests.make_vectors`, add the row.
+docs/decoders.md must have its row, and it is fuzzed (`fuzz_door`, `test_fuzz`). To add one: write the entry, its cases in
+`vector_cases`, run `python -m tests.make_vectors DOOR`, add the row.
 
 Keys here are made from fixed seeds, so that mutators can sign and seal what they changed.
 """
@@ -20,9 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.door_mutators import Change, Mutator, canonical_json, changed_json, compact, der, pem, png, protobuf, zipped
 from tests.vector_files import VECTORS
 from tests.vector_files import read as read_vector
-from tests.door_mutators import Change, Mutator, canonical_json, changed_json, compact, der, pem, png, protobuf, zipped
 
 Read = Callable[[bytes], Any]
 MIB = 2**20
@@ -293,9 +293,7 @@ def _sealed_content(inside: bytes) -> bytes:
     key, wrapped = _stream_key()
     sealer = StreamSealer(key)
     starts = range(0, len(inside), BLOCK_BYTES)
-    blocks = [
-        sealer.seal(inside[at : at + BLOCK_BYTES], is_last=at + BLOCK_BYTES >= len(inside)) for at in starts
-    ]
+    blocks = [sealer.seal(inside[at : at + BLOCK_BYTES], is_last=at + BLOCK_BYTES >= len(inside)) for at in starts]
     return wrapped + sealer.header + b"".join(blocks)
 
 

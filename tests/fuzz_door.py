@@ -54,7 +54,9 @@ def _fuzz(door: Door, scratch: Path, options: list[str]) -> None:
         *options,
         str(seeds),
     ]
-    atheris.Setup(arguments, lambda data: _one(door, read, data), **_mutating(door, lambda part, most: atheris.Mutate(part, most)))
+    atheris.Setup(
+        arguments, lambda data: _one(door, read, data), **_mutating(door, lambda part, most: atheris.Mutate(part, most))
+    )
     _bound_memory(door.memory_mb)
     atheris.Fuzz()
 

@@ -72,7 +72,7 @@ def test_a_million_inputs_find_nothing(door: Door) -> None:
     (folder / "report.json").write_text(json.dumps(report) + "\n")
 
 
-# ------------------------------------------------------------------------------------------------------ without libFuzzer
+# ----------------------------------------------------------------------------------------------------- without libFuzzer
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def test_a_mutated_input_is_refused_with_a_declared_error_or_accepted_for_good(d
 
 @pytest.mark.parametrize("door", [door for door in ALL if door.mutate], ids=lambda door: door.name)
 def test_a_mutator_reaches_behind_the_first_check(door: Door) -> None:
-    """Of a few hundred mutated good inputs some are accepted or refused in at least three ways: a mutator that breaks
+    """Mutated good inputs are accepted, as something else, or refused in several ways: a mutator that always breaks
     what is checked first would find nothing."""
     read, seeds = opened(door.name)
     good = [data for data in seeds if outcome(door, read, data)[0] == "accepted"]
@@ -121,6 +121,5 @@ def test_a_mutator_reaches_behind_the_first_check(door: Door) -> None:
             changed = door.mutate(rng.choice(good), plain_change(rng), rng)  # type: ignore[misc]
         except Exception:  # noqa: BLE001, S112 - as in a run: bytes would do
             continue
-        error, says = outcome(door, read, changed)
-        ways.add(error if error == "accepted" else re.sub(r"\d+", "", says)[:60])
-    assert len(ways) >= 2, ways
+        ways.add(re.sub(r"\d+", "", outcome(door, read, changed)[1]))
+    assert len(ways) >= 3, ways

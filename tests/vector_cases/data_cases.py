@@ -55,7 +55,10 @@ def _json_lines() -> Cases:
         "a-column-missing": (b'{"age": 1}\n', 'has no column "arrival"'),
         "a-list-for-a-cell": (line % b"[1]", "holds a list or an object"),
         "half-a-surrogate-pair": (line % b'"\\ud800"', "is not a text of whole characters"),
-        "a-line-of-many-values": (b'{"arrival": 0, "outcome": 0, "age": [' + b"[]," * 300_000 + b"[]]}\n", "holds a list or an object"),
+        "a-line-of-many-values": (
+            b'{"arrival": 0, "outcome": 0, "age": [' + b"[]," * 300_000 + b"[]]}\n",
+            "holds a list or an object",
+        ),
     }
 
 
@@ -179,7 +182,10 @@ def _npz() -> Cases:
         "more-rows-than-it-says": (saying(b"(2,)"), "has more data than its headers say"),
         "rows-of-a-negative-number": (saying(b"(-3,)"), "has more data than its headers say"),
         "rows-beyond-all-memory": (saying(b"(99999999999999,)"), "ends before the rows"),
-        "a-text-of-zeros-of-a-gigabyte": (_zip({"age": _of_shape(age, b"(99999999,)") + bytes(2**22)}), "has no column"),
+        "a-text-of-zeros-of-a-gigabyte": (
+            _zip({"age": _of_shape(age, b"(99999999,)") + bytes(2**22)}),
+            "has no column",
+        ),
     }
 
 
@@ -286,7 +292,10 @@ def _labels() -> Cases:
         "one-too-few": (of(1, b"\0"), "does not hold one label for each picture"),
         "fewer-than-it-says": (of(2, b"\0"), "ends before the entries"),
         "more-than-it-says": (of(2, b"\0\1\1"), "has more data than its header says"),
-        "pictures-for-labels": (struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 2) + bytes(12), "has no file of labels beside it"),
+        "pictures-for-labels": (
+            struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 2) + bytes(12),
+            "has no file of labels beside it",
+        ),
         "pictures-of-no-labels": (b"", "ends before the entries"),
     }
 
@@ -333,8 +342,14 @@ def _picture_table() -> Cases:
         "lists-of-different-sizes": (of(pa.array([[1], [1, 2]])), "has pictures of different sizes"),
         "lists-of-another-size": (of(pa.array([[1, 2], [1, 2]])), "has a picture of 2 bytes"),
         "pixels-beyond-255": (of(pa.array([[256] * 6] * 2)), "no whole numbers from 0 to 255"),
-        "pixels-that-are-missing": (of(pa.array([[None] * 6] * 2, pa.list_(pa.int64()))), "no whole numbers from 0 to 255"),
-        "an-encoded-one-of-gigapixels": (of(pa.array([png_of_size(png_, 10**5, 10**5), None], pa.binary())), "far larger"),
+        "pixels-that-are-missing": (
+            of(pa.array([[None] * 6] * 2, pa.list_(pa.int64()))),
+            "no whole numbers from 0 to 255",
+        ),
+        "an-encoded-one-of-gigapixels": (
+            of(pa.array([png_of_size(png_, 10**5, 10**5), None], pa.binary())),
+            "far larger",
+        ),
     }
 
 

@@ -6,9 +6,9 @@ import json
 
 from crypto import keystore, tls
 from crypto.sealing import wrap_epoch_key
+from tests.door_mutators import pem
 from tests.doors import (
     certificate_of,
-
     content_key,
     encryption_key,
     identity,
@@ -16,7 +16,6 @@ from tests.doors import (
     sealed_body,
     sealed_under,
 )
-from tests.door_mutators import pem
 from tests.vector_cases import Cases
 
 KEY = identity().public_key
@@ -204,10 +203,16 @@ def _certificates() -> Cases:
         "too-large": (leaf + b" " * tls.MAX_CERTIFICATE_BYTES, "too large to be one of ours"),
         "two-of-them": (leaf + leaf, "several certificates"),
         "garbage-inside": (pem(lambda der_, *_: b"\x30\x03\x02\x01")(leaf, bytes, None), unread),  # type: ignore[arg-type]
-        "of-another-version": (_pem_of(certificate_of(tbs.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"))), unread),
+        "of-another-version": (
+            _pem_of(certificate_of(tbs.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"))),
+            unread,
+        ),
         "another-name": (_pem_of(certificate_of(short)), "does not name an identity key"),
         "a-name-that-is-no-point": (_pem_of(certificate_of(off_curve)), "not a valid Ed25519 public key"),
-        "an-address-for-a-name": (_pem_of(certificate_of(tbs.replace(san, b"\x86" + san[1:]))), "one DNS name and no other"),
+        "an-address-for-a-name": (
+            _pem_of(certificate_of(tbs.replace(san, b"\x86" + san[1:]))),
+            "one DNS name and no other",
+        ),
         "no-name": (_pem_of(certificate_of(tbs.replace(b"\x06\x03\x55\x1d\x11", b"\x06\x03\x55\x1d\x12"))), form),
         "signed-by-another": (_pem_of(certificate_of(other)), "another key signed it"),
         "one-bit-flipped": (_pem_of(_flipped(_der_of(leaf))), "another key signed it"),

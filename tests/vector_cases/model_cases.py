@@ -97,8 +97,14 @@ def _manifests() -> Cases:
         "a-summary-of-an-odd-origin": (_with({"summaries": [SUMMARY | {"origin": "XY" * 32}]}), "a malformed origin"),
         "an-endless-epsilon": (_with({"summaries": [SUMMARY | {"epsilon": 1e19}]}), "number out of range in epsilon"),
         "an-epsilon-that-is-true": (_with({"summaries": [SUMMARY | {"epsilon": True}]}), "has a wrong type in epsilon"),
-        "a-class-that-the-task-has-not": (_with({"method": METHOD | {"unseen_classes": ["x"]}}), "classes that its task"),
-        "a-class-that-is-a-number": (_with({"method": METHOD | {"unseen_classes": [5]}}), "a wrong type in unseen_classes"),
+        "a-class-that-the-task-has-not": (
+            _with({"method": METHOD | {"unseen_classes": ["x"]}}),
+            "classes that its task",
+        ),
+        "a-class-that-is-a-number": (
+            _with({"method": METHOD | {"unseen_classes": [5]}}),
+            "a wrong type in unseen_classes",
+        ),
         "a-quality-without-a-meaning": (
             _with({"quality": {key: value for key, value in QUALITY.items() if key != "meaning"}}),
             f"the quality {fields}",
@@ -111,7 +117,10 @@ def _cards() -> Cases:
     attested = CARD["attestation"]
     return {
         "a-card-with-more": (_with(more=1), "the card does not have the fields"),
-        "left-out-without-a-reason": (_with(left_out=[{"record": "x", "origin": "y"}]), "the list of what was left out"),
+        "left-out-without-a-reason": (
+            _with(left_out=[{"record": "x", "origin": "y"}]),
+            "the list of what was left out",
+        ),
         "left-out-more-than-there-can-be": (
             _with(left_out=[left_out] * 100_001),
             "lists more left-out summaries than there can be",
@@ -247,7 +256,10 @@ def _graphs() -> Cases:
         "onnx-with-empty-messages-without-end": (_messages(100_001), unread),
         "onnx-with-a-tensor-of-many-parts": (_messages(1, b"\x42\x05layer" + b"\x6a\x00" * 1_000), unread),
         "onnx-with-layers-without-end": (_messages(17, b"\x08\x00\x42\x05layer"), unread),
-        "onnx-with-a-name-that-is-not-utf-8": (_messages(1, b"\x08\x00\x42\x06layer\xff"), "something else where a text"),
+        "onnx-with-a-name-that-is-not-utf-8": (
+            _messages(1, b"\x08\x00\x42\x06layer\xff"),
+            "something else where a text",
+        ),
         "onnx-cut-off": (good[:-1], unread),
         "onnx-with-a-number-without-end": (b"\xff" * 40, unread),
         "onnx-with-a-group": (b"\x0b" + bytes(40), unread),
@@ -386,7 +398,7 @@ def _backbones() -> Cases:
             _edited(
                 lambda _: None,
                 _then(
-                    helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([2**20, 2**20, 1, 3]))),
+                    helper.make_node("Constant", [], ["sizes"], value=_constant(2**20, 2**20, 1, 3)),
                     helper.make_node("Expand", ["seen", "sizes"], ["big"]),
                     helper.make_node("ReduceMean", ["big"], ["out"], axes=[0, 1, 2]),
                 ),
@@ -421,10 +433,17 @@ def _backbones() -> Cases:
             rules,
         ),
         "a-value-twice": (
-            _edited(lambda _: None, _then(helper.make_node("Relu", ["in"], ["seen"]), helper.make_node("Relu", ["seen"], ["out"]))),
+            _edited(
+                lambda _: None,
+                _then(helper.make_node("Relu", ["in"], ["seen"]), helper.make_node("Relu", ["seen"], ["out"])),
+            ),
             rules,
         ),
     }  # fmt: skip
+
+
+def _constant(*numbers: int) -> Any:
+    return numpy_helper.from_array(np.array(numbers))
 
 
 def _nested(levels: int) -> bytes:

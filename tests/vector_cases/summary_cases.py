@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-
 from typing import Any
 
 import numpy as np
@@ -112,7 +111,10 @@ def _bodies(header: Any, planes: bytes) -> Cases:
         "a-body-a-byte-long": (summary_of(header, planes + b"\0"), damaged),
         "a-body-that-unpacks-to-a-gigabyte": (start + _bomb(), damaged),
         "a-body-that-lies-about-its-size": (start + _lying(len(planes)), damaged),
-        "sums-that-no-release-can-reach": (summary_of(header, b"\xff" * len(planes)), "a sum that no release can reach"),
+        "sums-that-no-release-can-reach": (
+            summary_of(header, b"\xff" * len(planes)),
+            "a sum that no release can reach",
+        ),
     }
 
 

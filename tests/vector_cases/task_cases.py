@@ -11,10 +11,9 @@ from tests.doors import REGRESSION, SUMMARY_KINDS, TABULAR, task_of
 from tests.vector_cases import Cases
 
 PERSONS = TABULAR.replace("delta = 1e-5", 'delta = 1e-5\nunit = { column = "patient", max_rows = 4 }')
-PICTURES = (
-    (TABULAR % "moments")[: (TABULAR % "moments").index("[[columns]]")]
-    + '[[columns]]\nname = "p"\ntype = "image"\nheight = 8\nwidth = 6\n'
-)
+PICTURES = (TABULAR % "moments")[
+    : (TABULAR % "moments").index("[[columns]]")
+] + '[[columns]]\nname = "p"\ntype = "image"\nheight = 8\nwidth = 6\n'
 ONNX = f'[encoder]\nkind = "onnx"\nsha256 = "{"0" * 64}"\nbytes = 1\nfeatures = 3\n'
 NUMBERS = PICTURES[: PICTURES.index("[[columns]]")] + '[[columns]]\nname = "n"\ntype = "number"\nlower = 0\nupper = 1\n'
 TEXT = PICTURES[: PICTURES.index("[[columns]]")] + '[[columns]]\nname = "t"\ntype = "text"\n'
@@ -74,7 +73,7 @@ WRONG: tuple[tuple[str, str, Path, Any, str], ...] = (
     ("the-label-for-persons", "persons", ("privacy", "unit", "column"), "outcome", "is the label column; name"),
     ("persons-of-no-rows", "persons", ("privacy", "unit", "max_rows"), 0, "must be a whole number between 1 and 1000"),
     ("persons-for-a-feature", "persons", ("privacy", "unit", "column"), "age", "an id cannot be a feature"),
-    ("persons-not-in-the-file", "no-header", ("privacy", "unit"), {"column": "p", "max_rows": 1}, "not among csv.names"),
+    ("persons-not-in-the-file", "no-header", ("privacy", "unit"), {"column": "p", "max_rows": 1}, "among csv.names"),
     ("no-columns", "moments", ("columns",), [], "a list with at least one entry"),
     ("columns-that-are-a-table", "moments", ("columns",), {}, "a list with at least one entry"),
     ("a-column-too-many", "moments", ("columns",), [{}] * 10_001, "must not hold more than 10000 entries"),
@@ -112,7 +111,7 @@ WRONG: tuple[tuple[str, str, Path, Any, str], ...] = (
     ("a-backbone-of-categories", "moments", ("encoder",), BASES["onnx-numbers"]["encoder"], "one picture or numbers"),
     ("a-backbone-of-two-pictures", "onnx-picture", ("columns",), "TWO", "whose only column is one picture"),
     ("a-backbone-that-shrinks", "onnx-picture", ("encoder", "picture", "height"), 4, "must not be smaller than"),
-    ("a-backbone-of-two-channels", "onnx-picture", ("encoder", "picture", "channels"), 2, "must be those of the column"),
+    ("a-backbone-of-two-channels", "onnx-picture", ("encoder", "picture", "channels"), 2, "must be those of the"),
     ("another-layout", "onnx-picture", ("encoder", "picture", "layout"), "CHWN", "must be one of: NCHW, NHWC"),
     ("a-mean-too-many", "onnx-picture", ("encoder", "picture", "mean"), [0.0, 0.0], "must be a list of 1 numbers"),
     ("a-deviation-of-zero", "onnx-picture", ("encoder", "picture", "std"), [0.0], "must be at least 0.001"),

@@ -128,7 +128,10 @@ def _payloads() -> dict[str, Cases]:
     ):
         doors["key-card"][name] = (wire.write_payload(KeyCard(key)), "encryption key of a key card cannot be used")
     doors["key-grant"]["garbage"] = (b"\xff", "payload of a key-grant")
-    doors["key-grant"]["a-key-a-byte-long"] = (pb.KeyGrant(wrapped_key=bytes(1169)).SerializeToString(), "wrapped epoch")
+    doors["key-grant"]["a-key-a-byte-long"] = (
+        pb.KeyGrant(wrapped_key=bytes(1169)).SerializeToString(),
+        "wrapped epoch",
+    )
     return doors
 
 

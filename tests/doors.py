@@ -1,7 +1,7 @@
 """The doors: every function through which bytes from outside come in, with its limit, its errors, and what must hold.
 
 One entry of `DOORS` is all that a decoder needs: golden files are made and checked (`make_vectors`, `test_vectors`),
-docs/decoders.md must have its row, and it is fuzzed (`fuzz_door`, `test_fuzz`). To add one: write the entry, its cases in
+docs/decoders.md must have its row, and it is fuzzed (`fuzz_door`, `test_fuzz`). To add one: the entry, its cases in
 `vector_cases`, run `python -m tests.make_vectors DOOR`, add the row.
 
 Keys here are made from fixed seeds, so that mutators can sign and seal what they changed.

@@ -16,7 +16,7 @@ from crypto.keys import PublicKey
 from crypto.keystore import Keyring
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
-from node.records import Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
+from node.records import Evidence, Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
 from node.store import Store
 
 
@@ -57,6 +57,10 @@ class Author:
     def head(self, head: Head, previous: bytes) -> Record:
         """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
         return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
+
+    def evidence(self, evidence: Evidence) -> Record:
+        """Tell others that an origin signed two records with one number."""
+        return self._without_body(Kind.EVIDENCE, payload=wire.write_payload(evidence))
 
     def sealed(
         self,

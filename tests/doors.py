@@ -168,6 +168,23 @@ def _payload_bytes(payload: Any) -> bytes:
     return write_payload(payload)
 
 
+def _changed_evidence(data: bytes, change: Change, rng: random.Random) -> bytes:
+    """Evidence with something changed, signed again by whom it accuses, as far as that is the fixed identity."""
+    from crypto.signing import Statement, sign_record
+    from node.pb import tidings_pb2 as pb
+    from node.records import Kind
+
+    message = pb.Evidence.FromString(protobuf(_pb("Evidence"))(data, change, rng))
+    if rng.random() < 0.5:
+        message.accused = identity().public_key.raw
+    for claim in message.claims:
+        with contextlib.suppress(ValueError):  # an unknown kind, a short id: then it stays as it is
+            label = Kind(claim.kind).label
+            statement = Statement(label, message.incarnation, message.sequence, claim.supersedes, claim.id)
+            claim.signature = sign_record(identity(), statement)
+    return message.SerializeToString()
+
+
 def _query(_: Path) -> Read:
     from node.wire import query_from_bytes
 
@@ -783,6 +800,10 @@ ALL = (
     Door(
         "head", "node.wire.read_payload", _payload("HEAD"), ("RecordError",), gives=_payload_bytes,
         is_stable=True, mutate=protobuf(_pb("Head")), modules=("node.wire", "node.records"), max_bytes=16_384,
+    ),
+    Door(
+        "evidence", "node.wire.read_payload", _payload("EVIDENCE"), ("RecordError",), gives=_payload_bytes,
+        is_stable=True, mutate=_changed_evidence, modules=("node.wire", "node.records"),
     ),
     Door(
         "query", "node.wire.query_from_bytes", _query, ("WireError",), gives=_query_bytes, is_stable=True,

@@ -29,9 +29,21 @@ from node.frames import (
     WantChunks,
 )
 from node.pb import tidings_pb2 as pb
-from node.records import Header, KeyCard, Kind, statement_of
+from node.records import Evidence, Header, KeyCard, Kind, statement_of
 from tests.doors import identity, signed_header, signed_record
-from tests.test_records import BROKEN_RULES, HEAD, KEY_CARD, KEY_GRANT, ORIGIN, OTHER, header_of, signed
+from tests.test_records import (
+    ACCEPTED,
+    BROKEN_RULES,
+    EVIDENCE,
+    HEAD,
+    KEY_CARD,
+    KEY_GRANT,
+    ORIGIN,
+    OTHER,
+    claim,
+    header_of,
+    signed,
+)
 from tests.test_wire import MALFORMED
 from tests.vector_cases import Cases
 
@@ -75,7 +87,7 @@ def _frames() -> Cases:
 
 def _records() -> Cases:
     cases: Cases = {}
-    for kind in (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.TASK, Kind.SUMMARY, Kind.MODEL, Kind.WITHDRAWAL, Kind.HEAD):
+    for kind in ACCEPTED:
         header = replace(header_of(kind), origin=identity().public_key)
         cases[f"good-{kind.label}"] = (signed_header(wire.write_header(header)), "")
     for name, (broken, reason) in BROKEN_RULES.items():
@@ -114,8 +126,9 @@ def _payloads() -> dict[str, Cases]:
         "key-card": {"good": (KEY_CARD, "")},
         "key-grant": {"good": (KEY_GRANT, "")},
         "head": {"good": (wire.write_payload(HEAD), "")},
+        "evidence": {"good": (wire.write_payload(EVIDENCE), ""), "good-of-two-heads": (_two_heads(), "")},
     }
-    labels = {Kind.KEY_CARD: "key-card", Kind.KEY_GRANT: "key-grant", Kind.HEAD: "head"}
+    labels = {kind: kind.label for kind in Kind if kind.label in doors}
     for name, (broken, reason) in BROKEN_RULES.items():
         if broken.kind in labels and _is_payload_wrong(broken):
             doors[labels[broken.kind]][name] = (broken.payload, reason.replace("\\", ""))
@@ -127,12 +140,21 @@ def _payloads() -> dict[str, Cases]:
         ("a-key-a-byte-long", bytes(small_order) + b"\0"),
     ):
         doors["key-card"][name] = (wire.write_payload(KeyCard(key)), "encryption key of a key card cannot be used")
+    unknown = pb.Evidence.FromString(doors["evidence"]["good"][0])
+    unknown.claims[0].kind = 99
+    doors["evidence"]["a-record-of-a-kind-that-nobody-knows"] = (unknown.SerializeToString(), "of a kind that is not known")
     doors["key-grant"]["garbage"] = (b"\xff", "payload of a key-grant")
     doors["key-grant"]["a-key-a-byte-long"] = (
         pb.KeyGrant(wrapped_key=bytes(1169)).SerializeToString(),
         "wrapped epoch",
     )
     return doors
+
+
+def _two_heads() -> bytes:
+    """Against the fixed identity, so that mutators can sign what they changed."""
+    claims = tuple(claim(number, Kind.HEAD, by=identity()) for number in (1, 2))
+    return wire.write_payload(Evidence(identity().public_key, b"12345678", 7, claims))
 
 
 def _is_payload_wrong(header: Header) -> bool:

@@ -33,6 +33,7 @@ from fusion.outside import parse_json
 from node.author import Author
 from node.epochs import EpochKeys
 from node.errors import HomeError, UsageError
+from node.files import read_at_most
 from node.peers import PeerBook, check_address
 from node.store import Store
 
@@ -203,9 +204,8 @@ def _write_settings(path: Path, settings: NodeSettings) -> None:
 def read_settings(path: Path) -> NodeSettings:
     """What the operator wrote; HomeError if it is not a name and an address."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SETTINGS_BYTES + 1)
-        if len(data) > MAX_SETTINGS_BYTES:
+        data = read_at_most(path, MAX_SETTINGS_BYTES)
+        if data is None:
             raise ValueError
         content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
         name, listen = content["name"], content["listen"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from crypto.signing import record_id, sign_record
 from node import wire
 from node.config import FRAME_LIMIT_BYTES, HEADER_LIMIT_BYTES, MAX_ORIGINS, PAYLOAD_LIMIT_BYTES, QUERY_CHUNK_BYTES
+from node.errors import RecordError
 from node.frames import (
     Advert,
     Announce,
@@ -142,7 +143,10 @@ def _payloads() -> dict[str, Cases]:
         doors["key-card"][name] = (wire.write_payload(KeyCard(key)), "encryption key of a key card cannot be used")
     unknown = pb.Evidence.FromString(doors["evidence"]["good"][0])
     unknown.claims[0].kind = 99
-    doors["evidence"]["a-record-of-a-kind-that-nobody-knows"] = (unknown.SerializeToString(), "of a kind that is not known")
+    doors["evidence"]["a-record-of-a-kind-that-nobody-knows"] = (
+        unknown.SerializeToString(),
+        "of a kind that is not known",
+    )
     doors["key-grant"]["garbage"] = (b"\xff", "payload of a key-grant")
     doors["key-grant"]["a-key-a-byte-long"] = (
         pb.KeyGrant(wrapped_key=bytes(1169)).SerializeToString(),
@@ -158,8 +162,14 @@ def _two_heads() -> bytes:
 
 
 def _is_payload_wrong(header: Header) -> bool:
-    is_ours = header == header_of(header.kind, payload=header.payload)
-    return is_ours and header.payload not in (KEY_CARD, KEY_GRANT) and len(header.payload) <= PAYLOAD_LIMIT_BYTES
+    """Whether it is the payload that rule 7 refuses, and not another field, or rule 9."""
+    if header != header_of(header.kind, payload=header.payload) or len(header.payload) > PAYLOAD_LIMIT_BYTES:
+        return False
+    try:
+        wire.read_payload(header)
+    except RecordError:
+        return True
+    return False
 
 
 GOOD_QUERY = Query(_id(1), "lda", (_id(2),), (_id(3),), "onnx")

@@ -72,7 +72,7 @@ def test_a_million_inputs_find_nothing(door: Door) -> None:
     (folder / "report.json").write_text(json.dumps(report) + "\n")
 
 
-# ----------------------------------------------------------------------------------------------------- without libFuzzer
+# ---------------------------------------------------------------------------------------------------- without libFuzzer
 
 
 @functools.cache

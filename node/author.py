@@ -58,6 +58,10 @@ class Author:
         """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
         return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
 
+    def roster(self, signed: bytes) -> Record:
+        """Pass on a version of a roster (`roster_wire.write_signed`)."""
+        return self._without_body(Kind.ROSTER, payload=signed)
+
     def sealed(
         self,
         kind: Kind,

@@ -80,8 +80,8 @@ def init(
 ) -> None:
     """Make this node's identity and store; prints its public key."""
     from node import passphrase
-    from node.home import Home, check_name
-    from node.peers import check_address
+    from node.home import Home
+    from node.peers import check_address, check_name
 
     file = context.meta["passphrase_file"]
     choose = passphrase.choice(file, environment=True) if protected or file else None

@@ -121,9 +121,38 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
+CREATE TABLE denied_peers (                       -- who stays out, whatever a roster says
+    key    BLOB PRIMARY KEY,
+    name   TEXT NOT NULL,
+    since  REAL NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE followed_roster (
+    only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
+    coalition BLOB NOT NULL,
+    root      BLOB NOT NULL,                      -- the first version that was taken
+    chosen    BLOB NOT NULL,                      -- the version that the operator chose in a dispute, or empty
+    since     REAL NOT NULL
+) STRICT;
+CREATE TABLE rosters (                            -- of the coalition that is followed: every version that belongs
+    hash     BLOB PRIMARY KEY,
+    previous BLOB NOT NULL,
+    version  INTEGER NOT NULL,
+    signed   BLOB NOT NULL                        -- the document as signed, and the signatures
+) STRICT;
+CREATE TABLE roster_peers (                       -- peers that the roster brought
+    key     BLOB PRIMARY KEY REFERENCES peers (key) ON DELETE CASCADE,
+    version INTEGER NOT NULL
+) STRICT;
+CREATE TABLE signed_rosters (                     -- what this node signed as an administrator
+    coalition BLOB NOT NULL,
+    version   INTEGER NOT NULL,
+    hash      BLOB NOT NULL,
+    PRIMARY KEY (coalition, version, hash)
+) STRICT;
 """
-"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The last four
-tables are what a running daemon knows and `status` reads; they are empty while none runs."""
+"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The tables from
+`links` to `listening` are what a running daemon knows and `status` reads; they are empty while none runs."""
 
 
 class Database:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
 KEYSTORE_FILE = "keystore.json"
-MAX_NAME_LENGTH = 64
 LOOK_S = 1.0
 """How long a daemon that starts waits for its lock: a command that looks whether one runs holds it for a moment."""
 
@@ -166,15 +165,6 @@ class Home:
                 return False
         except HomeError:
             return True
-
-
-def check_name(name: str) -> str:
-    """A name for people: printable, one line, short; HomeError otherwise."""
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
-    if name.startswith("tidings1"):
-        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
-    return name.strip()
 
 
 def _sync(directory: Path) -> None:

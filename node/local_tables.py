@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crypto.keys import PublicKey
-from node.database import Database
 from node.errors import StoreError
+from node.roster_tables import RosterTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Notice:
     since: float
 
 
-class LocalTables(Database):
+class LocalTables(RosterTables):
     """Peers, accepted tasks, and the reports of a running daemon."""
 
     def add_peer(self, peer: Peer) -> None:

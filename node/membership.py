@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from node.errors import UsageError
-from node.home import Home, check_name
+from node.home import Home
 from node.local_tables import Peer
-from node.peers import check_addresses, parse_key
+from node.peers import check_addresses, check_name, parse_key
 
 
 def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None, query_only: bool) -> Peer:

@@ -45,9 +45,38 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
+CREATE TABLE denied_peers (
+    key    BLOB PRIMARY KEY,
+    name   TEXT NOT NULL,
+    since  REAL NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE followed_roster (
+    only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
+    coalition BLOB NOT NULL,
+    root      BLOB NOT NULL,
+    chosen    BLOB NOT NULL,
+    since     REAL NOT NULL
+) STRICT;
+CREATE TABLE rosters (
+    hash     BLOB PRIMARY KEY,
+    previous BLOB NOT NULL,
+    version  INTEGER NOT NULL,
+    signed   BLOB NOT NULL
+) STRICT;
+CREATE TABLE roster_peers (
+    key     BLOB PRIMARY KEY REFERENCES peers (key) ON DELETE CASCADE,
+    version INTEGER NOT NULL
+) STRICT;
+CREATE TABLE signed_rosters (
+    coalition BLOB NOT NULL,
+    version   INTEGER NOT NULL,
+    hash      BLOB NOT NULL,
+    PRIMARY KEY (coalition, version, hash)
+) STRICT;
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
-should hear of, and which bodies nobody has the rest of."""
+should hear of, and which bodies nobody has the rest of. A node may follow a signed list of members."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

@@ -35,7 +35,7 @@ from node.config import (
     MAX_WANT,
     MAX_WANT_CHUNKS,
 )
-from node.errors import RecordError, WireError
+from node.errors import RecordError, RosterError, WireError
 from node.frames import (
     Advert,
     Announce,
@@ -76,6 +76,8 @@ from node.records import (
     check_sizes,
     signed_record,
 )
+from node.roster import SignedRoster
+from node.roster_wire import read_signed
 
 STORE_ID_BYTES: Final = 8
 MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
@@ -166,10 +168,10 @@ def read_header(header_bytes: bytes) -> Header:
     )
 
 
-def read_payload(header: Header) -> KeyCard | KeyGrant | Head | None:
+def read_payload(header: Header) -> KeyCard | KeyGrant | Head | SignedRoster | None:
     """The payload that the header's kind calls for (rule 7); RecordError if it is something else."""
     try:
-        payload: KeyCard | KeyGrant | Head | None = None
+        payload: KeyCard | KeyGrant | Head | SignedRoster | None = None
         match RULES[header.kind].payload:
             case Payload.KEY_CARD:
                 payload = KeyCard(pb.KeyCard.FromString(header.payload).encryption_public)
@@ -178,8 +180,12 @@ def read_payload(header: Header) -> KeyCard | KeyGrant | Head | None:
                 payload = KeyGrant(grant.wrapped_key, grant.key_card)
             case Payload.HEAD:
                 payload = _head_from_pb(pb.Head.FromString(header.payload))
+            case Payload.ROSTER:
+                payload = read_signed(header.payload)
     except DecodeError:
         raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
+    except RosterError as error:
+        raise RecordError(f"The payload of a {header.kind.label} is refused: {error}") from error
     check_payload(header.kind, payload)
     return payload
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pip must never swap the pinned torch for a newer build that brings gigabytes of CUDA libraries.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format proto soak bench bench-quick clean
+.PHONY: demo test check format proto soak bench bench-quick audit clean
 
 demo: $(VENV)/runtime
 	@$(BIN)/tidings demo --draws 20 --out demo-out
@@ -42,6 +42,11 @@ bench: $(VENV)/dev
 # The same code on less, under five minutes on two cores; writes build/bench, not RESULTS.md.
 bench-quick: $(VENV)/dev
 	$(BIN)/python -m benchmarks --quick
+
+# Known vulnerabilities of what is locked. Asks the network, so it is no part of `check`; docs/dependencies.md.
+audit:
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip --quiet install pip-audit; }
+	build/audit/bin/pip-audit --no-deps --disable-pip -r requirements.lock -r requirements-dev.lock
 
 $(VENV)/runtime: pyproject.toml requirements.lock
 	@echo "Setting up $(VENV) (a few minutes the first time)..."

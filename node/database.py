@@ -84,7 +84,13 @@ CREATE TABLE peers (
     key        BLOB PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE COLLATE NOCASE,
     query_only INTEGER NOT NULL,
-    added_at   REAL NOT NULL
+    added_at   REAL NOT NULL,
+    via        TEXT NOT NULL DEFAULT 'operator'   -- whose word made it a peer
+) STRICT;
+CREATE TABLE denied_peers (                       -- whom the operator removed: nothing else adds them again
+    public_key BLOB PRIMARY KEY,
+    since      REAL NOT NULL,
+    reason     TEXT NOT NULL
 ) STRICT;
 CREATE TABLE peer_addresses (
     peer    BLOB NOT NULL REFERENCES peers (key) ON DELETE CASCADE,
@@ -121,12 +127,6 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
-CREATE TABLE denied_peers (                       -- who stays out, whatever a roster says
-    key    BLOB PRIMARY KEY,
-    name   TEXT NOT NULL,
-    since  REAL NOT NULL,
-    reason TEXT NOT NULL
-) STRICT;
 CREATE TABLE followed_roster (
     only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
     coalition BLOB NOT NULL,
@@ -139,10 +139,6 @@ CREATE TABLE rosters (                            -- of the coalition that is fo
     previous BLOB NOT NULL,
     version  INTEGER NOT NULL,
     signed   BLOB NOT NULL                        -- the document as signed, and the signatures
-) STRICT;
-CREATE TABLE roster_peers (                       -- peers that the roster brought
-    key     BLOB PRIMARY KEY REFERENCES peers (key) ON DELETE CASCADE,
-    version INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE signed_rosters (                     -- what this node signed as an administrator
     coalition BLOB NOT NULL,

@@ -42,21 +42,18 @@ class EpochKeys:
         self._unwrapped: dict[bytes, bytes] = {}
 
     def live(self) -> EpochKey:
-        """The epoch to seal under now: the newest one, or a new one if a former member holds its key."""
+        """The epoch to seal under now, granted to every member whose key card is known."""
         with self._author.lock:
-            self._own_card()
-            grants = self._live_grants(self._store.number_apart(self._me))
-            epoch = self._epoch_of(grants)
-            if epoch is None or not {grant.header.recipient for grant in grants} <= {self._me, *self.members()}:
-                return self._begin()
+            epoch = self._live_or_new()
+            self._grant_lacking(epoch)
             return epoch
 
     def rotate(self) -> int:
         """Begin a new epoch, granted to those who are members now; returns its number."""
         with self._author.lock:
-            number = self._begin().number
-            self.grant_missing()
-            return number
+            epoch = self._begin()
+            self._grant_lacking(epoch)
+            return epoch.number
 
     def grant_missing(self) -> int:
         """Grant the live epoch to every member whose key card is known and who lacks it; returns how many.
@@ -64,16 +61,7 @@ class EpochKeys:
         Idempotent. Called whenever peers or key cards change, by the daemon and by commands alike.
         """
         with self._author.lock:
-            epoch = self.live()
-            granted = self.granted()
-            lacking = [
-                member
-                for member in self.members()
-                if (card := self.key_card(member)) is not None and (member, card.id) not in granted
-            ]
-            for member in lacking:
-                self._grant(member, epoch)
-            return len(lacking)
+            return self._grant_lacking(self._live_or_new())
 
     def live_grants(self) -> list[Record]:
         """The grants of the epoch that is live, as far as it has begun, in order of sequence; none before the first."""
@@ -117,6 +105,26 @@ class EpochKeys:
         if reason:
             raise NotReadable(f"the seal is broken ({reason}); tell {who}")
         raise NotReadable(f"waiting for the key grant of {who}; it must add this node")
+
+    def _live_or_new(self) -> EpochKey:
+        """The newest epoch, or a new one if a former member holds its key or this node cannot open it."""
+        self._own_card()
+        grants = self._live_grants(self._store.number_apart(self._me))
+        epoch = self._epoch_of(grants)
+        if epoch is None or not {grant.header.recipient for grant in grants} <= {self._me, *self.members()}:
+            return self._begin()
+        return epoch
+
+    def _grant_lacking(self, epoch: EpochKey) -> int:
+        granted = self.granted()
+        lacking = [
+            member
+            for member in self.members()
+            if (card := self.key_card(member)) is not None and (member, card.id) not in granted
+        ]
+        for member in lacking:
+            self._grant(member, epoch)
+        return len(lacking)
 
     def _begin(self) -> EpochKey:
         epoch = EpochKey(self._newest() + 1, new_epoch_key())

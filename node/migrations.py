@@ -45,11 +45,11 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
+ALTER TABLE peers ADD COLUMN via TEXT NOT NULL DEFAULT 'operator';
 CREATE TABLE denied_peers (
-    key    BLOB PRIMARY KEY,
-    name   TEXT NOT NULL,
-    since  REAL NOT NULL,
-    reason TEXT NOT NULL
+    public_key BLOB PRIMARY KEY,
+    since      REAL NOT NULL,
+    reason     TEXT NOT NULL
 ) STRICT;
 CREATE TABLE followed_roster (
     only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
@@ -64,10 +64,6 @@ CREATE TABLE rosters (
     version  INTEGER NOT NULL,
     signed   BLOB NOT NULL
 ) STRICT;
-CREATE TABLE roster_peers (
-    key     BLOB PRIMARY KEY REFERENCES peers (key) ON DELETE CASCADE,
-    version INTEGER NOT NULL
-) STRICT;
 CREATE TABLE signed_rosters (
     coalition BLOB NOT NULL,
     version   INTEGER NOT NULL,
@@ -76,7 +72,8 @@ CREATE TABLE signed_rosters (
 ) STRICT;
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
-should hear of, and which bodies nobody has the rest of. A node may follow a signed list of members."""
+should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again; the
+signed list of members that the node follows."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

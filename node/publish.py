@@ -272,7 +272,6 @@ def _send(home: Home, ledger: Ledger, release_id: str, task_id: bytes, payload: 
             assert held is not None  # noqa: S101 - the note and its record are written in one transaction
             record = held.record
         ledger.published(release_id, record.id)
-    home.epochs.grant_missing()
     return record
 
 

@@ -1,4 +1,4 @@
-"""Tables of the roster: which one this node follows, its versions, whom it brought, and whom the operator keeps out.
+"""Tables of the roster: which one this node follows, its versions, and what this node signed as an administrator.
 
 A version is written down once it passed every check (`roster.RosterTree.place`), and before anything is done about it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from crypto.keys import PublicKey
 from node.database import Database
 from node.roster import Place
 
@@ -22,16 +21,6 @@ class Followed:
     root: bytes
     chosen: bytes
     since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """A key that stays out until the operator adds it again; `name` is what it was called here."""
-
-    key: PublicKey
-    name: str
-    since: float
-    reason: str
 
 
 class RosterTables(Database):
@@ -51,9 +40,9 @@ class RosterTables(Database):
         self._rows("UPDATE followed_roster SET chosen = ?", version_hash)
 
     def unfollow_roster(self) -> None:
-        """Follow none. What it brought is by hand from now on; what is to go is removed before."""
+        """Follow none, and forget its versions."""
         with self.batch():
-            for table in ("followed_roster", "rosters", "roster_peers"):
+            for table in ("followed_roster", "rosters"):
                 self._rows(f"DELETE FROM {table}")  # noqa: S608 - constants
 
     def add_roster(self, place: Place, signed: bytes) -> None:
@@ -71,37 +60,6 @@ class RosterTables(Database):
         if not rows:
             raise self._damaged()
         return bytes(rows[0][0])
-
-    def roster_peers(self) -> dict[PublicKey, int]:
-        """The peers that the roster brought, and the version that did."""
-        return {self._key(key): version for key, version in self._rows("SELECT key, version FROM roster_peers")}
-
-    def set_roster_peer(self, key: PublicKey, version: int) -> None:
-        """This peer is the roster's, brought by this version; no change if it is already."""
-        self._rows("INSERT OR IGNORE INTO roster_peers VALUES (?, ?)", key.raw, version)
-
-    def drop_roster_peer(self, key: PublicKey) -> None:
-        """This peer is the operator's own from now on."""
-        self._rows("DELETE FROM roster_peers WHERE key = ?", key.raw)
-
-    def deny(self, key: PublicKey, name: str, reason: str) -> None:
-        """Keep this key out. Again keeps the age and takes the new reason."""
-        self._rows(
-            "INSERT INTO denied_peers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET reason = excluded.reason",
-            key.raw,
-            name,
-            time.time(),
-            reason,
-        )
-
-    def allow(self, key: PublicKey) -> bool:
-        """Keep it out no longer; False if it was not."""
-        return bool(self._rows("DELETE FROM denied_peers WHERE key = ? RETURNING 1", key.raw))
-
-    def denied(self) -> list[Denied]:
-        """Who is kept out, the longest first."""
-        rows = self._rows("SELECT key, name, since, reason FROM denied_peers ORDER BY since, key")
-        return [Denied(self._key(key), *rest) for key, *rest in rows]
 
     def note_signed_roster(self, coalition: bytes, version: int, version_hash: bytes) -> None:
         """This node signs this version: on disk before it does."""

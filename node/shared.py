@@ -123,7 +123,6 @@ def share(home: Home, query: Query, on_progress: Callable[[str], None] = lambda 
             home.epochs.live(),
             supersedes=before.record.id if before else b"",
         )
-    home.epochs.grant_missing()
     return Shared(record, card, is_new=True)
 
 

@@ -47,7 +47,6 @@ def add(home: Home, reference: str, backbone: Path | None = None) -> tuple[Task,
         if task.id in known:
             return task, False
         home.author.sealed(Kind.TASK, task.id, task.canonical(), home.epochs.live())
-        home.epochs.grant_missing()
         return task, True
     matching = {p.task.id: p.task for p in proposals(home) if _means(reference, p.task.id.hex(), p.task.name)}
     if not matching:

@@ -41,6 +41,8 @@ STEPS: tuple[tuple[str, int, str], ...] = (
     ("node.store:Store._insert", 1, "after"),
     ("node.store:Store.add", 1, "after"),
     ("node.heads:tell", 1, "after"),
+    ("node.epochs:EpochKeys._grant_lacking", 1, "before"),
+    ("node.epochs:EpochKeys._grant_lacking", 1, "after"),
     ("node.author:seal", 1, "after"),
     ("node.store:Store.reserve_sequence", 2, "after"),
     ("node.wire:author", 2, "after"),
@@ -49,8 +51,6 @@ STEPS: tuple[tuple[str, int, str], ...] = (
     ("node.store:Store.add", 2, "after"),
     ("fusion.ledger:Ledger.published", 1, "before"),
     ("fusion.ledger:Ledger.published", 1, "after"),
-    ("node.epochs:EpochKeys.grant_missing", 1, "before"),
-    ("node.epochs:EpochKeys.grant_missing", 1, "after"),
 )
 
 

@@ -374,12 +374,12 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a removal begins no new epoch": lambda patch: rewrite(
         patch,
         EpochKeys,
-        "live",
+        "_live_or_new",
         ("epoch is None or not {grant.header.recipient", "epoch is None or not set() & {grant.header.recipient"),
     ),
     "every epoch has the same key": lambda patch: patch.setattr(epochs, "new_epoch_key", lambda: bytes(32)),
     "nobody is granted anything": lambda patch: rewrite(
-        patch, EpochKeys, "grant_missing", ("for member in lacking:", "for member in []:")
+        patch, EpochKeys, "_grant_lacking", ("for member in lacking:", "for member in []:")
     ),
     "a restored home goes on in its old incarnation": lambda patch: rewrite(
         patch, Store, "number_apart", ("if self._is_shared(origin):", "if False:")

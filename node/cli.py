@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_keys, cli_models, cli_simulate, show
+from node import cli_bundle, cli_keys, cli_models, cli_roster, cli_simulate, show
 from node.cli_options import Json, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_roster.app, name="roster")
 app.add_typer(cli_simulate.app)
 
 DEFAULT_HOME = Path("~/.tidings")
@@ -135,7 +136,8 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     for one, line in zip(listed, lines, strict=True):
         show.line(line)
         show.line(f"    {one['key']}")
-        show.line(f"    {', '.join(one['addresses']) or 'no address'}")
+        came = "added by hand" if one["via"] == "operator" else one["via"]
+        show.line(f"    {', '.join(one['addresses']) or 'no address'}; {came}")
 
 
 def _peer_lines(listed: list[dict[str, Any]]) -> list[str]:

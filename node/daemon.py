@@ -59,6 +59,7 @@ from node.link import Link
 from node.local_tables import LinkReport, Peer
 from node.records import Kind, Record
 from node.reports import follow
+from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
 from node.store import Store
 
@@ -94,6 +95,7 @@ class Daemon:
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._disk = DiskWatch(home.path)
+        self._roster = RosterWatch(home)
         self._lacks_grants = False
         self._position = 0
         self._core = self._new_core()
@@ -154,12 +156,16 @@ class Daemon:
                 self._look_at_disk()
                 latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
+                    self._roster.look_again()
                     self._read_peers()
                     self._read_records()
                     if not self._commit.is_busy:
                         # Else again: what was imported into a record that is arriving here too can be told from what
                         # arrived only when that is on disk.
                         counter = latest
+                if self._roster.tend(asyncio.get_running_loop().time()):
+                    self._read_peers()
+                    self._read_records()
                 await self._readmit()
             except StoreError as error:
                 self._leave_network(error)
@@ -276,11 +282,13 @@ class Daemon:
     def _look_at(self, record: Record) -> None:
         """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
         this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs are read when there is time."""
+        HEADs and rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._heads_arrived |= kind is Kind.HEAD
+        if kind is Kind.ROSTER:
+            self._roster.look_again()
 
     def _tell_findings(self) -> None:
         """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""

@@ -159,6 +159,13 @@ def check_first(signed: SignedRoster) -> None:
 
 def check_follows(signed: SignedRoster, before: SignedRoster) -> None:
     """A version that comes after `before` (TUF 5.3.4 and 5.3.5); RosterError says which rule it breaks."""
+    check_proposed(signed, before)
+    _check_threshold(signed, before.roster)
+    _check_threshold(signed, signed.roster)
+
+
+def check_proposed(signed: SignedRoster, before: SignedRoster) -> None:
+    """The same but for the number of signatures: a version that is still being signed."""
     roster = signed.roster
     if signed.coalition != before.coalition:
         raise RosterError("This roster is another coalition's.")
@@ -170,8 +177,6 @@ def check_follows(signed: SignedRoster, before: SignedRoster) -> None:
             f"{min(strangers).short} signed version {roster.version} and is an administrator neither of it nor of "
             f"version {before.roster.version}."
         )
-    _check_threshold(signed, before.roster)
-    _check_threshold(signed, roster)
 
 
 def lacking(signed: SignedRoster, by: Roster) -> int:
@@ -289,7 +294,9 @@ class RosterTree:
             return False
         roster = signed.roster
         if roster.version <= root.roster.version:
-            raise RosterError(f"Version {roster.version} is older than all that this node follows; it changes nothing.")
+            raise RosterError(
+                f"Version {roster.version} is not newer than the first version that this node took; it changes nothing."
+            )
         if roster.previous not in self._places:
             raise RosterError(self._gap(roster))
         check_follows(signed, self._load(roster.previous))

@@ -66,7 +66,7 @@ def read_signed(payload: bytes) -> SignedRoster:
 
 
 def read_kept(payload: bytes) -> SignedRoster:
-    """A version of our own store, which was checked when it came."""
+    """A version out of our own store, from a row or a record: its signatures were checked when it came."""
     message = pb.SignedRoster.FromString(payload)
     signatures = tuple((PublicKey(one.administrator), one.signature) for one in message.signatures)
     return SignedRoster(read_document(message.document), message.document, signatures, roster_hash(message.document))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from node import disk, heads, shared
+from node import disk, heads, roster_status, shared
 from node.budget import statement
 from node.errors import NotReadable
 from node.gossip.events import Disk
@@ -54,6 +54,7 @@ def notices(home: Home) -> list[dict[str, str]]:
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
+    told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
     if disk.is_low(home.path):
         told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
     if heads.is_behind(home):
@@ -78,6 +79,7 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
                 "address": next(iter(peer.addresses), None),
                 "addresses": list(peer.addresses),
                 "query_only": peer.query_only,
+                "via": peer.via,
                 "state": state,
                 "reason": reason,
                 "since": report.since if report else None,

@@ -236,6 +236,10 @@ class Database:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def refuse_writes(self) -> None:
+        """From now on SQLite refuses every change through this connection."""
+        self._rows("PRAGMA query_only = ON")
+
     def change_counter(self) -> int:
         """A number that differs from its last value once another connection has changed the store. Cheap."""
         return int(self._rows("PRAGMA data_version")[0][0])

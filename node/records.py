@@ -27,7 +27,7 @@ from typing import Final
 from crypto.errors import BadSignature, Malformed
 from crypto.keys import PublicKey, parse_encryption_public
 from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hash, chunk_hashes
-from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_record
+from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, Statement, record_id, verify_record
 from node.config import (
     BODY_LIMIT_BYTES,
     CHUNK_BYTES,
@@ -220,6 +220,11 @@ def core(header: Header) -> bytes:
     return CORE_LABEL + b"".join(len(part).to_bytes(4, "big") + part for part in fields)
 
 
+def statement_of(header: Header, id_: bytes) -> Statement:
+    """What the origin of the record with this header and id signs."""
+    return Statement(header.kind.label, header.incarnation, header.sequence, header.supersedes, id_)
+
+
 def with_body(header: Header, body: bytes, key_commitment: bytes) -> Header:
     """The header of a record that carries this sealed body, in chunks of the usual size."""
     return replace(
@@ -234,6 +239,12 @@ def with_body(header: Header, body: bytes, key_commitment: bytes) -> Header:
 def chunk_size(header: Header, index: int) -> int:
     """How many bytes chunk `index` has; only the last one may be short."""
     return min(header.chunk_bytes, header.body_bytes - index * header.chunk_bytes)
+
+
+def cut(body: bytes, chunk_bytes: int) -> list[bytes]:
+    """What claims to be a body, in chunks of the size that its header states, the last one perhaps shorter."""
+    step = max(chunk_bytes, CHUNK_MIN_BYTES)  # a record without a body states none
+    return [body[start : start + step] for start in range(0, len(body), step)]
 
 
 def is_chunk(header: Header, index: int, data: bytes) -> bool:
@@ -289,7 +300,7 @@ def signed_record(header: Header, header_bytes: bytes, signature: bytes) -> Reco
     """Rule 8: the record, if its origin signed these bytes; RecordError otherwise."""
     id_ = record_id(header_bytes)
     try:
-        verify_record(header.origin, header.kind.label, header.incarnation, header.sequence, id_, signature)
+        verify_record(header.origin, statement_of(header, id_), signature)
     except BadSignature as error:
         raise RecordError(f"The signature of a {header.kind.label} is not {header.origin.short}'s.") from error
     return Record(header, header_bytes, signature, id_)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crypto.keys import ENCRYPTION_PUBLIC_BYTES, EncryptionKey, Identity
 from crypto.sealing import WRAPPED_KEY_BYTES, chunk_hash
-from crypto.signing import record_id
+from crypto.signing import record_id, sign_record
 from node import wire
 from node.config import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES
 from node.errors import RecordError
@@ -28,6 +28,7 @@ from node.records import (
     can_bury,
     chunk_size,
     core,
+    statement_of,
     with_body,
 )
 
@@ -67,7 +68,7 @@ def head_with(**changes: Any) -> Header:
 def signed(header: Header, by: Identity = ORIGIN) -> tuple[bytes, bytes]:
     """Header bytes and signature, without asking whether they make sense."""
     header_bytes = wire.write_header(header)
-    return header_bytes, wire.sign_header(by, header, header_bytes)
+    return header_bytes, sign_record(by, statement_of(header, record_id(header_bytes)))
 
 
 def summary() -> Record:
@@ -255,15 +256,19 @@ def test_a_signature_for_one_kind_does_not_serve_another() -> None:
     header = header_of(Kind.SUMMARY)
     header_bytes = wire.write_header(header)
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, wire.sign_header(ORIGIN, replace(header, kind=Kind.MODEL), header_bytes))
+        wire.read_record(
+            header_bytes, sign_record(ORIGIN, statement_of(replace(header, kind=Kind.MODEL), record_id(header_bytes)))
+        )
 
 
-@pytest.mark.parametrize("change", [{"sequence": 2}, {"incarnation": b"12345679"}])
-def test_a_signature_for_one_number_does_not_serve_another(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"incarnation": b"12345679"}, {"supersedes": bytes(32)}])
+def test_a_signature_says_what_number_and_what_is_superseded(change: dict[str, Any]) -> None:
     header = header_of(Kind.SUMMARY)
     header_bytes = wire.write_header(header)
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, wire.sign_header(ORIGIN, replace(header, **change), header_bytes))
+        wire.read_record(
+            header_bytes, sign_record(ORIGIN, statement_of(replace(header, **change), record_id(header_bytes)))
+        )
 
 
 def test_sizes_come_before_everything_else() -> None:
@@ -292,7 +297,9 @@ def test_a_kind_that_nobody_has_defined_is_refused() -> None:
 
 def test_the_bytes_that_were_signed_are_kept_with_fields_that_we_do_not_know() -> None:
     header_bytes = wire.write_header(header_of(Kind.SUMMARY)) + bytes.fromhex("c20205") + b"later"  # field 40
-    record = wire.read_record(header_bytes, wire.sign_header(ORIGIN, header_of(Kind.SUMMARY), header_bytes))
+    record = wire.read_record(
+        header_bytes, sign_record(ORIGIN, statement_of(header_of(Kind.SUMMARY), record_id(header_bytes)))
+    )
     assert record.header == header_of(Kind.SUMMARY)
     assert record.header_bytes == header_bytes
     assert record.id != summary().id

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from crypto.errors import Malformed
-from crypto.keys import PublicKey
+from crypto.keys import PublicKey, public_key
 from node.errors import StoreError, StoreFull
 from node.migrations import SCHEMA_VERSION, migrate, statements
 from node.records import INCARNATION_BYTES
@@ -266,7 +266,7 @@ class Database:
 
     def _key(self, raw: bytes) -> PublicKey:
         try:
-            return PublicKey(raw)
+            return public_key(raw)
         except Malformed:
             raise self._damaged() from None
 

@@ -263,9 +263,10 @@ def wanting(home: Home) -> list[Wanting]:
         return []
     places = {place.hash: place for place in home.store.rosters()}
     publishers = _publishers(home, held, places)
+    now = home.trusted
     found = []
     for place in places.values():
-        turn = _turn(home, held, place, publishers.get(place.hash, set()))
+        turn = _turn(home.me, place, _candidates(home, held, place, now), publishers.get(place.hash, set()))
         if turn is not None:
             found.append(Wanting(version(home, place.hash), turn))
     return found
@@ -284,20 +285,18 @@ def publish_at_once(home: Home) -> int:
     return len(due)
 
 
-def _turn(home: Home, held: Roll, place: Place, published: set[PublicKey]) -> int | None:
+def _turn(me: PublicKey, place: Place, candidates: frozenset[PublicKey], published: set[PublicKey]) -> int | None:
     """After how many others it is this node's turn to publish a version; None if it is not to."""
-    candidates = _candidates(home, held, place)
-    if home.me not in candidates or home.me in published or len(published & candidates) >= COPIES:
+    free = COPIES - len(published & candidates)
+    if me not in candidates or me in published or free <= 0:
         return None
     waiting = sorted(candidates - published, key=lambda key: _order(place.hash, key))
-    free = COPIES - len(published & candidates)
-    return max(0, waiting.index(home.me) - free + 1)
+    return max(0, waiting.index(me) - free + 1)
 
 
-def _candidates(home: Home, held: Roll, place: Place) -> frozenset[PublicKey]:
+def _candidates(home: Home, held: Roll, place: Place, now: frozenset[PublicKey]) -> frozenset[PublicKey]:
     """Who is trusted now, and was by those who lack this version: the members of the one before it. If none of them is
     left, those trusted now."""
-    now = home.trusted
     is_root = place.hash == held.followed.root
     before = version(home, place.hash if is_root else place.previous).roster.origins
     return before & now or held.in_force.roster.origins & now

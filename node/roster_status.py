@@ -13,7 +13,7 @@ from crypto.keys import PublicKey
 from node.home import Home
 from node.local_tables import OPERATOR, Peer
 from node.records import Kind
-from node.roster import RosterMember, SignedRoster, signed_both
+from node.roster import SignedRoster, signed_both
 from node.roster_follow import Roll, carried, roll, version
 from node.roster_propose import Proposal
 from node.roster_wire import read_kept
@@ -81,7 +81,7 @@ def _followed(home: Home, held: Roll) -> dict[str, Any]:
         "threshold": signed.roster.threshold,
         "signed_by": [_name_in(home, signed, key) for key in sorted(signed.signers)],
         "is_member": home.me in members,
-        "members": [_member(home, one, members) for one in signed.roster.members],
+        "members": _members(home, signed, members),
         "frozen": _dispute(home, held) if held.standing.is_disputed else "",
         "rivals": [_rival(home, version(home, one)) for one in held.standing.rivals],
         "waiting": waiting(home, held),
@@ -104,34 +104,40 @@ def _administrators(home: Home, signed: SignedRoster) -> list[dict[str, Any]]:
     ]
 
 
-def _member(home: Home, member: RosterMember, members: Collection[PublicKey]) -> dict[str, Any]:
-    peer = next((one for one in home.store.peers() if one.key == member.key), None)
-    state, reason = _member_state(home, member, peer, members)
-    return {
-        "name": member.name,
-        "key": member.key.text,
-        "addresses": list(member.addresses),
-        "query_only": member.query_only,
-        "via": peer.via if peer else None,
-        "state": state,
-        "reason": reason,
-    }
-
-
-def _member_state(
-    home: Home, member: RosterMember, peer: Peer | None, members: Collection[PublicKey]
-) -> tuple[str, str]:
-    """How a member stands here: a word, and why it is held back or not the roster's."""
+def _members(home: Home, signed: SignedRoster, members: Collection[PublicKey]) -> list[dict[str, Any]]:
+    peers = {peer.key: peer for peer in home.store.peers()}
     denied = {one.key: one.reason for one in home.store.denied()}
-    if member.key == home.me:
-        return "this node", ""
-    if member.key in denied:
-        return "denied", f"{denied[member.key]}; `tidings roster allow {member.name}` lets it in"
-    if member.key not in members:
-        return "left out", "another version that is disputed leaves it out"
+    carded = {held.record.header.origin for held in home.store.held(kind=Kind.KEY_CARD)}
+    listed = []
+    for member in signed.roster.members:
+        peer = peers.get(member.key)
+        if member.key == home.me:
+            state, reason = "this node", ""
+        elif member.key in denied:
+            state, reason = "denied", f"{denied[member.key]}; `tidings roster allow {member.name}` lets it in"
+        elif member.key not in members:
+            state, reason = "left out", "another version that is disputed leaves it out"
+        else:
+            state, reason = _peer_state(peer, has_card=member.key in carded)
+        listed.append(
+            {
+                "name": member.name,
+                "key": member.key.text,
+                "addresses": list(member.addresses),
+                "query_only": member.query_only,
+                "via": peer.via if peer else None,
+                "state": state,
+                "reason": reason,
+            }
+        )
+    return listed
+
+
+def _peer_state(peer: Peer | None, *, has_card: bool) -> tuple[str, str]:
+    """How a member that nothing keeps out stands here: a word, and what is missing."""
     if peer is None:
-        return "waiting", "comes in as soon as the roster is looked at again"
-    if not peer.query_only and home.epochs.key_card(member.key) is None:
+        return "waiting", "comes in as soon as this node runs"
+    if not peer.query_only and not has_card:
         return "waiting", "its key card has not come yet"
     return "query-only" if peer.query_only else "member", "added by hand" if peer.via == OPERATOR else ""
 

@@ -15,7 +15,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from crypto.errors import Malformed
-from crypto.keys import PublicKey
+from crypto.keys import public_key
 from crypto.signing import roster_hash
 from node.config import ROSTER_LIMIT_BYTES, ROSTER_PAYLOAD_LIMIT_BYTES
 from node.errors import RosterError
@@ -68,7 +68,7 @@ def read_signed(payload: bytes) -> SignedRoster:
 def read_kept(payload: bytes) -> SignedRoster:
     """A version out of our own store, from a row or a record: its signatures were checked when it came."""
     message = pb.SignedRoster.FromString(payload)
-    signatures = tuple((PublicKey(one.administrator), one.signature) for one in message.signatures)
+    signatures = tuple((public_key(one.administrator), one.signature) for one in message.signatures)
     return SignedRoster(read_document(message.document), message.document, signatures, roster_hash(message.document))
 
 
@@ -94,10 +94,10 @@ def read_document(document: bytes) -> Roster:
         roster = Roster(
             message.version,
             message.name,
-            tuple(map(PublicKey, message.administrators)),
+            tuple(map(public_key, message.administrators)),
             message.threshold,
             tuple(
-                RosterMember(PublicKey(one.key), one.name, tuple(one.addresses), one.query_only)
+                RosterMember(public_key(one.key), one.name, tuple(one.addresses), one.query_only)
                 for one in message.members
             ),
             message.coalition,
@@ -157,7 +157,7 @@ def _checked(message: pb.SignedRoster) -> SignedRoster:
     if len(message.signatures) > MAX_SIGNATURES:
         raise RosterError(f"A roster has at most {MAX_SIGNATURES} signatures, this one {len(message.signatures)}.")
     try:
-        signatures: Signatures = tuple((PublicKey(one.administrator), one.signature) for one in message.signatures)
+        signatures: Signatures = tuple((public_key(one.administrator), one.signature) for one in message.signatures)
     except Malformed:
         raise RosterError("A roster is signed with something that is not a public key.") from None
     check_signatures(message.document, signatures)

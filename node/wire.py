@@ -10,14 +10,13 @@ version may add some. Header bytes are decoded and never encoded again: what was
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from crypto.errors import Malformed
-from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
+from crypto.keys import PUBLIC_KEY_BYTES, Identity, public_key
 from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
@@ -137,8 +136,8 @@ def read_header(header_bytes: bytes) -> Header:
     try:
         message.ParseFromString(header_bytes)
         kind = Kind(message.kind)
-        origin = _public_key(message.origin)
-        recipient = _public_key(message.recipient) if message.recipient else None
+        origin = public_key(message.origin)
+        recipient = public_key(message.recipient) if message.recipient else None
     except DecodeError:
         raise RecordError("These bytes are not a record header.") from None
     except Malformed:
@@ -224,12 +223,6 @@ def _head_from_pb(message: pb.Head) -> Head:
         ),
         tuple(message.accepted),
     )
-
-
-@functools.lru_cache(maxsize=4_096)
-def _public_key(raw: bytes) -> PublicKey:
-    """Checking a point costs 30 times as much as decoding the header it is in, and the same few keys keep coming."""
-    return PublicKey(raw)
 
 
 # --------------------------------------------------------------------------------------------------------------- frames

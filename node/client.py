@@ -8,12 +8,15 @@ those words are what `status` and the error line show.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from crypto.keys import Identity, PublicKey
 from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
@@ -22,6 +25,7 @@ from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
 from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused
 from node.frames import Query
+from node.health import CLOCK_METADATA
 from node.link import Hub, Link
 from node.pb import tidings_pb2_grpc as rpc
 from node.server import GRPC_OPTIONS, LINK_METADATA
@@ -30,10 +34,21 @@ from node.show import one_line
 if TYPE_CHECKING:
     from node.pb import tidings_pb2 as pb
 
+    _Check = Callable[..., grpc.aio.UnaryUnaryCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]]
     ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, pb.Frame]
 
 
 _stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated without types
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a peer said when it was asked how it is."""
+
+    is_serving: bool | None
+    """None: it has no health service, as older releases."""
+    ahead_s: float | None
+    """How far its clock is ahead of ours; None if it does not say."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,29 @@ class Dialer:
             finally:
                 call.cancel()  # a call that was given up before it was sent must not start on a closed channel
         return b"".join(parts)
+
+    async def look(self, peer: PublicKey, address: str, limit_s: float) -> Look:
+        """Ask `peer` how it is, without a link; PeerUnreachable, in words, if it does not answer within `limit_s`."""
+        async with self.channel(peer, address) as channel:
+            check: _Check = health_pb2_grpc.HealthStub(channel).Check
+            call = check(health_pb2.HealthCheckRequest(), timeout=limit_s)
+            try:
+                metadata = await call.initial_metadata()
+                reply = await call
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return Look(None, None)
+                raise failure(error.code(), error.details(), address) from error
+            finally:
+                call.cancel()
+        return Look(reply.status == health_pb2.HealthCheckResponse.SERVING, _ahead_s(metadata))
+
+
+def _ahead_s(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
+    said = dict(metadata).get(CLOCK_METADATA, "")
+    if not isinstance(said, str) or not re.fullmatch(r"-?\d{1,18}", said):
+        return None
+    return int(said) / 1000 - time.time()
 
 
 _UNREACHABLE = (

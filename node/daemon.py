@@ -13,24 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import random
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib.metadata import version
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
-from node import heads
+from node import heads, notify
 from node.answers import Answers
+from node.arrivals import Arrivals
 from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.frames import Chunk, Frame, Missing
+from node.frames import Bye, Chunk, Frame, Missing, Query
 from node.gossip.core import Gossip
 from node.gossip.events import (
     Action,
@@ -53,18 +56,19 @@ from node.gossip.events import (
     Send,
     SendChunk,
     SendRecords,
+    Struck,
     Tick,
 )
 from node.home import Home
-from node.link import Link
+from node.journal import Journal
+from node.link import CLOSE_GRACE_S, Link
 from node.local_tables import LinkReport, Peer
+from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
 from node.records import Kind, Record
 from node.reports import follow
 from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
-from node.store import Store
-
-log = logging.getLogger("tidings")
+from node.store import Store, Tally
 
 POLL_S = 0.5
 """How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
@@ -88,12 +92,18 @@ class Daemon:
         settings: GossipSettings,
         bandwidth: Bandwidth | None = None,
         queries: QuerySettings | None = None,
+        metrics: tuple[str, int] | None = None,
     ) -> None:
         self._home = home
         self._settings = settings
         self._bandwidth = bandwidth
+        self.journal = Journal(home.me, self._name_of)
+        self.arrivals = Arrivals(self.journal, home.store)
         self._answers = Answers(home, queries)
-        doors = Doors(self._admitted, self._answers.answer)
+        self._metrics = metrics
+        self._loop_delay = LoopDelay()
+        self._started_at = time.time()
+        doors = Doors(self._admitted, self._answer, lambda: self.is_serving)
         self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
@@ -128,25 +138,39 @@ class Daemon:
             port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
             self._if_there_is_room(functools.partial(self._home.store.set_listening, address))
-        on_ready.set_result(address)
         try:
-            await asyncio.gather(self._watch_store(), self._write_reports())
+            async with self._measured():
+                on_ready.set_result(address)
+                await asyncio.gather(self._watch_store(), self._write_reports())
         finally:
-            for timer in (self._tick, self._clock):
-                if timer is not None:
-                    timer.cancel()
-            for link in self._links.values():
-                link.close("this node stopped")
-            for dial in self._dials.values():
-                dial.cancel()
-            await self._server.stop(STOP_GRACE_S)
-            self._answers.close()
-            await self._commit.close()
-            self._if_there_is_room(self._home.store.clear_reports)
+            await self._close()
 
     def stop(self) -> None:
         """End `run` soon."""
         self._stopping.set()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this node does its work: not while it stops, nor while its store refuses writes."""
+        is_off = asyncio.get_running_loop().time() < self._off_until
+        return not (self._stopping.is_set() or is_off or self._disk.state is Disk.FULL)
+
+    async def _close(self) -> None:
+        """End links and calls, each with a word to the other side, then let go of the store."""
+        self._stopping.set()
+        for timer in (self._tick, self._clock):
+            if timer is not None:
+                timer.cancel()
+        for link in self._links.values():
+            link.send(Bye())
+            link.close("this node stopped")
+        linked = [dial for peer, dial in self._dials.items() if peer not in self._unanswered and not dial.done()]
+        for dial in self._unanswered.values():
+            dial.cancel()
+        await asyncio.gather(_ended(linked, CLOSE_GRACE_S), self._server.stop(STOP_GRACE_S))
+        self._answers.close()
+        await self._commit.close()
+        self._if_there_is_room(self._home.store.clear_reports)
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; False once the daemon is to stop."""
@@ -177,6 +201,7 @@ class Daemon:
                     self._read_peers()
                     self._read_records()
                 await self._readmit()
+                notify.notify(notify.ALIVE)
             except StoreError as error:
                 self._leave_network(error)
             if not await self._pause(POLL_S):
@@ -185,7 +210,7 @@ class Daemon:
     async def _readmit(self) -> None:
         is_open = await self._server.readmit()
         if self._is_open and not is_open:
-            log.error("Another program took this node's port; it is tried again and again.")
+            self.journal.port_lost()
         self._is_open = is_open
 
     def _read_peers(self) -> None:
@@ -202,6 +227,7 @@ class Daemon:
         added, self._position = self._home.store.held_after(self._position)
         for held in [*grown, *added]:
             self._handle(RecordAdded(held))
+        self.arrivals.found([held.record for held in added])
         if any(held.record.header.kind is Kind.KEY_CARD for held in added):
             self._grant()
 
@@ -213,9 +239,9 @@ class Daemon:
                 self._read_records()
         except StoreFull as error:
             self._lacks_grants = True
-            log.warning("%s", error)
+            self.journal.store_failed(error)
         except KeystoreLocked as error:
-            log.error("Nobody is granted a key: %s", error)
+            self.journal.grants_locked(error)
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
@@ -224,6 +250,7 @@ class Daemon:
             current = [self._with_traffic(report) for report in self._reports.values()]
             lacking = self._core.unsourced()
             try:
+                self.arrivals.look(self._core.fetching(), lacking - unsourced)
                 if current != written:
                     await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
@@ -234,7 +261,49 @@ class Daemon:
             except StoreFull:
                 self._refused()
             except StoreError as error:
-                log.warning("%s", error)
+                self.journal.store_failed(error)
+
+    # --------------------------------------------------------------------------------------------------------- metrics
+
+    @asynccontextmanager
+    async def _measured(self) -> AsyncIterator[None]:
+        """With a port for metrics, if one is wanted."""
+        if self._metrics is None:
+            yield
+            return
+        port = MetricsPort(self._scrape, lambda: self.is_serving)
+        self.metrics_address = await port.start(*self._metrics)
+        self.journal.metrics(self.metrics_address)
+        watch = asyncio.create_task(self._loop_delay.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            port.close()
+
+    async def _scrape(self) -> bytes:
+        return exposition(self._gauges(await self._commit.run(Store.tally)), self.journal.counts)
+
+    def _gauges(self, tally: Tally) -> Gauges:
+        live = self._links.values()
+        members = sum(not peer.query_only for peer in self._peers.values())
+        return Gauges(
+            version=version("tidings"),
+            serving=self.is_serving,
+            links=sum(report.state == LinkState.LINKED for report in self._reports.values()),
+            members=members,
+            records=tally.records,
+            body_bytes=tally.body_bytes,
+            bytes_sent=sum(sent for sent, _ in self._traffic.values()) + sum(link.bytes_sent for link in live),
+            bytes_received=sum(got for _, got in self._traffic.values()) + sum(link.bytes_received for link in live),
+            fetches=len(self._core.fetching()),
+            stalled=len(self._core.unsourced()),
+            lag_s=self.arrivals.lag_s(),
+            disk=self._disk.state,
+            disk_free_bytes=shutil.disk_usage(self._home.path).free,
+            started_at=self._started_at,
+            loop_delay_s=self._loop_delay.longest_s,
+        )
 
     def _with_traffic(self, report: LinkReport) -> LinkReport:
         sent, received = self._traffic.get(report.peer, (0, 0))
@@ -270,6 +339,7 @@ class Daemon:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
+                    self.journal.sent(frame)
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
@@ -278,6 +348,7 @@ class Daemon:
                     self._links[number].send_chunk(record_id, index)
             case Keep(record=record):
                 self._look_at(record)
+                self.arrivals.gossiped(record)
             case Dial(peer=peer, address=address):
                 if peer in self._unanswered:
                     self._unanswered[peer].cancel()  # it waits at an address that is not the peer's any more
@@ -287,8 +358,10 @@ class Daemon:
                     self._links[number].close(reason)
             case Report():
                 self._report(action)
+            case Struck():
+                self.journal.struck(action)
             case Alarm(origin=origin, reason=reason, proof=proof):
-                log.warning("%s: %s", self._home.peers.name_of(origin), reason)
+                self.journal.alarm(origin, reason)
                 if proof is not None:
                     self._look_at(proof)
 
@@ -310,15 +383,16 @@ class Daemon:
             found = set(heads.findings(self._home))
             self._heads_arrived = False
             for one in sorted(found - self._findings, key=lambda one: one.origin):
-                log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
+                self.journal.alarm(one.origin, one.reason)
             self._findings = found
 
     def _report(self, told: Report) -> None:
         now = time.time()
         wait_s = None if told.retry_at is None else told.retry_at - asyncio.get_running_loop().time()
         retry_at = None if wait_s is None else now + wait_s
-        self._reports[told.peer] = follow(self._reports.get(told.peer), told, now, retry_at)
-        log.info("%s is %s %s", self._home.peers.name_of(told.peer), told.state.value, told.reason)
+        before = self._reports.get(told.peer)
+        self._reports[told.peer] = follow(before, told, now, retry_at)
+        self.journal.link(before, self._reports[told.peer])
 
     def _set_clock(self) -> None:
         """Ask the core when it wants to be asked again. Not after every event: most move nothing but a far deadline."""
@@ -340,8 +414,8 @@ class Daemon:
         if isinstance(error, StoreFull):
             away_s = RETRY_STORE_S if self._disk.state is Disk.FULL else RETRY_FULL_S
             self._disk.refused()
-            log.warning("%s: %s.", self._home.path, WORDS[self._disk.state])
-        log.error("%s Starting again in %g s.", error, away_s)
+            self._log_disk()
+        self.journal.store_failed(error, away_s=away_s)
         self._off_until = loop.time() + away_s
         self._commit.forget()
         for link in self._links.values():
@@ -378,15 +452,18 @@ class Daemon:
             self._tell_disk()
 
     def _tell_disk(self) -> None:
-        log.warning("%s: %s.", self._home.path, WORDS[self._disk.state])
+        self._log_disk()
         self._handle(DiskChanged(self._disk.state))
+
+    def _log_disk(self) -> None:
+        self.journal.disk(str(self._home.path), self._disk.state, WORDS[self._disk.state])
 
     def _if_there_is_room(self, write: Callable[[], None]) -> None:
         """Write something down that a node can do without."""
         try:
             write()
         except StoreFull as error:
-            log.warning("%s", error)
+            self.journal.store_failed(error)
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
@@ -394,6 +471,7 @@ class Daemon:
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
+                self.journal.dial_failed()
                 self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
 
     # ------------------------------------------------------------------------------------------------ the hub
@@ -413,6 +491,7 @@ class Daemon:
 
     def frame_in(self, link: Link, frame: Frame) -> None:
         """A frame arrived."""
+        self.journal.received(frame)
         self._handle(FrameIn(link.number, frame))
 
     async def room(self) -> None:
@@ -428,12 +507,15 @@ class Daemon:
         try:
             loaded = self._home.store.chunks(record_id, indexes)
         except StoreError as error:
-            log.error("%s", error)
+            self.journal.store_failed(error)
             loaded = [None] * len(indexes)
-        return [
+        frames: list[Frame] = [
             Missing(record_id) if data is None else Chunk(record_id, index, data)
             for index, data in zip(indexes, loaded, strict=True)
         ]
+        for frame in frames:
+            self.journal.sent(frame)
+        return frames
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""
@@ -447,3 +529,18 @@ class Daemon:
     def _admitted(self) -> frozenset[PublicKey]:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
+
+    def _answer(self, peer: PublicKey, query: Query) -> AsyncGenerator[bytes | str, None]:
+        return self.journal.query(peer, query, self._answers.answer(peer, query))
+
+    def _name_of(self, key: PublicKey) -> str:
+        """What people here call a key; without the store for those who are peers."""
+        return self._peers[key].name if key in self._peers else self._home.peers.name_of(key)
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]], patience_s: float) -> None:
+    """Wait for these, and cancel those that take longer."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=patience_s)
+    for task in tasks:
+        task.cancel()

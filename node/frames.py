@@ -142,7 +142,12 @@ class Missing:
     id: bytes
 
 
-Frame = Hello | Digest | Origins | Spans | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The sender is being stopped: the link ends through nobody's fault."""
+
+
+Frame = Hello | Digest | Origins | Spans | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing | Bye
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,11 @@ def hand_over(keystore: Keystore) -> bytes:
     return len(secrets).to_bytes(LENGTH_BYTES, "big") + secrets
 
 
+def check_file(file: Path) -> None:
+    """KeystoreError, in words, if a passphrase file is not as it must be."""
+    _read(file)
+
+
 def handed_over() -> Keystore:
     """The keys that `hand_over` wrote, from standard input, which is read no further; Malformed if it is not that."""
     size = int.from_bytes(sys.stdin.buffer.read(LENGTH_BYTES), "big")

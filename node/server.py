@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
 
 from crypto.errors import CryptoError
 from crypto.keys import Identity, PublicKey
@@ -35,6 +36,7 @@ from node.config import (
 )
 from node.errors import AskLater, NodeError, QueryRefused, UsageError
 from node.frames import Query
+from node.health import Health
 from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
@@ -73,6 +75,8 @@ class Doors:
     """Every peer that may connect at all: members and query-only peers."""
     answer: Callable[[PublicKey, Query], AsyncGenerator[bytes | str, None]]
     """Answers a query: progress as text, then the model file's bytes; raises QueryRefused."""
+    is_serving: Callable[[], bool] = lambda: True
+    """Whether the node does its work, for the health service."""
 
 
 RETIRED_S = 365 * 86_400.0
@@ -144,7 +148,11 @@ class NodeServer:
         """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
         add_servicer: Callable[..., None] = rpc.add_NodeServicer_to_server  # generated without types
-        add_servicer(_Servicer(self._hub, self._doors, self._bandwidth), server)
+        servicer = _Servicer(self._hub, self._doors, self._bandwidth, self._may_ask)
+        add_servicer(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(
+            Health(servicer.asked_by, self._may_ask, self._doors.is_serving), server
+        )
         trusted = self._doors.admitted()
         # This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by failing.
         anchors = b"".join(anchor_pem(key) for key in sorted({*trusted, self._identity.public_key}))
@@ -155,6 +163,9 @@ class NodeServer:
         self._server, self._trusted = server, trusted
         return port
 
+    def _may_ask(self, peer: PublicKey) -> bool:
+        return peer == self._identity.public_key or peer in self._doors.admitted()
+
     def _retire(self, server: grpc.aio.Server) -> None:
         """Close its port at once, and the server once its last call is over."""
         waiting = asyncio.create_task(server.stop(RETIRED_S))
@@ -163,10 +174,13 @@ class NodeServer:
 
 
 class _Servicer(rpc.NodeServicer):
-    def __init__(self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None) -> None:
+    def __init__(
+        self, hub: Hub, doors: Doors, bandwidth: Bandwidth | None, may_ask: Callable[[PublicKey], bool]
+    ) -> None:
         self._hub = hub
         self._doors = doors
         self._bandwidth = bandwidth
+        self._may_ask = may_ask
 
     async def Exchange(  # noqa: N802 - the name is the wire contract's
         self, request_iterator: AsyncIterator[pb.Frame], context: Context
@@ -201,7 +215,11 @@ class _Servicer(rpc.NodeServicer):
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "You read the answer too slowly; ask again.")
 
-    async def _authenticate(self, context: Context) -> PublicKey:
+    async def asked_by(self, context: Context) -> PublicKey:
+        """Who asks how this node is: a peer, or this node itself; aborts the call otherwise."""
+        return await self._authenticate(context, self._may_ask)
+
+    async def _authenticate(self, context: Context, is_welcome: Callable[[PublicKey], bool] | None = None) -> PublicKey:
         """The identity on the other end, checked against the live peer list; aborts the call otherwise."""
         certificates = list(context.auth_context().get("x509_pem_cert") or ())
         try:
@@ -210,7 +228,7 @@ class _Servicer(rpc.NodeServicer):
             peer = peer_identity(certificates[0])
         except (CryptoError, NodeError) as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        if peer not in self._doors.admitted():
+        if not (is_welcome(peer) if is_welcome else peer in self._doors.admitted()):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This node has not added your key.")
         return peer
 

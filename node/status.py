@@ -7,7 +7,7 @@ prints; other programs rely on them.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from node import disk, heads, roster_status, shared
 from node.budget import statement
@@ -18,6 +18,8 @@ from node.home import Home
 from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
+
+OLD_LEDGER: Final = "this node's privacy ledger is an old copy: nothing is released"
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -32,34 +34,44 @@ def status(home: Home) -> dict[str, Any]:
             "records": len(home.store.held()),
         },
         "peers": peers(home, served),
-        "tasks": [
-            {
-                "id": task.task_id.hex(),
-                "name": task.name,
-                **_summaries(home, task.task_id),
-                "models": shared.listing(home, task.task_id),
-            }
-            for task in home.store.tasks()
-        ],
+        "tasks": tasks(home),
         "budget": statement(home),
         "notices": notices(home),
     }
 
 
+def tasks(home: Home) -> list[dict[str, Any]]:
+    """Each accepted task, with how many summaries can be fused, which are stuck and why, and the models shared."""
+    return [
+        {
+            "id": task.task_id.hex(),
+            "name": task.name,
+            **_summaries(home, task.task_id),
+            "models": shared.listing(home, task.task_id),
+        }
+        for task in home.store.tasks()
+    ]
+
+
 def notices(home: Home) -> list[dict[str, str]]:
-    """What the operator must hear of: `{origin, reason}`. First what peers (or copies of this node) have signed that
-    does not fit together, then what the running daemon has met."""
+    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what this machine lacks."""
+    told = conduct(home)
+    if disk.is_low(home.path):
+        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
+    if heads.is_behind(home):
+        told.append({"origin": home.settings.name, "reason": f"{OLD_LEDGER}; see `tidings budget accept-rollback`"})
+    return told
+
+
+def conduct(home: Home) -> list[dict[str, str]]:
+    """What is to be said of nodes, `{origin, reason}`: first what peers (or copies of this node) have signed that does
+    not fit together, then what the running daemon has met, then what is wrong with the roster."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
     told += [
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
     told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
-    if disk.is_low(home.path):
-        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
-    if heads.is_behind(home):
-        reason = "this node's privacy ledger is an old copy: nothing is released; see `tidings budget accept-rollback`"
-        told.append({"origin": home.settings.name, "reason": reason})
     return told
 
 

@@ -39,6 +39,7 @@ from node.errors import RecordError, RosterError, WireError
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -289,6 +290,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
+        case Bye():
+            return pb.Frame(bye=pb.Bye())
 
 
 def frame_from_pb(message: pb.Frame) -> Frame | None:
@@ -445,6 +448,10 @@ def _read_missing(message: pb.Missing) -> Missing:
     return Missing(_sized("record id", message.id, RECORD_ID_BYTES))
 
 
+def _read_bye(_message: pb.Bye) -> Bye:
+    return Bye()
+
+
 _DIGITS: Final = frozenset(DIGITS)
 
 _READERS: Final[dict[str, Any]] = {
@@ -460,6 +467,7 @@ _READERS: Final[dict[str, Any]] = {
     "want_chunks": _read_want_chunks,
     "chunk": _read_chunk,
     "missing": _read_missing,
+    "bye": _read_bye,
 }
 
 # ---------------------------------------------------------------------------------------------------------------- query

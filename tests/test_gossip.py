@@ -21,6 +21,7 @@ from node.config import CHUNK_BYTES, MAX_ADVERTS, PROTOCOL_VERSION, GossipSettin
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -52,12 +53,14 @@ from node.gossip.events import (
     LinkDown,
     LinkState,
     LinkUp,
+    Offence,
     PeersChanged,
     RecordAdded,
     Report,
     Send,
     SendChunk,
     SendRecords,
+    Struck,
     Tick,
 )
 from node.records import Header, Held, HeldState, Kind, Record
@@ -1044,17 +1047,38 @@ def test_chunks_that_nobody_asked_for_are_ignored() -> None:
     assert rig.chunk(1, summary(), LARGE, 0) == []
 
 
+def test_a_peer_that_says_good_bye_was_stopped_and_is_dialed_again() -> None:
+    rig = Rig()
+    rig.members(ALICE, address="alice:1")
+    link = rig.link(ALICE, dialed_by_us=True)
+    actions = rig.say(link, Bye())
+    assert of(actions, Close) == [Close(link, "its node was stopped")]
+    (report,) = of(actions, Report)
+    assert (report.state, report.reason) == (LinkState.UNREACHABLE, "its node was stopped")
+    assert report.retry_at is not None
+
+
+def test_good_bye_before_hello_ends_the_link_too() -> None:
+    rig = Rig()
+    rig.members(ALICE)
+    rig.tell(LinkUp(5, ALICE.public_key, dialed_by_us=False))
+    assert of(rig.say(5, Bye()), Close) == [Close(5, "its node was stopped")]
+
+
 def test_a_forged_record_is_a_strike_and_is_not_kept() -> None:
     rig = linked()
     forged = replace(summary(), signature=bytes(64))
-    assert rig.deliver(1, forged) == []
+    (struck,) = rig.deliver(1, forged)
+    assert isinstance(struck, Struck)
+    assert (struck.peer, struck.offence) == (ALICE.public_key, Offence.RECORD)
     assert rig.store.held() == []
 
 
 def test_too_much_that_is_invalid_closes_the_link_and_keeps_the_peer_out_for_a_while() -> None:
     rig = linked()
     for _ in range(3):
-        assert rig.tell(BadFrame(1, "these bytes are not a frame")) == []
+        struck = Struck(ALICE.public_key, Offence.FRAME, "these bytes are not a frame")
+        assert rig.tell(BadFrame(1, struck.reason)) == [struck]
     actions = rig.tell(BadFrame(1, "these bytes are not a frame"))
     reason = "it sent too much that was invalid; lastly: these bytes are not a frame"
     assert of(actions, Close) == [Close(1, reason)]

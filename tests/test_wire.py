@@ -29,6 +29,7 @@ from node.errors import RecordError, WireError
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -130,6 +131,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     ),
     st.builds(Chunk, hashes, st.integers(0, wire.MAX_CHUNKS), st.binary(min_size=1, max_size=99)),
     st.builds(Missing, hashes),
+    st.just(Bye()),
 )
 
 

@@ -207,4 +207,22 @@ class Alarm:
     proof: Record | None = None
 
 
-Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm
+class Offence(enum.StrEnum):
+    """What a peer got wrong."""
+
+    FRAME = "frame"
+    RECORD = "record"
+    CHUNK = "chunk"
+    REQUEST = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """A peer sent something invalid, which was refused and counts against it. For the operator: nothing follows."""
+
+    peer: PublicKey
+    offence: Offence
+    reason: str
+
+
+Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Struck

@@ -14,7 +14,7 @@ from crypto.signing import record_id
 from node.config import GossipSettings
 from node.errors import RecordError
 from node.frames import Advert, Chunk, SignedRecord
-from node.gossip.events import Action, Alarm, Keep, KeepChunk
+from node.gossip.events import Action, Alarm, Keep, KeepChunk, Offence
 from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
@@ -76,7 +76,7 @@ class Intake:
                 try:
                     self._take(link, read_record(signed.header_bytes, signed.signature))
                 except RecordError as error:
-                    self._links.strike(link.number, str(error), now)
+                    self._links.strike(link.number, str(error), now, Offence.RECORD)
             if signed.body:
                 self._body(link, known_id, signed.body, now)
             if self._links.get(link.number) is None:
@@ -93,7 +93,7 @@ class Intake:
         if entry is None:
             return
         if len(body) != entry.record.header.body_bytes:
-            self._links.strike(link.number, "a body does not have the size that its record says", now)
+            self._links.strike(link.number, "a body does not have the size that its record says", now, Offence.CHUNK)
             return
         for index, data in enumerate(cut(body, entry.record.header.chunk_bytes)):
             self._keep(link, Chunk(known_id, index, data), now)
@@ -104,7 +104,8 @@ class Intake:
             return
         if not is_chunk(record.header, chunk.index, chunk.data):
             self._fetcher.drop_source(link.number, chunk.id)
-            self._links.strike(link.number, "a chunk does not have the hash and size that its record says", now)
+            reason = "a chunk does not have the hash and size that its record says"
+            self._links.strike(link.number, reason, now, Offence.CHUNK)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         link.worked()

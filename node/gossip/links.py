@@ -16,11 +16,26 @@ from crypto.keys import PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
 from node.frames import Frame, Hello
 from node.gossip.dialing import Dialer
-from node.gossip.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
+from node.gossip.events import (
+    Action,
+    Alarm,
+    Close,
+    Dial,
+    DialFailed,
+    LinkState,
+    LinkUp,
+    Offence,
+    PeersChanged,
+    Report,
+    Send,
+    Struck,
+)
 from node.gossip.fetch import Fetcher
 from node.show import duration
 
 NO_ADDRESS: Final = "no address here: it must dial this node"
+
+STOPPED: Final = "its node was stopped"
 
 CLOCK_TOLERANCE_S: Final = 60
 """From what difference on a peer's clock is remarked on. Smaller ones are a slow line as often as a wrong clock."""
@@ -253,11 +268,12 @@ class Links:
 
     # ----------------------------------------------------------------------------------------------------- bad behavior
 
-    def strike(self, number: int, reason: str, now: float) -> None:
+    def strike(self, number: int, reason: str, now: float, offence: Offence = Offence.FRAME) -> None:
         """Something invalid came over this link: forgiven a few times."""
         link = self._links.get(number)
         if link is None:
             return
+        self._out.append(Struck(link.peer, offence, reason))
         strikes, since = self._strikes.get(link.peer, (0, now))
         if now - since > self._settings.penalty_s:
             strikes, since = 0, now
@@ -277,6 +293,11 @@ def _clock_words(link: PeerLink, hello: Hello, now: float) -> str:
     if not hello.clock_unix_ms or not link.clock_unix_ms:
         return ""
     ahead_s = (hello.clock_unix_ms - link.clock_unix_ms) / 1000 - (now - link.up_at)
+    return clock_words(ahead_s)
+
+
+def clock_words(ahead_s: float) -> str:
+    """What to say of a clock that is so many seconds ahead of ours; nothing if that may be a slow line."""
     if abs(ahead_s) <= CLOCK_TOLERANCE_S:
         return ""
     return f"clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'} (harmless)"

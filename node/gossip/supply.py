@@ -12,7 +12,7 @@ from typing import Final
 from node.config import CHUNK_BYTES, MAX_WANT, SMALL_BODY_BYTES
 from node.frames import Missing, Records, SignedRecord, Want, WantChunks
 from node.gossip.compare import batches
-from node.gossip.events import Action, SendChunk, SendRecords
+from node.gossip.events import Action, Offence, SendChunk, SendRecords
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
 from node.records import Record
@@ -57,7 +57,8 @@ class Supply:
             self._send_records(link, [entry.buried_by])
             self._links.send(link, Missing(want.id))
         elif max(want.indexes) >= len(entry.record.header.chunk_hashes):
-            self._links.strike(link.number, "it asked for a chunk that the record does not have", now)
+            reason = "it asked for a chunk that the record does not have"
+            self._links.strike(link.number, reason, now, Offence.REQUEST)
         else:
             self._out += [SendChunk(link.number, want.id, index) for index in want.indexes]
             link.worked()

@@ -167,7 +167,7 @@ class RosterMember(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., query_only: _Optional[bool] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans")
+    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class Frame(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    BYE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     digest: Digest
     origins: Origins
@@ -192,7 +193,12 @@ class Frame(_message.Message):
     chunk: Chunk
     missing: Missing
     spans: Spans
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ...) -> None: ...
+    bye: Bye
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+
+class Bye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "store_id", "clock_unix_ms")

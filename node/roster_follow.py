@@ -23,12 +23,22 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from crypto.keys import PublicKey
-from node.errors import RosterError
+from node.errors import RosterError, StoreError
 from node.home import Home
 from node.local_tables import OPERATOR, Peer
 from node.membership import Changed, change_members, free_name
 from node.records import Kind
-from node.roster import Place, RosterMember, RosterTree, SignedRoster, Standing, check_first, check_follows
+from node.roster import (
+    Place,
+    RosterMember,
+    RosterTree,
+    SignedRoster,
+    Standing,
+    check_carried,
+    check_first,
+    check_follows,
+    check_signatures,
+)
 from node.roster_tables import Followed
 from node.roster_wire import hash_in, read_kept, write_signed
 
@@ -77,8 +87,20 @@ def roll(home: Home) -> Roll | None:
 
 
 def version(home: Home, version_hash: bytes) -> SignedRoster:
-    """A version that is held."""
-    return read_kept(home.store.roster(version_hash))
+    """A version that is held; StoreError if it is damaged on disk."""
+    try:
+        signed = read_kept(home.store.roster(version_hash))
+    except RosterError as error:
+        raise _damaged(home) from error
+    if signed.hash != version_hash:
+        raise _damaged(home)
+    return signed
+
+
+def _damaged(home: Home) -> StoreError:
+    return StoreError(
+        f"A version of the roster in {home.path} is damaged: `tidings roster unfollow`, then follow again."
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ following
@@ -183,18 +205,26 @@ def catch_up(home: Home) -> tuple[Changed | None, dict[bytes, str]]:
     followed = home.store.followed_roster()
     if followed is None:
         return None, {}
+    known = {place.hash for place in home.store.rosters()}
+    offered = sorted(_offered(home, followed.coalition, known), key=lambda one: one[1].roster.version)
+    refused = _take_what_belongs(home, offered) if offered else {}
+    changed = act(home)
+    return (changed if changed.added or changed.removed or changed.changed else None), refused
+
+
+def _take_what_belongs(home: Home, offered: Sequence[tuple[bytes, SignedRoster]]) -> dict[bytes, str]:
+    """Take versions, by number, and go on after one that is refused; the reasons by the ids of the records."""
     refused: dict[bytes, str] = {}
     with home.store.batch():
         held = roll(home)
-        known = {place.hash for place in home.store.rosters()}
-        offered = sorted(_offered(home, followed.coalition, known), key=lambda one: one[1].roster.version)
-        for record_id, signed in offered if held else ():
+        if held is None:
+            return refused
+        for record_id, signed in offered:
             try:
-                _take(home, held.tree, signed)  # type: ignore[union-attr]
+                _take(home, held.tree, signed)
             except RosterError as error:
                 refused[record_id] = str(error)
-    changed = act(home)
-    return (changed if changed.added or changed.removed or changed.changed else None), refused
+    return refused
 
 
 def carried(home: Home, coalition: bytes) -> list[SignedRoster]:
@@ -273,7 +303,12 @@ def wanting(home: Home) -> list[Wanting]:
 
 
 def publish(home: Home, signed: SignedRoster) -> None:
-    """Pass a version on in this node's name."""
+    """Pass a version on in this node's name; StoreError if it was damaged on disk."""
+    try:
+        check_signatures(signed.document, signed.signatures)
+        check_carried(signed)
+    except RosterError as error:
+        raise _damaged(home) from error
     home.author.roster(write_signed(signed))
 
 

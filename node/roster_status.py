@@ -53,7 +53,7 @@ def notices(home: Home) -> list[str]:
     held = roll(home)
     if held is None:
         return []
-    told = [f"{_dispute(home, held)}; see `tidings roster status`"] if held.standing.is_disputed else []
+    told = [_dispute(home, held)] if held.standing.is_disputed else []
     stayed = [peer.name for peer in home.store.peers() if peer.via == OPERATOR and _left(home, held, peer.key)]
     return told + [
         f"{name} left the roster and stays because it was added by hand; `tidings peer remove {name}`"

@@ -66,9 +66,13 @@ def read_signed(payload: bytes) -> SignedRoster:
 
 
 def read_kept(payload: bytes) -> SignedRoster:
-    """A version out of our own store, from a row or a record: its signatures were checked when it came."""
-    message = pb.SignedRoster.FromString(payload)
-    signatures = tuple((public_key(one.administrator), one.signature) for one in message.signatures)
+    """A version out of our own store, from a row or a record: its signatures were checked when it came. RosterError if
+    the disk lost some of it."""
+    try:
+        message = pb.SignedRoster.FromString(payload)
+        signatures = tuple((public_key(one.administrator), one.signature) for one in message.signatures)
+    except (DecodeError, Malformed):
+        raise RosterError("These bytes are not a signed roster.") from None
     return SignedRoster(read_document(message.document), message.document, signatures, roster_hash(message.document))
 
 

@@ -54,8 +54,10 @@ def tasks(home: Home) -> list[dict[str, Any]]:
 
 
 def notices(home: Home) -> list[dict[str, str]]:
-    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what this machine lacks."""
+    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what is to be decided
+    about the roster, then what this machine lacks."""
     told = conduct(home)
+    told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
     if disk.is_low(home.path):
         told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
     if heads.is_behind(home):
@@ -65,13 +67,12 @@ def notices(home: Home) -> list[dict[str, str]]:
 
 def conduct(home: Home) -> list[dict[str, str]]:
     """What is to be said of nodes, `{origin, reason}`: first what peers (or copies of this node) have signed that does
-    not fit together, then what the running daemon has met, then what is wrong with the roster."""
+    not fit together, then what the running daemon has met."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
     told += [
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
-    told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
     return told
 
 

@@ -13,12 +13,27 @@ import pytest
 from couriers import can_read, carry
 from couriers import gossip as carry_everything
 
-from node.errors import RosterError, UsageError
+from node.doctor import state as doctor
+from node.doctor.findings import Level
+from node.errors import RosterError, StoreError, UsageError
 from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.records import Kind
 from node.roster import Roster, RosterMember, SignedRoster, in_order, unsigned
-from node.roster_follow import COPIES, TURN_S, allow, catch_up, choose, deny, follow, roll, unfollow, wanting
+from node.roster_follow import (
+    COPIES,
+    TURN_S,
+    allow,
+    catch_up,
+    choose,
+    deny,
+    follow,
+    publish,
+    roll,
+    unfollow,
+    version,
+    wanting,
+)
 from node.roster_propose import Changes, check_signing, create, look_at, propose, sign, united
 from node.roster_sources import disputed, named_key, versions_of
 from node.roster_status import notices, status
@@ -429,6 +444,8 @@ def test_everybody_who_saw_both_versions_freezes_in_the_same_state(
         assert "2 different versions 2 of roster heart count" in frozen
         assert frozen.endswith("more than one of them is signed by bea")
         assert any("changes are frozen" in told for told in notices(homes[name]))
+        (finding,) = doctor.roster(homes[name])
+        assert finding.level is Level.WARN
         with pytest.raises(RosterError, match="changes are frozen"):
             propose(homes[name], Changes(remove=["cid"]))
 
@@ -568,6 +585,24 @@ def test_copies_that_administrators_signed_at_the_same_time_are_united(
     (draft,) = homes.first("ann bea", admins="ann bea", threshold=2)
     copies = [homes.signed(draft.roster, [home]) for home in homes.named("ann bea")]
     follow(homes["ann"], united([[one] for one in copies]), adopt=False)
-    assert version_of(homes["ann"]) == 1
+    assert [one.text for one in doctor.roster(homes["ann"])] == ["version 1 of heart is in force"]
+    assert list(doctor.roster(homes["bea"])) == []
     with pytest.raises(RosterError, match="different versions"):
         united([[copies[0]], homes.first("bea")])
+
+
+def test_a_version_that_the_disk_damaged_is_neither_followed_nor_passed_on(
+    coalition: Callable[[str], Coalition],
+) -> None:
+    homes = coalition("ann bea")
+    (one,) = homes.first("ann bea")
+    homes.follow([one], "ann")
+    kept = homes["ann"].store.roster(one.hash)
+    for at in range(len(kept)):
+        damaged = kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :]
+        homes["ann"].store._rows("UPDATE rosters SET signed = ?", damaged)
+        with pytest.raises(StoreError, match="damaged"):
+            publish(homes["ann"], version(homes["ann"], one.hash))
+    unfollow(homes["ann"], keep=True)
+    follow(homes["ann"], [one], adopt=False)
+    assert homes["ann"].store.roster(one.hash) == kept

@@ -16,7 +16,8 @@ from crypto.keys import PublicKey
 from crypto.keystore import Keyring
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
-from node.records import Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
+from node.records import Evidence, Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
+from node.roster import SignedRoster
 from node.store import Store
 
 
@@ -58,9 +59,13 @@ class Author:
         """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
         return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
 
-    def roster(self, signed: bytes) -> Record:
-        """Pass on a version of a roster (`roster_wire.write_signed`)."""
-        return self._without_body(Kind.ROSTER, payload=signed)
+    def roster(self, signed: SignedRoster) -> Record:
+        """Pass on a version of a roster, which administrators signed."""
+        return self._without_body(Kind.ROSTER, payload=wire.write_payload(signed))
+
+    def evidence(self, evidence: Evidence) -> Record:
+        """Tell others that an origin signed two records with one number."""
+        return self._without_body(Kind.EVIDENCE, payload=wire.write_payload(evidence))
 
     def sealed(
         self,

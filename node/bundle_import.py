@@ -3,7 +3,8 @@
     look      the whole file, storing nothing: does the exporter's signature hold, is every record of a trusted origin?
     admit     from a member: go on. From nobody we know, or cut off, or damaged: only if all its records are trusted
     take      the whole file again: keep what passes every check and is of a trusted origin, batch by batch
-    follow    take the versions of the roster that came, grant epoch keys to members whose key cards came
+    follow    tell of new proofs of equivocation; take the versions of the roster that came; grant epoch keys to members
+              whose key cards came
 
 In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
 counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
@@ -23,6 +24,7 @@ from crypto.keys import PublicKey
 from node.bundle_file import BundleReader, Ending
 from node.disk import WORDS, is_low
 from node.errors import BundleError, RecordError, WireError
+from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
 from node.gossip.intake import MET_ITSELF, equivocation
@@ -178,6 +180,7 @@ def import_bundle(
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
     catch_up(home)
+    witness(home)
     imported.granted = home.epochs.grant_missing()
     return imported
 

@@ -62,6 +62,10 @@ def options(
     context.meta["debug"] = debug
     context.meta["passphrase_file"] = passphrase_file
     context.meta["keys_on_stdin"] = keys_on_stdin  # how `serve` hands them to a query that it starts
+    if keys_on_stdin:
+        from node.orphans import end_with_parent
+
+        end_with_parent()
     backbones.use_directory(backbones.of_home(context.obj))  # `predict` needs no node, but may find its files
 
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -27,18 +27,25 @@ from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused
 from node.frames import Query
 from node.health import CLOCK_METADATA
 from node.link import Hub, Link
+from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
-from node.server import GRPC_OPTIONS, LINK_METADATA
+from node.server import EXCHANGE, GRPC_OPTIONS, LINK_METADATA
 from node.show import one_line
+from node.tolls import Tolls
 
 if TYPE_CHECKING:
-    from node.pb import tidings_pb2 as pb
-
     _Check = Callable[..., grpc.aio.UnaryUnaryCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]]
-    ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, pb.Frame]
+    ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, bytes]
 
 
 _stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated without types
+
+
+def _exchange(channel: grpc.aio.Channel) -> ExchangeCall:
+    """A new stream. What comes over it stays bytes: what does not decode is for `wire` to refuse."""
+    open_stream: Any = channel.stream_stream  # the stubs want what is optional
+    call: ExchangeCall = open_stream(EXCHANGE, request_serializer=pb.Frame.SerializeToString)()
+    return call
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,20 @@ class Dialer:
         # With its scheme: gRPC would take the host of "unix:7410" for one.
         return grpc.aio.secure_channel(f"dns:///{address}", credentials, options=options)
 
-    async def exchange(self, peer: PublicKey, address: str, hub: Hub, bandwidth: Bandwidth | None = None) -> None:
+    async def exchange(
+        self,
+        peer: PublicKey,
+        address: str,
+        hub: Hub,
+        bandwidth: Bandwidth | None = None,
+        tolls: Tolls | None = None,
+    ) -> None:
         """Gossip with `peer` until the link ends; PeerUnreachable, in words, if it never came up."""
         async with self.channel(peer, address) as channel:
-            call = _stub(channel).Exchange()
+            call = _exchange(channel)
             await _accepted(call, address)
-            link = Link(peer, hub, dialed_by_us=True, allowance=bandwidth.of(peer) if bandwidth else None)
+            allowance = bandwidth.of(peer) if bandwidth else None
+            link = Link(peer, hub, dialed_by_us=True, allowance=allowance, toll=tolls.of(peer) if tolls else None)
             link.cut = call.cancel
             writer = asyncio.create_task(_write(call, link))
             hub.link_up(link)
@@ -97,10 +112,12 @@ class Dialer:
         """The model file that `peer` makes for `query`; PeerUnreachable or QueryRefused, in words."""
         parts: list[bytes] = []
         received = 0
+        has_begun = False
         async with self.channel(peer, address) as channel:
             call = _stub(channel).Query(wire.query_to_pb(query))
             try:
                 async for reply in call:
+                    has_begun = True
                     if reply.HasField("progress"):
                         on_progress(one_line(reply.progress.message))
                         continue
@@ -114,6 +131,11 @@ class Dialer:
                     raise AskLater(said) from error
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
                     raise QueryRefused(said) from error
+                if has_begun:
+                    reason = (
+                        f"{address} ended the connection before the model was there; its node may have been stopped"
+                    )
+                    raise PeerUnreachable(reason) from error
                 raise failure(error.code(), error.details(), address) from error
             finally:
                 call.cancel()  # a call that was given up before it was sent must not start on a closed channel

@@ -133,6 +133,13 @@ that and its size at the second (bytes per second): half the pace of the thinnes
 # --------------------------------------------------------------------------------------------------------------- gossip
 
 
+MAX_CONTESTED: Final = 100
+"""Numbers of one origin that two records have, and records taken back under them, with which it is condemned: nothing
+that it signed is used. Part of the contract: all must come to the same. By accident a home of which two copies run gets
+a few, more with every member that both copies grant a key before they meet. A number costs every node 700 bytes for
+each node that tells of it, one or two as a rule."""
+
+
 @dataclass(frozen=True, slots=True)
 class GossipSettings:
     """How the gossip core of one node behaves."""
@@ -257,4 +264,7 @@ class GossipSettings:
     for a flood."""
 
     penalty_s: float = 60.0
-    """How long a peer with too many strikes is neither dialed nor let in."""
+    penalty_cap_s: float = 3600.0
+    """How long a peer with too many strikes is neither dialed nor let in: the first time, and at most. It doubles each
+    time; every period of the second that passes without one takes one back. A peer that cannot help it is worth a
+    try an hour."""

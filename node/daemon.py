@@ -21,10 +21,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Final
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
-from node import heads, notify
+from node import evidence, heads, notify
 from node.answers import Answers
 from node.arrivals import Arrivals
 from node.bandwidth import Bandwidth
@@ -47,6 +48,7 @@ from node.gossip.events import (
     Event,
     FrameIn,
     Keep,
+    KeepChunk,
     LinkDown,
     LinkState,
     LinkUp,
@@ -58,17 +60,21 @@ from node.gossip.events import (
     SendRecords,
     Struck,
     Tick,
+    Unheard,
 )
 from node.home import Home
 from node.journal import Journal
 from node.link import CLOSE_GRACE_S, Link
 from node.local_tables import LinkReport, Peer
 from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
-from node.records import Kind, Record
+from node.records import Kind, Record, Slot
 from node.reports import follow
 from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
+from node.show import duration
 from node.store import Store, Tally
+from node.tolls import Tolls
+from node.wire import read_evidence
 
 POLL_S = 0.5
 """How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
@@ -81,6 +87,9 @@ RETRY_STORE_S = 10.0
 RETRY_FULL_S = 0.5
 """The same where the disk is full: then it returns at once, taking less."""
 STOP_GRACE_S = 2.0
+
+
+_USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
 
 
 class Daemon:
@@ -100,11 +109,12 @@ class Daemon:
         self.journal = Journal(home.me, self._name_of)
         self.arrivals = Arrivals(self.journal, home.store)
         self._answers = Answers(home, queries)
+        self._tolls = Tolls()
         self._metrics = metrics
         self._loop_delay = LoopDelay()
         self._started_at = time.time()
-        doors = Doors(self._admitted, self._answer, lambda: self.is_serving)
-        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
+        doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
+        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -118,10 +128,12 @@ class Daemon:
         self._position = 0
         self._core = self._new_core()
         self._is_open = True
-        self._heads_arrived = False
+        self._has_findings = False
         self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
+        self._unheard: set[Slot] = set()
+        self._witness_timer: asyncio.TimerHandle | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
 
@@ -158,7 +170,7 @@ class Daemon:
     async def _close(self) -> None:
         """End links and calls, each with a word to the other side, then let go of the store."""
         self._stopping.set()
-        for timer in (self._tick, self._clock):
+        for timer in (self._tick, self._clock, self._witness_timer):
             if timer is not None:
                 timer.cancel()
         for link in self._links.values():
@@ -217,10 +229,12 @@ class Daemon:
         peers = {peer.key: peer for peer in self._home.store.peers()}
         if peers != self._peers:
             self._peers = peers
+            self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
             self._handle(self._peers_changed())
             self._grant()
+            self._witness_soon()
 
     def _read_records(self) -> None:
         grown = self._home.store.grown(self._core.fetching())
@@ -282,7 +296,9 @@ class Daemon:
             port.close()
 
     async def _scrape(self) -> bytes:
-        return exposition(self._gauges(await self._commit.run(Store.tally)), self.journal.counts)
+        gauges = self._gauges(await self._commit.run(Store.tally))
+        sent = sum((link.frames_sent for link in self._links.values()), self.journal.counts.frames_sent)
+        return exposition(gauges, replace(self.journal.counts, frames_sent=sent))
 
     def _gauges(self, tally: Tally) -> Gauges:
         live = self._links.values()
@@ -325,21 +341,22 @@ class Daemon:
         members = [peer for peer in self._peers.values() if not peer.query_only]
         return PeersChanged({peer.key: peer.addresses for peer in members})
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
-            return
-        self._commit.carry_out(self._core.handle(event, loop.time()))
+            return []
+        actions = self._core.handle(event, loop.time())
+        self._commit.carry_out(actions)
         if self._clock is None and not self._stopping.is_set():
             self._clock = loop.call_later(CLOCK_S, self._set_clock)
+        return actions
 
     def _perform(self, action: Action) -> None:
         match action:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
-                    self.journal.sent(frame)
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
@@ -360,28 +377,52 @@ class Daemon:
                 self._report(action)
             case Struck():
                 self.journal.struck(action)
+            case Unheard(slot=slot):
+                self._witness_soon(slot)
             case Alarm(origin=origin, reason=reason, proof=proof):
                 self.journal.alarm(origin, reason)
                 if proof is not None:
                     self._look_at(proof)
+                    self._witness_soon()
+
+    def _witness_soon(self, *unheard: Slot) -> None:
+        """Tell of new proofs of equivocation in a while, at random: others may be about to do the same."""
+        self._unheard.update(unheard)
+        if self._witness_timer is None and not self._stopping.is_set():
+            wait_s = random.uniform(0.0, evidence.PATIENCE_S)  # noqa: S311 - spreads nodes, keeps no secret
+            self._witness_timer = asyncio.get_running_loop().call_later(wait_s, self._witness)
+
+    def _witness(self) -> None:
+        self._witness_timer = None
+        try:
+            if evidence.witness(self._home, self._unheard):
+                self._read_records()
+            self._unheard.clear()
+        except StoreError as error:
+            self.journal.store_failed(error)
+        except KeystoreLocked as error:
+            self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:
         """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
         this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs and rosters are read when there is time."""
+        HEADs, evidence and rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
+        if kind is Kind.EVIDENCE:
+            origin = read_evidence(record).accused
+            self._witness_soon()
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
-        self._heads_arrived |= kind is Kind.HEAD
+        self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
         if kind is Kind.ROSTER:
             self._roster.look_again()
 
     def _tell_findings(self) -> None:
-        """Log what HEADs that arrived since the last time show, once. Not for each of them: it reads them all."""
-        if self._heads_arrived:
+        """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""
+        if self._has_findings:
             found = set(heads.findings(self._home))
-            self._heads_arrived = False
+            self._has_findings = False
             for one in sorted(found - self._findings, key=lambda one: one.origin):
                 self.journal.alarm(one.origin, one.reason)
             self._findings = found
@@ -467,7 +508,7 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth)
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
@@ -489,10 +530,12 @@ class Daemon:
         self._links[link.number] = link
         self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
-    def frame_in(self, link: Link, frame: Frame) -> None:
-        """A frame arrived."""
+    def frame_in(self, link: Link, frame: Frame) -> bool:
+        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
         self.journal.received(frame)
-        self._handle(FrameIn(link.number, frame))
+        actions = self._handle(FrameIn(link.number, frame))
+        is_missed = any(isinstance(action, Send) and isinstance(action.frame, Missing) for action in actions)
+        return not is_missed and any(isinstance(action, _USEFUL) for action in actions)
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""
@@ -509,19 +552,17 @@ class Daemon:
         except StoreError as error:
             self.journal.store_failed(error)
             loaded = [None] * len(indexes)
-        frames: list[Frame] = [
+        return [
             Missing(record_id) if data is None else Chunk(record_id, index, data)
             for index, data in zip(indexes, loaded, strict=True)
         ]
-        for frame in frames:
-            self.journal.sent(frame)
-        return frames
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""
         self._links.pop(link.number, None)
         sent, received = self._traffic.get(link.peer, (0, 0))
         self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
+        self.journal.counts.frames_sent += link.frames_sent
         self._handle(LinkDown(link.number, reason))
 
     # ------------------------------------------------------------------------------------------------ the server
@@ -529,6 +570,13 @@ class Daemon:
     def _admitted(self) -> frozenset[PublicKey]:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
+
+    def _refusal(self, peer: PublicKey) -> str:
+        """Why this member gets no link now; empty if it may have one."""
+        wait_s = self._core.kept_out_s(peer, asyncio.get_running_loop().time())
+        if wait_s <= 0:
+            return ""
+        return f"You sent too much that was invalid: no links for another {duration(wait_s)}."
 
     def _answer(self, peer: PublicKey, query: Query) -> AsyncGenerator[bytes | str, None]:
         return self.journal.query(peer, query, self._answers.answer(peer, query))

@@ -11,6 +11,8 @@ What repeats is told once: a peer that is dialed in vain every minute is one lin
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -29,6 +31,9 @@ from node.records import Kind, Record
 ROUTINE: Final = {Kind.KEY_CARD, Kind.KEY_GRANT, Kind.HEAD}
 """Kinds of which every member sends many: told at debug level."""
 
+OUTCOMES: Final = ("answered", "refused", "gave_up")
+"""How queries end; the last: the peer, or this node, ended it before."""
+
 SHORT_ID: Final = 12
 """Hex digits of a record's id in what is said to people; the field has all of them."""
 
@@ -39,6 +44,7 @@ class Counts:
 
     frames_received: Counter[str] = field(default_factory=Counter)
     frames_sent: Counter[str] = field(default_factory=Counter)
+    """On links that are gone; those that are up count their own."""
     links_up: int = 0
     links_down: int = 0
     dials_failed: int = 0
@@ -98,6 +104,10 @@ class Journal:
         """The keystore changed under this node, so that it can grant nothing."""
         tell(ERROR, "keystore_locked", f"Nobody is granted a key: {error}", reason=str(error))
 
+    def evidence_locked(self, error: Exception) -> None:
+        """The keystore changed under this node, so that it can sign no evidence."""
+        tell(ERROR, "keystore_locked", f"Nobody is told of an equivocation: {error}", reason=str(error))
+
     def epoch_begun(self, number: int, granted: int) -> None:
         """What this node publishes is sealed under a new key, granted to so many members so far."""
         tell(
@@ -139,11 +149,7 @@ class Journal:
 
     def received(self, frame: Frame) -> None:
         """A well-formed frame came."""
-        self.counts.frames_received[type(frame).__name__] += 1
-
-    def sent(self, frame: Frame) -> None:
-        """A frame was queued for a peer, or a chunk loaded for one."""
-        self.counts.frames_sent[type(frame).__name__] += 1
+        self.counts.frames_received[_kind_of(type(frame).__name__)] += 1
 
     def struck(self, struck: Struck) -> None:
         """A peer sent something invalid, which was refused."""
@@ -191,17 +197,17 @@ class Journal:
         name, began, size = self._name_of(peer), time.monotonic(), 0
         who = {"peer": name, "key": peer.text, "task": query.task_id.hex()}
         self.counts.queries_running += 1
-        outcome = "gave_up"  # unless something else is said below: the peer, or this node, ended it
+        answered, refused, outcome = OUTCOMES
         try:
             async with contextlib.aclosing(parts) as answer:
                 async for part in answer:
                     size += len(part) if isinstance(part, bytes) else 0
                     yield part
-            outcome = "answered"
+            outcome = answered
             text = f"{name} got a model"
             tell(INFO, "query_answered", text, **who, bytes=size, seconds=round(time.monotonic() - began, 3))
         except NodeError as refusal:
-            outcome = "refused"
+            outcome = refused
             tell(INFO, "query_refused", f"{name} asked for a model in vain: {refusal}", **who, reason=str(refusal))
             raise
         finally:
@@ -209,6 +215,12 @@ class Journal:
             self.counts.queries[outcome] += 1
             self.counts.query_seconds += time.monotonic() - began
             self.counts.query_bytes += size
+
+
+@functools.cache
+def _kind_of(name: str) -> str:
+    """As the wire contract calls it: `want_chunks`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _short(record: Record) -> str:

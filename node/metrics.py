@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from node.errors import UsageError
-from node.gossip.events import Disk
-from node.journal import Counts
+from node.gossip.events import Disk, Offence
+from node.journal import OUTCOMES, Counts
 from node.peers import check_address
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _counters(now: Gauges, counts: Counts) -> Iterator[Metric]:
         ("tidings_links_opened", "Links that came up.", counts.links_up),
         ("tidings_links_lost", "Links that went down.", counts.links_down),
         ("tidings_dials_failed", "Dials that came to nothing.", counts.dials_failed),
-        ("tidings_anti_entropy_rounds", "Rounds of anti-entropy that this node opened.", counts.frames_sent["Digest"]),
+        ("tidings_anti_entropy_rounds", "Rounds of anti-entropy that this node opened.", counts.frames_sent["digest"]),
         ("tidings_alarms", "Warnings about the conduct of a node.", counts.alarms),
         ("tidings_store_errors", "Writes or reads that the store refused.", counts.store_errors),
         ("tidings_query_bytes", "Size of the models sent.", counts.query_bytes),
@@ -156,16 +156,22 @@ def _counters(now: Gauges, counts: Counts) -> Iterator[Metric]:
     for name, text, value in plain:
         yield CounterMetricFamily(name, text, value)
     labelled = (
-        ("tidings_frames_received", "Well-formed frames.", "kind", counts.frames_received),
-        ("tidings_frames_sent", "Frames queued for members.", "kind", counts.frames_sent),
-        ("tidings_refused", "Invalid things that members sent, each a strike.", "what", counts.offences),
-        ("tidings_records_settled", "Records that became whole here.", "kind", counts.records),
-        ("tidings_queries", "Queries of peers, by how they ended.", "outcome", counts.queries),
+        ("tidings_frames_received", "Well-formed frames.", "kind", counts.frames_received, ()),
+        ("tidings_frames_sent", "Frames sent to members.", "kind", counts.frames_sent, ()),
+        (
+            "tidings_refused",
+            "Invalid things that members sent, each a strike.",
+            "what",
+            counts.offences,
+            tuple(Offence),
+        ),
+        ("tidings_records_settled", "Records that became whole here.", "kind", counts.records, ()),
+        ("tidings_queries", "Queries of peers, by how they ended.", "outcome", counts.queries, OUTCOMES),
     )
-    for name, text, label, by in labelled:
+    for name, text, label, by, known in labelled:
         family = CounterMetricFamily(name, text, labels=(label,))
-        for one, count in sorted(by.items()):
-            family.add_metric((one,), count)
+        for one in sorted({*by, *known}):
+            family.add_metric((one,), by[one])
         yield family
     yield GaugeMetricFamily("tidings_queries_running", "Queries being answered or waiting.", counts.queries_running)
     ended = sum(counts.queries.values())

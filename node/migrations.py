@@ -70,10 +70,33 @@ CREATE TABLE signed_rosters (
     hash      BLOB NOT NULL,
     PRIMARY KEY (coalition, version, hash)
 ) STRICT;
+CREATE TABLE proofs (
+    origin      BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    sequence    INTEGER NOT NULL,
+    evidence    BLOB NOT NULL,
+    learned_at  REAL NOT NULL,
+    PRIMARY KEY (origin, incarnation, sequence, evidence)
+) STRICT;
+CREATE TABLE testimonies (
+    record      BLOB PRIMARY KEY,
+    author      BLOB NOT NULL,
+    origin      BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    sequence    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX testimonies_by_number ON testimonies (origin, incarnation, sequence);
+CREATE TABLE graves (
+    origin BLOB NOT NULL,
+    target BLOB NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (origin, target, record)
+) STRICT;
+CREATE INDEX graves_by_record ON graves (record);
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
-should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again; the
-signed list of members that the node follows."""
+should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again;
+the signed list of members that the node follows; proofs of equivocation."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

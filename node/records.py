@@ -10,7 +10,8 @@ signature; a body, if the kind has one, is named in the header by the hashes of 
     5. The kind's row of RULES: body, epoch, task, recipient, superseded record, size of the payload.
     6. The body's geometry: sizes, number and length of chunk hashes, commitment.
     7. The payload is what the kind's row says (`wire.read_payload`).
-    8. The signature is the origin's, over the header's bytes, under the kind's label.
+    8. The signature is the origin's, over what the header says (`statement_of`), under the kind's label.
+    9. Both signatures in an evidence are those of the accused.
 
 Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it arrives.
 
@@ -89,6 +90,7 @@ class Payload(enum.Enum):
     KEY_GRANT = "key grant"
     HEAD = "head"
     ROSTER = "signed roster"
+    EVIDENCE = "evidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,9 @@ RULES: Final = {
     Kind.MODEL: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.MAY, Payload.NONE),
     Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
     Kind.HEAD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.MAY, Payload.HEAD),
+    Kind.EVIDENCE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.EVIDENCE),
     Kind.ROSTER: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.ROSTER),
 }  # fmt: skip
-"""EVIDENCE has no row: its number is kept, and this version refuses it."""
 
 PAYLOAD_LIMITS: Final = {Kind.ROSTER: ROSTER_PAYLOAD_LIMIT_BYTES}
 """Kinds whose payload may be larger than PAYLOAD_LIMIT_BYTES."""
@@ -189,6 +191,44 @@ class Head:
     accepted: tuple[bytes, ...] = ()  # HEADs of another copy of the ledger, whose increases are in the totals
 
 
+Slot = tuple[bytes, bytes, int]
+"""The number of a record: its origin's key, incarnation and sequence. An honest origin signs one record with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One of the records that an evidence is about, as far as its origin signed it (`statement_of`)."""
+
+    kind: Kind
+    id: bytes
+    supersedes: bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The payload of an EVIDENCE: two records that `accused` signed with one number, by ascending id."""
+
+    accused: PublicKey
+    incarnation: bytes
+    sequence: int
+    claims: tuple[Claim, ...]
+
+    @property
+    def slot(self) -> Slot:
+        """The number of both."""
+        return self.accused.raw, self.incarnation, self.sequence
+
+    @property
+    def targets(self) -> frozenset[bytes]:
+        """The ids of what the two take back. A HEAD takes nothing back: it follows."""
+        named = (claim.supersedes for claim in self.claims if claim.kind is not Kind.HEAD)
+        return frozenset(target for target in named if target)
+
+
+PayloadContent = KeyCard | KeyGrant | Head | Evidence | SignedRoster
+
+
 class HeldState(enum.StrEnum):
     """What is held of a record. COMPLETE and BURIED are settled: nothing more of it is wanted."""
 
@@ -259,6 +299,23 @@ def can_bury(later: Header, earlier: Header) -> bool:
     return later.origin == earlier.origin and earlier.body_bytes > 0 and later.kind is not Kind.HEAD
 
 
+def slot_of(header: Header) -> Slot:
+    """The number of a record."""
+    return header.origin.raw, header.incarnation, header.sequence
+
+
+def claim_of(record: Record) -> Claim:
+    """What proves that its origin signed this record, without the header."""
+    return Claim(record.header.kind, record.id, record.header.supersedes, record.signature)
+
+
+def evidence_of(record: Record, other: Claim) -> Evidence:
+    """The proof that the origin of `record` signed another one, `other`, with its number."""
+    header = record.header
+    claims = sorted((claim_of(record), other), key=lambda claim: claim.id)
+    return Evidence(header.origin, header.incarnation, header.sequence, tuple(claims))
+
+
 # -------------------------------------------------------------------------------------------------- the rules, in order
 
 
@@ -273,12 +330,12 @@ def check_sizes(header_bytes: bytes, signature: bytes) -> None:
 def check_header(header: Header) -> None:
     """Rules 3 to 6; RecordError names the first that is broken."""
     _check_version(header)
-    _check_fixed_fields(header)
+    _check_number(header.incarnation, header.sequence)
     _check_kind(header)
     _check_body(header)
 
 
-def check_payload(kind: Kind, payload: KeyCard | KeyGrant | Head | SignedRoster | None) -> None:
+def check_payload(kind: Kind, payload: PayloadContent | None) -> None:
     """Rule 7, once the payload is decoded."""
     match payload:
         case KeyCard(encryption_public):
@@ -294,6 +351,18 @@ def check_payload(kind: Kind, payload: KeyCard | KeyGrant | Head | SignedRoster 
             _check_head(payload)
         case SignedRoster():
             _check_roster(payload)
+        case Evidence():
+            _check_evidence(payload)
+
+
+def check_proof(evidence: Evidence) -> None:
+    """Rule 9: whoever carries it, evidence is true if the accused signed both claims; RecordError if it did not."""
+    for claim in evidence.claims:
+        statement = Statement(claim.kind.label, evidence.incarnation, evidence.sequence, claim.supersedes, claim.id)
+        try:
+            verify_record(evidence.accused, statement, claim.signature)
+        except BadSignature as error:
+            raise RecordError(f"This evidence names a record that {evidence.accused.short} did not sign.") from error
 
 
 def signed_record(header: Header, header_bytes: bytes, signature: bytes) -> Record:
@@ -315,11 +384,11 @@ def _check_version(header: Header) -> None:
         raise RecordError("A record names a coalition, and this version knows none.")
 
 
-def _check_fixed_fields(header: Header) -> None:
-    if len(header.incarnation) != INCARNATION_BYTES:
-        raise RecordError(f"An incarnation has {INCARNATION_BYTES} bytes, this one {len(header.incarnation)}.")
-    if not 1 <= header.sequence <= MAX_SEQUENCE:
-        raise RecordError(f"A sequence is from 1 to 2^63 - 1, this one is {header.sequence}.")
+def _check_number(incarnation: bytes, sequence: int) -> None:
+    if len(incarnation) != INCARNATION_BYTES:
+        raise RecordError(f"An incarnation has {INCARNATION_BYTES} bytes, this one {len(incarnation)}.")
+    if not 1 <= sequence <= MAX_SEQUENCE:
+        raise RecordError(f"A sequence is from 1 to 2^63 - 1, this one is {sequence}.")
 
 
 def _check_kind(header: Header) -> None:
@@ -360,6 +429,20 @@ def _check_body(header: Header) -> None:
         raise RecordError(f"A chunk hash has {HASH_BYTES} bytes.")
     if len(header.key_commitment) != HASH_BYTES:
         raise RecordError(f"A key commitment has {HASH_BYTES} bytes, this one {len(header.key_commitment)}.")
+
+
+def _check_evidence(evidence: Evidence) -> None:
+    _check_number(evidence.incarnation, evidence.sequence)
+    if len(evidence.claims) != 2:
+        raise RecordError(f"Evidence is of 2 records, this one of {len(evidence.claims)}.")
+    for claim in evidence.claims:
+        if len(claim.id) != RECORD_ID_BYTES or len(claim.supersedes) not in (0, RECORD_ID_BYTES):
+            raise RecordError(f"Evidence names records by {RECORD_ID_BYTES} bytes.")
+        if len(claim.signature) != SIGNATURE_BYTES:
+            raise RecordError(f"A signature in evidence has {SIGNATURE_BYTES} bytes, not {len(claim.signature)}.")
+    first, second = evidence.claims
+    if first.id >= second.id:
+        raise RecordError("Evidence is of two different records, in ascending order of their ids.")
 
 
 def _check_head(head: Head) -> None:

@@ -309,7 +309,7 @@ def publish(home: Home, signed: SignedRoster) -> None:
         check_carried(signed)
     except RosterError as error:
         raise _damaged(home) from error
-    home.author.roster(write_signed(signed))
+    home.author.roster(signed)
 
 
 def publish_at_once(home: Home) -> int:

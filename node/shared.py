@@ -170,9 +170,9 @@ def listing(home: Home, task_id: bytes) -> list[dict[str, Any]]:
     the model can be used."""
     listed = []
     for held in home.store.held(kind=Kind.MODEL, task_id=task_id):
-        if held.state is HeldState.BURIED:
-            continue
         header = held.record.header
+        if held.state is HeldState.BURIED and not home.store.why_unusable(header):
+            continue
         one: dict[str, Any] = {"record": held.record.id.hex(), "origin": home.peers.name_of(header.origin)}
         one["created"] = moment(header.created_unix_ms / 1000)
         try:
@@ -190,7 +190,14 @@ def _refuse_withdrawn(home: Home, card: dict[str, Any], who: str) -> None:
         (held.record.header.supersedes.hex(), held.record.header.origin.raw.hex())
         for held in home.store.held(kind=Kind.WITHDRAWAL)
     }
+    contested = set()
+    for proof in home.store.proofs():
+        accused = proof.accused.raw.hex()
+        gone |= {(claim.supersedes.hex(), accused) for claim in proof.claims if claim.kind is Kind.WITHDRAWAL}
+        contested |= {claim.id.hex() for claim in proof.claims}
     for one in card["manifest"]["summaries"]:
+        if one["record"] in contested:
+            raise NotReadable(f"it was made of a record that has a twin under its number; {who} can share a new one")
         if (one["record"], one["origin"]) in gone:
             partner = home.peers.name_of(PublicKey(bytes.fromhex(one["origin"])))
             raise NotReadable(f"{partner} has withdrawn a summary that it was made of; {who} can share a new one")

@@ -138,7 +138,8 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
 
 def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:
     summaries = home.store.held(kind=Kind.SUMMARY, task_id=task_id)
-    live = [held for held in summaries if held.state is not HeldState.BURIED]
+    is_unusable = home.store.why_unusable
+    live = [one for one in summaries if one.state is not HeldState.BURIED or is_unusable(one.record.header)]
     why = _Reasons(home)
     stuck = [(held, reason) for held in live if (reason := why.of(held))]
     return {
@@ -159,6 +160,8 @@ class _Reasons:
 
     def of(self, held: Held) -> str:
         """In words; empty if this one can."""
+        if why := self._home.store.why_unusable(held.record.header):
+            return why
         if held.state is HeldState.COMPLETE and not held.record.header.body_bytes:
             return ""
         try:

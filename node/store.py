@@ -25,9 +25,22 @@ from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
-from node.local_tables import LocalTables
-from node.records import INCARNATION_BYTES, Header, Held, HeldState, Kind, Record, can_bury, chunk_size
-from node.wire import read_header
+from node.proofs import ProofTables
+from node.records import (
+    INCARNATION_BYTES,
+    Header,
+    Held,
+    HeldState,
+    Kind,
+    Record,
+    Slot,
+    can_bury,
+    chunk_size,
+    claim_of,
+    evidence_of,
+    slot_of,
+)
+from node.wire import evidence_from_bytes, read_header
 
 MAX_CONFLICTS: Final = 100
 """Proofs kept against one origin: one is enough to convict it, and some to see what happened."""
@@ -67,7 +80,7 @@ class Tally:
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
 
-class Store(LocalTables):
+class Store(ProofTables):
     """The records, in the order in which they arrived."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -113,7 +126,10 @@ class Store(LocalTables):
             return True
         clashing = self._rows("SELECT header FROM conflicts WHERE origin = ?", origin.raw)
         incarnation = self.incarnation
-        return any(read_header(header).incarnation == incarnation for (header,) in clashing)
+        if any(read_header(header).incarnation == incarnation for (header,) in clashing):
+            return True
+        proven = "SELECT 1 FROM proofs WHERE origin = ? AND incarnation = ? LIMIT 1"
+        return bool(self._rows(proven, origin.raw, incarnation))
 
     def add(self, record: Record, body: bytes | None = None, *, note: str | None = None) -> Held:
         """Keep a whole record: one of our own, or one that came complete. Again is no change.
@@ -178,8 +194,9 @@ class Store(LocalTables):
             self._rows("UPDATE records SET state = 'complete' WHERE position = ?", position)
 
     def add_conflict(self, record: Record) -> None:
-        """Keep the proof that an origin signed two records with one sequence; a few for each origin are enough."""
+        """Keep a record whose number another one has, and note the proof; a few for each origin are enough."""
         with self.batch():
+            self._note_clash(record)
             origin = record.header.origin.raw
             if self._rows("SELECT count(*) FROM conflicts WHERE origin = ?", origin)[0][0] < MAX_CONFLICTS:
                 self._rows(
@@ -191,16 +208,22 @@ class Store(LocalTables):
                     time.time(),
                 )
 
+    def _note_clash(self, record: Record) -> None:
+        """Note what proves that this record is not the only one with its number: the one here, or an earlier proof."""
+        slot = slot_of(record.header)
+        known = [claim_of(held.record) for held in self._of_slot(slot)]
+        known += [claim for (data,) in self._proofs_of(slot) for claim in evidence_from_bytes(data).claims]
+        other = next((claim for claim in known if claim.id != record.id), None)
+        if other is not None:
+            self._add_proof(evidence_of(record, other))
+
     def is_equivocation(self, record: Record) -> bool:
-        """Whether another record with the same origin, incarnation and sequence is here."""
-        header = record.header
-        rows = self._rows(
-            "SELECT id FROM records WHERE origin = ? AND incarnation = ? AND sequence = ?",
-            header.origin.raw,
-            header.incarnation,
-            header.sequence,
-        )
-        return any(known != record.id for (known,) in rows)
+        """Whether another record with the same origin, incarnation and sequence is here, or proven to be somewhere."""
+        slot = slot_of(record.header)
+        return self.is_contested(slot) or any(held.record.id != record.id for held in self._of_slot(slot))
+
+    def _of_slot(self, slot: Slot) -> list[Held]:
+        return self._select("WHERE origin = ? AND incarnation = ? AND sequence = ?", *slot)
 
     def conflicts(self) -> list[Record]:
         """Records whose sequence another record of their origin has, in order of arrival."""
@@ -349,6 +372,7 @@ class Store(LocalTables):
             state = HeldState.BURIED
         position = self._insert_row(record, state, burier)
         self._bury_target(record)
+        self._heed(record)
         return position, state
 
     def _insert_row(self, record: Record, state: HeldState, burier: bytes | None) -> int:
@@ -378,7 +402,7 @@ class Store(LocalTables):
         for held in later:
             if can_bury(held.record.header, record.header):
                 return held.record.id
-        return None
+        return self._evidence_burying(record)
 
     def _bury_target(self, record: Record) -> None:
         """Drop the body of the record that this one takes back, if that is here already."""
@@ -386,11 +410,26 @@ class Store(LocalTables):
         if target is None or target.state is HeldState.BURIED:
             return
         if can_bury(record.header, target.record.header):
-            self._rows(
-                "DELETE FROM chunks WHERE record = (SELECT position FROM records WHERE id = ?)",
-                target.record.id,
-            )
-            self._rows("UPDATE records SET state = 'buried', buried_by = ? WHERE id = ?", record.id, target.record.id)
+            self._bury(target.record.id, record.id)
+
+    def _bury(self, record_id: bytes, burier: bytes) -> None:
+        self._rows("DELETE FROM chunks WHERE record = (SELECT position FROM records WHERE id = ?)", record_id)
+        self._rows("UPDATE records SET state = 'buried', buried_by = ? WHERE id = ?", burier, record_id)
+
+    def _heed(self, record: Record) -> None:
+        """Act on an EVIDENCE that was just kept: what it contests and what that took back loses its body here."""
+        evidence = self._add_testimony(record)
+        if evidence is None:
+            return
+        contested = self._of_slot(evidence.slot)
+        for held in contested:
+            self._note_clash(held.record)  # a third record, perhaps, which takes back what the two do not
+        targets = [self.get(target) for target in evidence.targets]
+        for held in filter(None, (*contested, *targets)):
+            header = held.record.header
+            is_live = held.state is not HeldState.BURIED and header.body_bytes > 0
+            if is_live and header.origin == evidence.accused:
+                self._bury(held.record.id, record.id)
 
     def _known(self, record_id: bytes) -> Held:
         held = self.get(record_id)

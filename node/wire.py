@@ -64,22 +64,26 @@ from node.records import (
     MAX_SEQUENCE,
     RULES,
     TASK_ID_BYTES,
+    Claim,
     DatasetTotal,
+    Evidence,
     Head,
     Header,
     KeyCard,
     KeyGrant,
     Kind,
     Payload,
+    PayloadContent,
     Record,
     check_header,
     check_payload,
+    check_proof,
     check_sizes,
     signed_record,
     statement_of,
 )
 from node.roster import SignedRoster
-from node.roster_wire import read_signed
+from node.roster_wire import read_signed, write_signed
 
 STORE_ID_BYTES: Final = 8
 MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
@@ -99,13 +103,16 @@ def author(identity: Identity, header: Header) -> Record:
 
 
 def read_record(header_bytes: bytes, signature: bytes) -> Record:
-    """A record from outside, after rules 1 to 8 of `records`, in that order; RecordError names the first
+    """A record from outside, after rules 1 to 9 of `records`, in that order; RecordError names the first
     broken one."""
     check_sizes(header_bytes, signature)
     header = read_header(header_bytes)
     check_header(header)
-    read_payload(header)
-    return signed_record(header, header_bytes, signature)
+    payload = read_payload(header)
+    record = signed_record(header, header_bytes, signature)
+    if isinstance(payload, Evidence):
+        check_proof(payload)
+    return record
 
 
 def write_header(header: Header) -> bytes:
@@ -165,10 +172,10 @@ def read_header(header_bytes: bytes) -> Header:
     )
 
 
-def read_payload(header: Header) -> KeyCard | KeyGrant | Head | SignedRoster | None:
+def read_payload(header: Header) -> PayloadContent | None:
     """The payload that the header's kind calls for (rule 7); RecordError if it is something else."""
     try:
-        payload: KeyCard | KeyGrant | Head | SignedRoster | None = None
+        payload: PayloadContent | None = None
         match RULES[header.kind].payload:
             case Payload.KEY_CARD:
                 payload = KeyCard(pb.KeyCard.FromString(header.payload).encryption_public)
@@ -179,6 +186,8 @@ def read_payload(header: Header) -> KeyCard | KeyGrant | Head | SignedRoster | N
                 payload = _head_from_pb(pb.Head.FromString(header.payload))
             case Payload.ROSTER:
                 payload = read_signed(header.payload)
+            case Payload.EVIDENCE:
+                payload = _evidence_from_pb(pb.Evidence.FromString(header.payload))
     except DecodeError:
         raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
     except RosterError as error:
@@ -187,7 +196,17 @@ def read_payload(header: Header) -> KeyCard | KeyGrant | Head | SignedRoster | N
     return payload
 
 
-def write_payload(payload: KeyCard | KeyGrant | Head) -> bytes:
+def read_evidence(record: Record) -> Evidence:
+    """What an EVIDENCE says."""
+    return evidence_from_bytes(record.header.payload)
+
+
+def evidence_from_bytes(data: bytes) -> Evidence:
+    """Evidence that passed rules 7 and 9 when it came in."""
+    return _evidence_from_pb(pb.Evidence.FromString(data))
+
+
+def write_payload(payload: PayloadContent) -> bytes:
     """The payload bytes of a header of our own."""
     match payload:
         case KeyCard(encryption_public):
@@ -196,6 +215,30 @@ def write_payload(payload: KeyCard | KeyGrant | Head) -> bytes:
             return pb.KeyGrant(wrapped_key=wrapped_key, key_card=key_card).SerializeToString()
         case Head():
             return _head_to_pb(payload).SerializeToString()
+        case Evidence():
+            return _evidence_to_pb(payload).SerializeToString()
+        case SignedRoster():
+            return write_signed(payload)
+
+
+def _evidence_to_pb(evidence: Evidence) -> pb.Evidence:
+    claims = [
+        pb.Claim(kind=_pb_kind(claim.kind), id=claim.id, supersedes=claim.supersedes, signature=claim.signature)
+        for claim in evidence.claims
+    ]
+    return pb.Evidence(
+        accused=evidence.accused.raw, incarnation=evidence.incarnation, sequence=evidence.sequence, claims=claims
+    )
+
+
+def _evidence_from_pb(message: pb.Evidence) -> Evidence:
+    try:
+        claims = tuple(Claim(Kind(one.kind), one.id, one.supersedes, one.signature) for one in message.claims)
+        return Evidence(public_key(message.accused), message.incarnation, message.sequence, claims)
+    except Malformed:
+        raise RecordError("Evidence accuses what is not a public key.") from None
+    except ValueError:
+        raise RecordError("Evidence names a record of a kind that is not known to this version.") from None
 
 
 def _head_to_pb(head: Head) -> pb.Head:

@@ -38,7 +38,7 @@ from node.roster_propose import Changes, check_signing, create, look_at, propose
 from node.roster_sources import disputed, named_key, versions_of
 from node.roster_status import notices, status
 from node.roster_watch import RosterWatch
-from node.roster_wire import write_document, write_file, write_signed
+from node.roster_wire import write_document, write_file
 
 MakeHome = Callable[..., Home]
 
@@ -295,7 +295,7 @@ def test_a_roster_of_another_coalition_is_carried_and_not_acted_on(coalition: Ca
     homes = coalition("ann bea cid")
     homes.follow(homes.first("ann bea"), "ann bea")
     strange = homes.first("bea cid", admins="bea")
-    homes["bea"].author.roster(write_signed(strange[0]))
+    homes["bea"].author.roster(strange[0])
     settle(homes.named("ann bea"))
     assert set(peers(homes["ann"])) == {"bea"}
     (carried,) = status(homes["ann"])["carried"]
@@ -369,7 +369,7 @@ def test_a_copy_with_a_strangers_signature_counts_as_no_copy(coalition: Callable
     homes.follow(chain, "ann bea cid")
     two = homes.after(chain, "ann bea", "ann")
     spoiled = two[1].signed_by(homes["cid"].keystore.identity)
-    homes["cid"].author.roster(write_signed(spoiled))
+    homes["cid"].author.roster(spoiled)
     settle(homes.named("ann bea cid"))
     assert [version_of(homes[name]) for name in ("ann", "bea")] == [1, 1]
     follow(homes["ann"], two, adopt=False)

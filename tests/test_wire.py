@@ -363,7 +363,7 @@ def test_there_is_a_golden_vector_for_every_frame_and_every_kind_of_record() -> 
     expectations = [read_vector(path)[0]["expect"] for path in VECTORS]
     kinds = {text.split(": ", 1)[1].split("(")[0] for text in expectations if text.startswith("frame")}
     assert kinds == {descriptor.message_type.name for descriptor in pb.Frame.DESCRIPTOR.fields}
-    assert sum(text.startswith("record: ") for text in expectations) == 7
+    assert sum(text.startswith("record: ") for text in expectations) == 8
 
 
 QUERY = Query(bytes(32), "lda", (bytes(32),), (), "onnx")

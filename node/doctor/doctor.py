@@ -38,7 +38,7 @@ def _of_home(path: Path, ask: Ask) -> Iterator[Finding]:
         yield fail("home", str(error).rstrip("."))
         return
     try:
-        served = (path / "daemon.lock").exists() and home.is_served()
+        served = home.is_served()
         yield ok("node", f"{home.settings.name} is {'running' if served else 'not running; `tidings serve` starts it'}")
         yield from state.keystore(home)
         dialer = _dialer(home)

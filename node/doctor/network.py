@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.client import Dialer, Look
+from node.config import CONNECT_TIMEOUT_S
 from node.doctor.findings import Finding, Level, fail, ok, warn
 from node.errors import PeerRefused, PeerUnreachable
 from node.gossip.events import LinkState
@@ -25,7 +26,7 @@ from node.home import Home
 from node.local_tables import Peer
 from node.status import peers as peer_states
 
-ASK_S: Final = 6.0
+ASK_S: Final = CONNECT_TIMEOUT_S
 AT_ONCE: Final = 32
 WRONG_KEY: Final = "another key answers"
 

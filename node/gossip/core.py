@@ -107,6 +107,10 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
+    def kept_out_s(self, peer: PublicKey, now: float) -> float:
+        """For how many seconds more this peer gets no link, because of what it sent."""
+        return self._links.kept_out_s(peer, now)
+
     def unsourced(self) -> set[bytes]:
         """The ids of records whose header is here and whose body no link has the rest of."""
         return self._fetcher.unsourced()

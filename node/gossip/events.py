@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from crypto.keys import PublicKey
 from node.frames import Frame
-from node.records import Held, Record
+from node.records import Held, Record, Slot
 
 # --------------------------------------------------------------------------------------------------------------- events
 
@@ -225,4 +225,12 @@ class Struck:
     reason: str
 
 
-Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Struck
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """A peer goes on without knowing that this number is contested, although it was offered the EVIDENCE that is here:
+    it may not trust those who signed it. It trusts this node, or it would not be linked: tell of the proof too."""
+
+    slot: Slot
+
+
+Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Struck | Unheard

@@ -1,7 +1,8 @@
 """Intake: what comes in is checked, then kept, then settled and made news.
 
-Refused: records of origins that are not members; a second record for one sequence of an origin; whatever a rule of
-`records` or `wire` forbids. Anything invalid is a strike against the link that brought it.
+Refused: records of origins that are not members, or condemned; a second record for one sequence of an origin, which
+the shell answers with EVIDENCE; whatever a rule of `records` or `wire` forbids. Anything invalid is a strike against
+the link that brought it.
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ class Intake:
         """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
         if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
             return
+        if self._holdings.is_contested(record):
+            self._drop(record)
+            return
         if self._holdings.is_equivocation(record):
             self._refuse(record)
             return
@@ -127,7 +131,7 @@ class Intake:
         self._out.append(Keep(record))
         link.worked()
         knowing = {link.number, *self._fetcher.sources(record.id)}
-        self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
+        self._learn(record, is_whole=record.header.body_bytes == 0)
         if self._holdings.servable(record.id):
             self._rumors.start(record.id, knowing)
         else:
@@ -135,11 +139,22 @@ class Intake:
 
     def _refuse(self, record: Record) -> None:
         """A second record for one sequence: proof that its origin equivocated. The first one stays."""
+        self._out.append(Alarm(record.header.origin, equivocation(record), record))
+        self._forget(record)
+
+    def _drop(self, record: Record) -> None:
+        """One more record for a sequence that is known to have two: nothing is learned but what it takes back."""
+        if self._holdings.takes_more_back(record):
+            self._refuse(record)
+        else:
+            self._forget(record)
+
+    def _forget(self, record: Record) -> None:
+        """Want it from nobody, and ask for it no more."""
         self._refused[record.id] = None
         if len(self._refused) > self._settings.max_refused:
             del self._refused[next(iter(self._refused))]
         self._fetcher.forget(record.id)
-        self._out.append(Alarm(record.header.origin, equivocation(record), record))
 
     # -------------------------------------------------------------------------------------------------- from this node
 
@@ -157,9 +172,16 @@ class Intake:
     def learn(self, held: Held) -> None:
         """The store holds a record; this is no news to anybody."""
         is_whole = held.state is not HeldState.FETCHING
-        self._settled(self._holdings.learn(held.record, is_whole=is_whole))
-        if not is_whole:
+        self._learn(held.record, is_whole=is_whole)
+        entry = self._holdings.get(held.record.id)
+        if entry is not None and not entry.is_settled:
             self._fetcher.resume(held.record, held.missing)
+
+    def _learn(self, record: Record, *, is_whole: bool) -> None:
+        condemned = len(self._holdings.condemned)
+        self._settled(self._holdings.learn(record, is_whole=is_whole))
+        if len(self._holdings.condemned) > condemned:
+            self._fetcher.distrust(self._holdings.condemned)
 
     def _settled(self, ids: Iterable[bytes]) -> None:
         """These need no fetching any more."""

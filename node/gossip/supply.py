@@ -1,7 +1,7 @@
 """Supply: what peers ask of this node, and what they get.
 
 Only settled records of trusted origins are given. A record that takes another one back goes before it, so that nobody
-asks for a body that is gone for good.
+asks for a body that is gone for good; instead of one whose number is contested, the evidence goes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Supply:
         for wanted in want.ids:
             entry = self._holdings.servable(wanted)
             if entry is None:
+                headers |= {one.id: one for one in self._holdings.testimonies(wanted)}
                 self._links.send(link, Missing(wanted))
                 continue
             if entry.buried_by is not None:

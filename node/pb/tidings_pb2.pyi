@@ -90,6 +90,30 @@ class KeyGrant(_message.Message):
     key_card: bytes
     def __init__(self, wrapped_key: _Optional[bytes] = ..., key_card: _Optional[bytes] = ...) -> None: ...
 
+class Evidence(_message.Message):
+    __slots__ = ("accused", "incarnation", "sequence", "claims")
+    ACCUSED_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    accused: bytes
+    incarnation: bytes
+    sequence: int
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    def __init__(self, accused: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., sequence: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("kind", "id", "supersedes", "signature")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    kind: Kind
+    id: bytes
+    supersedes: bytes
+    signature: bytes
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., id: _Optional[bytes] = ..., supersedes: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class Head(_message.Message):
     __slots__ = ("highest_sequence", "records_digest", "ledger_position", "ledger_head", "datasets", "accepted")
     HIGHEST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]

@@ -72,7 +72,7 @@ def read_kept(payload: bytes) -> SignedRoster:
         message = pb.SignedRoster.FromString(payload)
         signatures = tuple((public_key(one.administrator), one.signature) for one in message.signatures)
     except (DecodeError, Malformed):
-        raise RosterError("These bytes are not a signed roster.") from None
+        raise RosterError("What the store kept is not a signed roster.") from None
     return SignedRoster(read_document(message.document), message.document, signatures, roster_hash(message.document))
 
 

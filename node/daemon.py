@@ -34,7 +34,8 @@ from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.frames import Bye, Chunk, Frame, Missing, Query
+from node.frames import Bye, Frame, Missing, Query
+from node.gossip import quotas
 from node.gossip.core import Gossip
 from node.gossip.events import (
     Action,
@@ -88,6 +89,9 @@ RETRY_FULL_S = 0.5
 """The same where the disk is full: then it returns at once, taking less."""
 STOP_GRACE_S = 2.0
 
+
+QUOTA: Final = "quota"
+"""The topic of notices about records that wait for room in their origin's quota."""
 
 _USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
 
@@ -260,6 +264,7 @@ class Daemon:
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
         unsourced: set[bytes] = set()
+        over_quota: dict[bytes, int] = {}
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
             lacking = self._core.unsourced()
@@ -271,11 +276,26 @@ class Daemon:
                 if lacking != unsourced:
                     await self._commit.run(lambda store, lacking=lacking: store.set_unsourced(lacking))  # type: ignore[misc]
                     unsourced = lacking
+                over_quota = await self._tell_quotas(over_quota)
                 self._tell_findings()
             except StoreFull:
                 self._refused()
             except StoreError as error:
                 self.journal.store_failed(error)
+
+    async def _tell_quotas(self, told: dict[bytes, int]) -> dict[bytes, int]:
+        """Note whose records wait for room in their quotas, if that is not what was told before; returns it."""
+        waiting = self._core.over_quota()
+
+        def write(store: Store) -> None:
+            for origin in told.keys() - waiting.keys():
+                store.drop_notice(PublicKey(origin), QUOTA)
+            for origin, count in waiting.items():
+                store.set_notice(PublicKey(origin), QUOTA, quotas.words(count))
+
+        if waiting != told:
+            await self._commit.run(write)
+        return waiting
 
     # --------------------------------------------------------------------------------------------------------- metrics
 
@@ -335,7 +355,9 @@ class Daemon:
     def _new_core(self) -> Gossip:
         held, self._position = self._home.store.held_after(0)
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - spreads timers, keeps no secret
-        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held)
+        # The clock of an event loop is this one, too.
+        now = time.monotonic()
+        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held, time.time(), now)
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
@@ -360,9 +382,9 @@ class Daemon:
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
-            case SendChunk(link=number, record_id=record_id, index=index):
+            case SendChunk(link=number, record_id=record_id, index=index, count=count):
                 if number in self._links:
-                    self._links[number].send_chunk(record_id, index)
+                    self._links[number].send_chunk(record_id, index, count)
             case Keep(record=record):
                 self._look_at(record)
                 self.arrivals.gossiped(record)
@@ -545,17 +567,13 @@ class Daemon:
         """Something else arrived."""
         self._handle(BadFrame(link.number, reason))
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-        """What to send for these chunks now."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """What is here of these chunks now."""
         try:
-            loaded = self._home.store.chunks(record_id, indexes)
+            return self._home.store.chunks(record_id, indexes)
         except StoreError as error:
             self.journal.store_failed(error)
-            loaded = [None] * len(indexes)
-        return [
-            Missing(record_id) if data is None else Chunk(record_id, index, data)
-            for index, data in zip(indexes, loaded, strict=True)
-        ]
+            return [None] * len(indexes)
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""

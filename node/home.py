@@ -14,6 +14,7 @@ The command line and the daemon work on the same home at once; SQLite and the tw
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -53,6 +54,8 @@ class NodeSettings:
 
     name: str
     listen: str | None
+    quotas: float = 1.0
+    """Times the usual quotas of each origin (`config.QUOTA_RECORDS`)."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +204,12 @@ def read_settings(path: Path) -> NodeSettings:
         name, listen = content["name"], content["listen"]
         if not isinstance(name, str) or not isinstance(listen, str | None):
             raise TypeError
+        quotas = float(content.get("quotas", 1.0))
+        if not 0 < quotas < math.inf:
+            raise ValueError("quotas is a positive number")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
     try:
-        return NodeSettings(check_name(name), None if listen is None else check_address(listen))
+        return NodeSettings(check_name(name), None if listen is None else check_address(listen), quotas)
     except (HomeError, UsageError) as error:
         raise HomeError(f"{path} cannot be used: {error}") from None

@@ -22,8 +22,8 @@ from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
+    CHUNKS_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
     MAX_ADVERTS,
@@ -333,9 +333,12 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
-            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes))
+            together = frame.together if frame.together > 1 else 0
+            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes, together=together))
         case Chunk():
-            return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
+            message = pb.Frame()  # filled in place: what a constructor is given it copies twice more
+            message.chunk.id, message.chunk.index, message.chunk.data = frame.id, frame.index, frame.data
+            return message
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
         case Bye():
@@ -483,11 +486,12 @@ def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
     _count("chunks", message.indexes, 1, MAX_WANT_CHUNKS)
     _distinct("chunks", message.indexes)
     _at_most("chunk number", max(message.indexes), MAX_CHUNKS)
-    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes))
+    together = max(1, message.together)
+    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes), together)
 
 
 def _read_chunk(message: pb.Chunk) -> Chunk:
-    _count("bytes of chunk", message.data, 1, CHUNK_MAX_BYTES)
+    _count("bytes of chunks", message.data, 1, CHUNKS_MAX_BYTES)
     index = _at_most("chunk number", message.index, MAX_CHUNKS)
     return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
 

@@ -341,12 +341,14 @@ class Records(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ...) -> None: ...
 
 class WantChunks(_message.Message):
-    __slots__ = ("id", "indexes")
+    __slots__ = ("id", "indexes", "together")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     indexes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ...) -> None: ...
+    together: int
+    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ..., together: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("id", "index", "data")

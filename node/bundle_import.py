@@ -25,17 +25,21 @@ from node.disk import WORDS, is_low
 from node.errors import BundleError, RecordError, WireError
 from node.frames import Chunk
 from node.gossip.events import Disk
-from node.gossip.intake import MET_ITSELF, equivocation
+from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
 from node.home import Home
-from node.records import Held, HeldState, Record, is_chunk
+from node.records import Held, HeldState, Kind, Record, Revocation, is_chunk
 from node.show import moment
-from node.wire import read_record
+from node.wire import read_payload, read_record
 
 BATCH_BYTES: Final = 1024 * 1024
 """What is kept in one transaction. More waits less often for the disk, and keeps a running daemon waiting longer."""
 
 BATCH_ITEMS: Final = 4_096
 """Frames of which little or nothing is kept take memory too while they wait."""
+
+NO_RECOVERY_KEY: Final = (
+    "a revocation came, and no key card of it with the hash of a recovery key is here: import it again when one is"
+)
 
 MAX_TOLD: Final = 10
 """Unfinished records and other findings that are told one by one; the rest is counted."""
@@ -274,6 +278,8 @@ class _Keeper:
         self._batch_bytes = 0
         self._wanted: dict[bytes, set[int]] = {}
         self._is_low = False
+        self._waiting: list[Record] = []
+        self._is_last_try = False
 
     def group(self, records: list[Record]) -> None:
         """The records of one frame; chunks that follow are theirs."""
@@ -286,7 +292,10 @@ class _Keeper:
         self._add_bytes(len(chunk.data))
 
     def close(self) -> None:
-        """Keep the last batch."""
+        """Keep the last batch, and the revocations that waited for a key card in this bundle."""
+        self._keep()
+        self._is_last_try = True
+        self._batch.append(self._waiting)
         self._keep()
         self._leave_group()
 
@@ -319,6 +328,8 @@ class _Keeper:
     def _keep_record(self, record: Record) -> None:
         store = self._home.store
         held = store.get(record.id)
+        if held is None and record.header.kind is Kind.REVOKE and not self._may_revoke(record):
+            return
         if held is None and store.is_equivocation(record):
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
@@ -330,6 +341,19 @@ class _Keeper:
             self._imported.known += 1
         if held.missing:
             self._wanted[record.id] = set(held.missing)
+
+    def _may_revoke(self, record: Record) -> bool:
+        """Whether a revocation is of the recovery key that its origin published; one whose origin has published none so
+        far waits until all of the bundle was read."""
+        payload = read_payload(record.header)
+        published = self._home.store.recovery_hashes(record.header.origin)[:1]
+        if isinstance(payload, Revocation) and published == [payload.recovery_hash]:
+            return True
+        if not published and not self._is_last_try:
+            self._waiting.append(record)
+        else:
+            self._tell(record.header.origin, NOT_ITS_RECOVERY_KEY if published else NO_RECOVERY_KEY)
+        return False
 
     def _keep_chunk(self, chunk: Chunk) -> None:
         wanted = self._wanted.get(chunk.id, set())

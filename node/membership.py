@@ -72,7 +72,7 @@ def change_members(home: Home, joining: Iterable[Peer], leaving: Iterable[Public
     `peer remove`.
     """
     with home.store.batch():
-        here = {peer.key: peer for peer in home.store.peers()}
+        here = {peer.key: peer for peer in home.store.added_peers()}
         removed = [here[key] for key in leaving if key in here and here[key].via != OPERATOR]
         for peer in removed:
             home.store.remove_peer(peer.key)

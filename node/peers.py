@@ -34,7 +34,10 @@ class PeerBook:
         """What people here call this key: its petname, or the beginning of the key."""
         if key == self.me:
             return self.my_name
-        return next((peer.name for peer in self.store.peers() if peer.key == key), key.short)
+        now = self.store.standing()
+        if (former := now.former.get(key)) is not None:
+            return f"{former.name or self.my_name} ({former.ending.word} key)"
+        return next((peer.name for peer in now.peers if peer.key == key), key.short)
 
     def key_of(self, text: str) -> PublicKey:
         """The key that a person means by a name or a key in text form, this node's own included; UsageError if

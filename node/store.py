@@ -22,9 +22,22 @@ from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
-from node.local_tables import LocalTables
-from node.records import INCARNATION_BYTES, Header, Held, HeldState, Kind, Record, can_bury, chunk_size
-from node.wire import read_header
+from node.local_tables import LocalTables, Peer
+from node.records import (
+    INCARNATION_BYTES,
+    Header,
+    Held,
+    HeldState,
+    KeyCard,
+    Kind,
+    Record,
+    Revocation,
+    Succession,
+    can_bury,
+    chunk_size,
+)
+from node.succession import Ending, Standing, ending_of, standing
+from node.wire import read_header, read_payload
 
 MAX_CONFLICTS: Final = 100
 """Proofs kept against one origin: one is enough to convict it, and some to see what happened."""
@@ -49,6 +62,9 @@ class Store(LocalTables):
         """Use `create` or `open`."""
         super().__init__(connection, path)
         self._headers: dict[bytes, Header] = {}
+        #: The identity whose home this is; None for a connection that only writes records down.
+        self.owner: PublicKey | None = None
+        self._endings: tuple[int, dict[PublicKey, Ending], frozenset[PublicKey]] = (-1, {}, frozenset())
 
     @property
     def incarnation(self) -> bytes:
@@ -77,6 +93,7 @@ class Store(LocalTables):
         with self.batch():
             incarnation = self.number_apart(origin)
             rows = self._rows("UPDATE node SET last_sequence = last_sequence + 1 RETURNING last_sequence")
+            self._rows("INSERT OR REPLACE INTO numbered VALUES (?, ?)", incarnation, rows[0][0])
         return incarnation, int(rows[0][0])
 
     def _is_shared(self, origin: PublicKey) -> bool:
@@ -276,6 +293,92 @@ class Store(LocalTables):
                 del self._headers[next(iter(self._headers))]
             self._headers[record_id] = read_header(header_bytes)
         return self._headers[record_id]
+
+    # ----------------------------------------------------------------------------------------------- whose word counts
+
+    def peers(self) -> list[Peer]:
+        """Who is trusted now: the peers that were added, or who took their place (`succession`)."""
+        return list(self.standing().peers)
+
+    def standing(self) -> Standing:
+        """Which identities have ended, and who stands where they stood."""
+        with self.snapshot():
+            endings, claimed = self._read_endings()
+            denied = [one.key for one in self.denied()] if endings else []
+            return standing(self.owner, self.added_peers(), denied, endings, claimed)
+
+    def unusable(self, record: Record) -> str:
+        """Why nothing may be made of a record that is here, in words, because of how identities ended; empty if that is
+        not against it."""
+        now = self.standing()
+        reason = now.quarantine(record.header)
+        if reason or not record.header.body_bytes:
+            return reason
+        heirs = now.heirs(record.header.origin)
+        rows = self._rows("SELECT header FROM records WHERE supersedes = ?", record.id) if heirs else []
+        for later in (read_header(header) for (header,) in rows):
+            if later.origin in heirs and later.kind is not Kind.HEAD and not now.quarantine(later):
+                return "not used: withdrawn or replaced by who took the place of its origin"
+        return ""
+
+    def last_sequences(self, origin: PublicKey, until: float | None = None) -> dict[bytes, int]:
+        """The highest sequence of each incarnation of an origin, among its records that still count and arrived here no
+        later than `until` (seconds since 1970)."""
+        now, highest = self.standing(), dict[bytes, int]()
+        for held in self.held(origin=origin):
+            header = held.record.header
+            is_early = until is None or held.received_at <= until
+            if header.kind is not Kind.REVOKE and is_early and not now.quarantine(header):
+                highest[header.incarnation] = max(header.sequence, highest.get(header.incarnation, 0))
+        return highest
+
+    def numbered(self) -> dict[bytes, int]:
+        """How far this store, and no other copy of it, numbered its node's records in each incarnation."""
+        return dict(self._rows("SELECT incarnation, last_sequence FROM numbered"))
+
+    def recovery_hashes(self, origin: PublicKey) -> list[bytes]:
+        """The hashes of recovery keys that an origin published, each once, in the order in which they arrived here. The
+        first is the one that counts."""
+        cards = (read_payload(held.record.header) for held in self.held(kind=Kind.KEY_CARD, origin=origin))
+        hashes = (card.recovery_hash for card in cards if isinstance(card, KeyCard) and card.recovery_hash)
+        return list(dict.fromkeys(hashes))
+
+    def _read_endings(self) -> tuple[dict[PublicKey, Ending], frozenset[PublicKey]]:
+        """How identities ended, and everybody who is called a successor. Read again when a record about keys came:
+        rows never go."""
+        about_keys = "kind IN (1, 10, 11)"  # as the index says
+        newest = int(self._rows(f"SELECT coalesce(max(position), 0) FROM records WHERE {about_keys}")[0][0])  # noqa: S608
+        if newest != self._endings[0]:
+            rows = self._rows(f"SELECT DISTINCT origin FROM records WHERE {about_keys} AND kind > 1")  # noqa: S608
+            endings, claimed = {}, set[PublicKey]()
+            for origin in [self._key(raw) for (raw,) in rows]:
+                ending, named = self._read_ending(origin)
+                claimed |= named
+                if ending is not None:
+                    endings[origin] = ending
+            self._endings = newest, endings, frozenset(claimed)
+        return self._endings[1], self._endings[2]
+
+    def _read_ending(self, origin: PublicKey) -> tuple[Ending | None, set[PublicKey]]:
+        """A REVOKE counts if the origin published the hash of its recovery key, or if the key of this node itself has
+        consented to take its place."""
+        first = next(iter(self.recovery_hashes(origin)), None)
+        revocations: list[Revocation] = []
+        successions: list[Succession] = []
+        since = []
+        for held in [*self.held(kind=Kind.REVOKE, origin=origin), *self.held(kind=Kind.SUCCESSION, origin=origin)]:
+            payload = read_payload(held.record.header)
+            if isinstance(payload, Succession):
+                successions.append(payload)
+            elif isinstance(payload, Revocation):
+                is_ours = first is None and self.owner is not None and payload.successor == self.owner
+                if payload.recovery_hash != first and not is_ours:
+                    continue
+                revocations.append(payload)
+            since.append(held.received_at)
+        words: list[Revocation | Succession] = [*revocations, *successions]
+        named = {one.successor for one in words if one.successor is not None}
+        return (ending_of(revocations, successions, min(since)) if since else None), named
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""

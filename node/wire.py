@@ -63,14 +63,18 @@ from node.records import (
     MAX_SEQUENCE,
     RULES,
     TASK_ID_BYTES,
+    AnyPayload,
     DatasetTotal,
     Head,
     Header,
     KeyCard,
     KeyGrant,
     Kind,
+    LastGood,
     Payload,
     Record,
+    Revocation,
+    Succession,
     check_header,
     check_payload,
     check_sizes,
@@ -87,8 +91,9 @@ MAX_HEAD_CHARS: Final = 64
 
 
 def author(identity: Identity, header: Header) -> Record:
-    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a rule."""
-    if header.origin != identity.public_key:
+    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a rule. `identity`
+    is the origin's, or for a REVOKE that of its recovery key."""
+    if header.kind is not Kind.REVOKE and header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
     return read_record(header_bytes, sign_header(identity, header, header_bytes))
@@ -105,8 +110,8 @@ def read_record(header_bytes: bytes, signature: bytes) -> Record:
     check_sizes(header_bytes, signature)
     header = read_header(header_bytes)
     check_header(header)
-    read_payload(header)
-    return signed_record(header, header_bytes, signature)
+    payload = read_payload(header)
+    return signed_record(header, header_bytes, signature, payload)
 
 
 def write_header(header: Header) -> bytes:
@@ -166,33 +171,68 @@ def read_header(header_bytes: bytes) -> Header:
     )
 
 
-def read_payload(header: Header) -> KeyCard | KeyGrant | Head | None:
+def read_payload(header: Header) -> AnyPayload | None:
     """The payload that the header's kind calls for (rule 7); RecordError if it is something else."""
     try:
-        payload: KeyCard | KeyGrant | Head | None = None
+        payload: AnyPayload | None = None
         match RULES[header.kind].payload:
             case Payload.KEY_CARD:
-                payload = KeyCard(pb.KeyCard.FromString(header.payload).encryption_public)
+                card = pb.KeyCard.FromString(header.payload)
+                payload = KeyCard(card.encryption_public, card.recovery_hash)
             case Payload.KEY_GRANT:
                 grant = pb.KeyGrant.FromString(header.payload)
                 payload = KeyGrant(grant.wrapped_key, grant.key_card)
             case Payload.HEAD:
                 payload = _head_from_pb(pb.Head.FromString(header.payload))
+            case Payload.REVOCATION:
+                payload = _revocation_from_pb(pb.Revocation.FromString(header.payload))
+            case Payload.SUCCESSION:
+                ending = pb.Succession.FromString(header.payload)
+                payload = Succession(_public_key(ending.successor), ending.consent, _good_from_pb(ending.good))
+    except Malformed:
+        raise RecordError(f"A {header.kind.label} names a key that is none.") from None
     except DecodeError:
         raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
     check_payload(header.kind, payload)
     return payload
 
 
-def write_payload(payload: KeyCard | KeyGrant | Head) -> bytes:
+def write_payload(payload: AnyPayload) -> bytes:
     """The payload bytes of a header of our own."""
     match payload:
-        case KeyCard(encryption_public):
-            return pb.KeyCard(encryption_public=encryption_public).SerializeToString()
+        case KeyCard(encryption_public, recovery_hash):
+            return pb.KeyCard(encryption_public=encryption_public, recovery_hash=recovery_hash).SerializeToString()
         case KeyGrant(wrapped_key, key_card):
             return pb.KeyGrant(wrapped_key=wrapped_key, key_card=key_card).SerializeToString()
         case Head():
             return _head_to_pb(payload).SerializeToString()
+        case Revocation():
+            return _revocation_to_pb(payload).SerializeToString()
+        case Succession(successor, consent, good):
+            message = pb.Succession(successor=successor.raw, consent=consent, good=_good_to_pb(good))
+            return message.SerializeToString()
+
+
+def _good_to_pb(good: LastGood) -> list[pb.LastGood]:
+    return [pb.LastGood(incarnation=incarnation, sequence=sequence) for incarnation, sequence in good]
+
+
+def _good_from_pb(message: Iterable[pb.LastGood]) -> LastGood:
+    return tuple((one.incarnation, one.sequence) for one in message)
+
+
+def _revocation_to_pb(revocation: Revocation) -> pb.Revocation:
+    return pb.Revocation(
+        recovery_key=revocation.recovery_key.raw,
+        good=_good_to_pb(revocation.good),
+        successor=revocation.successor.raw if revocation.successor else b"",
+        consent=revocation.consent,
+    )
+
+
+def _revocation_from_pb(message: pb.Revocation) -> Revocation:
+    successor = _public_key(message.successor) if message.successor else None
+    return Revocation(_public_key(message.recovery_key), _good_from_pb(message.good), successor, message.consent)
 
 
 def _head_to_pb(head: Head) -> pb.Head:

@@ -28,6 +28,7 @@ from node.publish import finish_interrupted, withdraw
 from node.records import Header, Held, HeldState, KeyGrant, Kind, Record, core
 from node.simulation.network import seeded
 from node.simulation.simulator import Node, Swarm
+from node.succession import ABOUT_KEYS
 
 TASK_ID = b"task" * 8
 SEALED = (Kind.SUMMARY, Kind.MODEL)
@@ -209,6 +210,7 @@ class Partner(Node):
                 chronicle.slots[slot(held.record.header)] = {held.record.id}
         chronicle.names[self.key] = name
         self.home: Home | None = None
+        self.origins: frozenset[bytes] = frozenset()
 
     # ---------------------------------------------------------------------------------- what the daemon does
 
@@ -221,7 +223,7 @@ class Partner(Node):
         self.is_up, self.ticks_at = True, None
         rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.store.store_id, held)
-        self.members = {}
+        self.members, self.origins = {}, frozenset()
         self._read_peers()
 
     def stop(self) -> None:
@@ -258,6 +260,8 @@ class Partner(Node):
 
     def _look_at(self, record: Record) -> None:
         kind, origin = record.header.kind, record.header.origin
+        if kind in ABOUT_KEYS:
+            self._soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self.key:
             self._soon(self._grant)
 
@@ -277,9 +281,11 @@ class Partner(Node):
     def _read_peers(self) -> None:
         peers = [peer for peer in self.store.peers() if not peer.query_only]
         members = {peer.key: peer.addresses for peer in peers}
-        if members != self.members or not members:
-            self.members = members
-            self.tell(PeersChanged(members))
+        assert self.home is not None
+        origins = frozenset(origin.raw for origin in self.home.trusted)
+        if members != self.members or origins != self.origins or not members:
+            self.members, self.origins = members, origins
+            self.tell(PeersChanged(members, origins))
             self._grant()
 
     def _read_records(self) -> None:

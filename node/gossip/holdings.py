@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from node.config import GossipSettings
 from node.frames import Advert
 from node.gossip.reconcile import Index
-from node.records import Record, can_bury
+from node.records import KeyCard, Kind, Record, can_bury
+from node.wire import read_payload
 
 
 @dataclass(slots=True)
@@ -36,12 +37,16 @@ class Holdings:
         self._entries: dict[bytes, Entry] = {}
         self._by_sequence: dict[tuple[bytes, bytes, int], bytes] = {}
         self._naming: dict[bytes, list[Record]] = {}
+        self._recovery: dict[bytes, bytes] = {}
 
-    def trust(self, origins: Set[bytes]) -> None:
-        """From now on, compare and serve records of these origins (raw keys) and no others; kept, not copied."""
+    def trust(self, origins: Set[bytes]) -> bool:
+        """From now on, compare and serve records of these origins (raw keys) and no others; kept, not copied. Returns
+        whether some are new."""
+        is_wider = not origins <= self._trusted
         if origins != self._trusted:
             self._trusted = origins
             self.index.trust(origins)
+        return is_wider
 
     def trusts(self, origin: bytes) -> bool:
         """Whether records of this origin are wanted."""
@@ -58,6 +63,10 @@ class Holdings:
             return None
         return entry
 
+    def recovery_hash(self, origin: bytes) -> bytes | None:
+        """The hash of the recovery key of an origin: the first one that came here."""
+        return self._recovery.get(origin)
+
     def is_equivocation(self, record: Record) -> bool:
         """Whether another record with the same origin, incarnation and sequence is here."""
         return self._by_sequence.get(_sequence_of(record), record.id) != record.id
@@ -71,6 +80,8 @@ class Holdings:
         """A new record is in the store, with all of its body or not; returns the ids that this settles."""
         entry = self._entries[record.id] = Entry(record, buried_by=self._burier_of(record))
         self._by_sequence[_sequence_of(record)] = record.id
+        if record.header.kind is Kind.KEY_CARD:
+            self._learn_recovery(record)
         settled = self.settle(record.id) if is_whole or entry.buried_by else []
         if record.header.supersedes:
             self._naming.setdefault(record.header.supersedes, []).append(record)
@@ -86,6 +97,11 @@ class Holdings:
         header = entry.record.header
         self.index.settle(header.origin.raw, header.incarnation, header.sequence, record_id)
         return [record_id]
+
+    def _learn_recovery(self, card: Record) -> None:
+        payload = read_payload(card.header)
+        if isinstance(payload, KeyCard) and payload.recovery_hash:
+            self._recovery.setdefault(card.header.origin.raw, payload.recovery_hash)
 
     def _bury(self, burier: Record) -> list[bytes]:
         target = self._entries.get(burier.header.supersedes)

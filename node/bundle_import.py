@@ -29,6 +29,7 @@ from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
 from node.home import Home
 from node.records import Held, HeldState, Kind, Record, Revocation, is_chunk
 from node.show import moment
+from node.succession import ENDINGS
 from node.wire import read_payload, read_record
 
 BATCH_BYTES: Final = 1024 * 1024
@@ -36,6 +37,9 @@ BATCH_BYTES: Final = 1024 * 1024
 
 BATCH_ITEMS: Final = 4_096
 """Frames of which little or nothing is kept take memory too while they wait."""
+
+MAX_ENDINGS: Final = 256
+"""Replaced and revoked identities that one bundle may tell of; the rest counts from the next import on."""
 
 NO_RECOVERY_KEY: Final = (
     "a revocation came, and no key card of it with the hash of a recovery key is here: import it again when one is"
@@ -50,6 +54,9 @@ class Looked:
     """What a pass over the file found; nothing of it is stored."""
 
     reader: BundleReader
+    trusted: frozenset[PublicKey]
+    """The origins that are trusted, those included whom records in the bundle make so."""
+    endings: list[Record] = field(default_factory=list)
     records: int = 0
     refused: int = 0
     not_trusted: int = 0
@@ -171,15 +178,16 @@ def import_bundle(
     `progress` takes the bytes read so far, in both passes together."""
     if not path.is_file():
         raise BundleError(f"{path} is not a file, or not one that can be read twice: check the path and the stick.")
-    trusted = home.trusted
     with path.open("rb") as file:
-        looked = _look(home, file, path, trusted, progress)
+        looked = _look(home, file, path, progress)
+        trusted = looked.trusted
         exporter = looked.exporter if looked.exporter in trusted else None
         if exporter is None and looked.not_trusted:
             raise _refusal(home, looked, path)
-        imported = Imported(path, looked, exporter, home.peers.name_of(exporter) if exporter else None)
+        imported = Imported(path, looked, exporter)
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
+    imported.exporter_name = home.peers.name_of(exporter) if exporter else None
     imported.granted = home.epochs.grant_missing()
     return imported
 
@@ -187,23 +195,31 @@ def import_bundle(
 # ----------------------------------------------------------------------------------------------------------- the passes
 
 
-def _look(
-    home: Home, file: IO[bytes], path: Path, trusted: frozenset[PublicKey], progress: Callable[[int], None]
-) -> Looked:
+def _look(home: Home, file: IO[bytes], path: Path, progress: Callable[[int], None]) -> Looked:
     reader = BundleReader(file, path, home.me, home.keystore.encryption_keys)
-    looked = Looked(reader)
+    looked = Looked(reader, home.trusted)
     for item in _checked(reader):
         progress(reader.bytes_read)
         if isinstance(item, list):
             looked.records += len(item)
-            strangers = [record.header.origin for record in item if record.header.origin not in trusted]
+            _look_for_successors(home, looked, item)
+            strangers = [record.header.origin for record in item if record.header.origin not in looked.trusted]
             looked.not_trusted += len(strangers)
             looked.stranger = looked.stranger or next(iter(strangers), None)
         elif isinstance(item, str):
             looked.refused += 1
-        if looked.not_trusted and reader.start.exporter not in trusted:
+        if looked.not_trusted and reader.start.exporter not in looked.trusted:
             break  # refused, whatever follows
     return looked
+
+
+def _look_for_successors(home: Home, looked: Looked, records: list[Record]) -> None:
+    """A member may have another key since, as a record of its old one says that the bundle brings before all others."""
+    news = [record for record in records if record.header.kind in ENDINGS and home.store.get(record.id) is None]
+    while named := [record for record in news if record.header.origin in looked.trusted]:
+        news = [record for record in news if record not in named]
+        looked.endings += named[: MAX_ENDINGS - len(looked.endings)]
+        looked.trusted = home.store.trusted_with(looked.endings)
 
 
 def _take(

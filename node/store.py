@@ -55,6 +55,14 @@ WALK_PAGE: Final = 64
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
 
+class _Supposition(Exception):
+    """Ends a transaction that is to leave nothing behind."""
+
+    def __init__(self, trusted: frozenset[PublicKey]) -> None:
+        super().__init__()
+        self.trusted = trusted
+
+
 class Store(LocalTables):
     """The records, in the order in which they arrived."""
 
@@ -306,6 +314,20 @@ class Store(LocalTables):
             endings, claimed = self._read_endings()
             denied = [one.key for one in self.denied()] if endings else []
             return standing(self.owner, self.added_peers(), denied, endings, claimed)
+
+    def trusted_with(self, records: Iterable[Record]) -> frozenset[PublicKey]:
+        """The origins that would be trusted if these records, checked like any that is added, were here too. Keeps
+        none of them."""
+        try:
+            with self.batch():
+                for record in records:
+                    if not self.is_equivocation(record):
+                        self._insert(record)
+                raise _Supposition(self.standing().trusted)
+        except _Supposition as supposed:
+            return supposed.trusted
+        finally:
+            self._endings = (-1, {}, frozenset())
 
     def unusable(self, record: Record) -> str:
         """Why nothing may be made of a record that is here, in words, because of how identities ended; empty if that is

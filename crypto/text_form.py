@@ -36,6 +36,8 @@ class TextForm:
 
     def read(self, text: str) -> bytes:
         """The 32 bytes of a text, typed or pasted: letter case and white space do not matter. Malformed otherwise."""
+        if not isinstance(text, str):  # a value of a file
+            raise Malformed(f"A {self.what} is text: {self.source}.")
         compact = "".join(text.split()).lower()
         if not compact.startswith(self.prefix):
             raise Malformed(f"A {self.what} starts with '{self.prefix}': {self.source}.")

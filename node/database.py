@@ -96,6 +96,10 @@ CREATE TABLE recovery (                           -- what this node's key cards 
     public_key BLOB PRIMARY KEY,
     hash       BLOB NOT NULL
 ) STRICT;
+CREATE TABLE place (                              -- which file on which disk this is: a copy is another one
+    file      INTEGER NOT NULL,
+    directory INTEGER NOT NULL
+) STRICT;
 CREATE TABLE numbered (                           -- how far this store numbered its node's records
     incarnation   BLOB PRIMARY KEY,
     last_sequence INTEGER NOT NULL

@@ -13,7 +13,9 @@ The command line and the daemon work on the same home at once; SQLite and the tw
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -31,12 +33,14 @@ from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey,
 from fusion import backbones
 from node.author import Author
 from node.epochs import EpochKeys
-from node.errors import HomeError
+from node.errors import HomeError, StoreFull
 from node.peers import PeerBook
 from node.store import Store
 
 if TYPE_CHECKING:
     from fusion.ledger import Ledger
+
+log = logging.getLogger("tidings")
 
 KEYSTORE_FILE = "keystore.json"
 MAX_NAME_LENGTH = 64
@@ -119,6 +123,9 @@ class Home:
             raise HomeError(str(error)) from error
         store = Store.open(path)
         store.owner = keystore.public_key
+        with contextlib.suppress(StoreFull):  # noticed as soon as there is room
+            if store.notice_place():
+                log.warning("%s is a copy, or was restored from one: its records are numbered apart from now on.", path)
         settings = _read_settings(path / "node.json")
         peers = PeerBook(store, keystore.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))

@@ -55,6 +55,10 @@ CREATE TABLE recovery (
     public_key BLOB PRIMARY KEY,
     hash       BLOB NOT NULL
 ) STRICT;
+CREATE TABLE place (
+    file      INTEGER NOT NULL,
+    directory INTEGER NOT NULL
+) STRICT;
 CREATE TABLE numbered (
     incarnation   BLOB PRIMARY KEY,
     last_sequence INTEGER NOT NULL

@@ -84,6 +84,26 @@ class Store(LocalTables):
         while no record is being made."""
         self._rows("UPDATE node SET incarnation = ?", secrets.token_bytes(INCARNATION_BYTES))
 
+    def notice_place(self) -> bool:
+        """Number apart from the file that this one was copied from, if it was: each file and each directory has a
+        number of its own on a disk, which a rename keeps and a copy does not. Returns whether it was.
+
+        A disk that was rolled back as a whole is not noticed, nor a copy that happens on the same two numbers; then
+        `number_apart` is what helps.
+        """
+        here = tuple(one.stat().st_ino - 2**63 for one in (self._path, self._path.parent))  # as SQLite takes it
+        if self._rows("SELECT file, directory FROM place") == [here]:
+            return False
+        with self.batch():
+            before = self._rows("SELECT file, directory FROM place")
+            if before == [here]:
+                return False  # another process was quicker
+            self._rows("DELETE FROM place")
+            self._rows("INSERT INTO place VALUES (?, ?)", *here)
+            if before:
+                self.renew_incarnation()
+            return bool(before)
+
     def number_apart(self, origin: PublicKey) -> bytes:
         """The incarnation for the next record of this node, whose key is `origin`: a new one if a record in the present
         one is here that this store gave no number to. Another copy of it gives out the same numbers. Call it while no

@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from disks import rolled_back
+
 from crypto.errors import BadSeal, CryptoError
 from crypto.keys import PublicKey
 from crypto.sealing import content_key, open_sealed, unwrap_epoch_key
@@ -356,11 +358,11 @@ class Partner(Node):
             self.start()
 
     def put_back(self) -> None:
-        """The copy takes the place of the home. The node is left stopped."""
+        """The copy takes the place of the home, as when the disk is rolled back. The node is left stopped."""
         assert self.copied is not None
         self.stop()
         shutil.rmtree(self.path)
-        shutil.copytree(self.copied.path, self.path)
+        rolled_back(Path(shutil.copytree(self.copied.path, self.path)))
         self.trust = self.copied.trust.copy()
         self.made, self.buried = set(self.copied.made), set(self.copied.buried)
         self.restores += 1

@@ -27,6 +27,7 @@ MODULES = (
     "cost",
     "sealing",
     "goodput",
+    "flood",
     "noise",
     "scaling",
     "heart",

@@ -10,6 +10,7 @@ Refuses to sign without a label, and to re-serialise anything: what is verified 
 
 import hashlib
 import re
+from dataclasses import dataclass
 from typing import Final
 
 import nacl.exceptions
@@ -44,32 +45,40 @@ def verify(public_key: PublicKey, label: bytes, message: bytes, signature: bytes
         raise BadSignature(f"This {name} was not signed by {public_key.short}: discard it.") from None
 
 
-def sign_record(identity: Identity, kind: str, incarnation: bytes, sequence: int, id_: bytes) -> bytes:
-    """The signature of the record of this kind that has this number (8 bytes of incarnation, a sequence below 2^64)
-    and this id."""
-    return sign(identity, _record_label(kind), _numbered(incarnation, sequence, id_))
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an origin signs of a record: all that others must know of it if it clashes with another.
 
-
-def verify_record(
-    public_key: PublicKey, kind: str, incarnation: bytes, sequence: int, id_: bytes, signature: bytes
-) -> None:
-    """Return if the origin signed this id as that of its record of this kind and number; BadSignature otherwise.
-
-    The header is not needed: two ids signed under one number are proof of equivocation in a few hundred bytes.
+    Two statements with one number and two ids are proof of equivocation in a few hundred bytes, without the headers.
     """
-    verify(public_key, _record_label(kind), _numbered(incarnation, sequence, id_), signature)
+
+    kind: str
+    incarnation: bytes  # 8 bytes
+    sequence: int  # below 2^64
+    supersedes: bytes  # 32 bytes, or none
+    id: bytes
+
+    @property
+    def message(self) -> bytes:
+        """What is signed after the label. All but one field have a fixed length, so no byte can move between them."""
+        if len(self.id) != RECORD_ID_BYTES:
+            raise ValueError(f"a record id has {RECORD_ID_BYTES} bytes, this one {len(self.id)}")
+        return self.incarnation + self.sequence.to_bytes(8, "big") + self.supersedes + self.id
+
+
+def sign_record(identity: Identity, statement: Statement) -> bytes:
+    """The signature of the record that this is about."""
+    return sign(identity, _record_label(statement.kind), statement.message)
+
+
+def verify_record(public_key: PublicKey, statement: Statement, signature: bytes) -> None:
+    """Return if the origin signed a record that this is about; BadSignature otherwise."""
+    verify(public_key, _record_label(statement.kind), statement.message, signature)
 
 
 def record_id(header: bytes) -> bytes:
     """32 bytes: BLAKE2b-256 of the header as carried. The signature is no part of it."""
     return hashlib.blake2b(header, digest_size=RECORD_ID_BYTES, person=RECORD_ID_PERSON).digest()
-
-
-def _numbered(incarnation: bytes, sequence: int, id_: bytes) -> bytes:
-    """What a record's signature covers. The last two have a fixed length, so no byte can move between the three."""
-    if len(id_) != RECORD_ID_BYTES:
-        raise ValueError(f"a record id has {RECORD_ID_BYTES} bytes, this one {len(id_)}")
-    return incarnation + sequence.to_bytes(8, "big") + id_
 
 
 def _record_label(kind: str) -> bytes:

@@ -22,6 +22,7 @@ from node.records import (
     MAX_GOOD,
     MAX_SEQUENCE,
     NO_INCARNATION,
+    Evidence,
     Head,
     Header,
     KeyCard,
@@ -117,6 +118,10 @@ class Author:
     def head(self, head: Head, previous: bytes) -> Record:
         """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
         return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
+
+    def evidence(self, evidence: Evidence) -> Record:
+        """Tell others that an origin signed two records with one number."""
+        return self._without_body(Kind.EVIDENCE, payload=wire.write_payload(evidence))
 
     def sealed(
         self,

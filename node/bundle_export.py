@@ -27,7 +27,7 @@ from node.files import written_whole
 from node.gossip.fetch import priority
 from node.home import Home
 from node.local_tables import Peer
-from node.records import Held, HeldState, KeyCard
+from node.records import Held, HeldState, KeyCard, slot_of
 from node.show import moment, size
 
 _DURATION: Final = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,9})?)\s*(?P<unit>s|min|h|d|w)")
@@ -140,12 +140,14 @@ def _recipient(home: Home, peer: Peer) -> Recipient:
 
 def _choose(home: Home, since: float | None) -> list[tuple[bytes, bool]]:
     """Ids in the order in which they are written, each with whether it is a tombstone."""
-    trusted = home.trusted
+    trusted = home.trusted - home.store.condemned()
     ranked: dict[bytes, tuple[int, int]] = {}
     buriers: list[bytes] = []
 
     def choose(held: Held) -> None:
-        if held.state is not HeldState.FETCHING and held.record.header.origin in trusted:
+        header = held.record.header
+        is_wanted = header.origin in trusted and not home.store.is_contested(slot_of(header))
+        if held.state is not HeldState.FETCHING and is_wanted:
             ranked[held.record.id] = _rank(held)
             if held.buried_by is not None:
                 buriers.append(held.buried_by)

@@ -3,7 +3,7 @@
     look      the whole file, storing nothing: does the exporter's signature hold, is every record of a trusted origin?
     admit     from a member: go on. From nobody we know, or cut off, or damaged: only if all its records are trusted
     take      the whole file again: keep what passes every check and is of a trusted origin, batch by batch
-    follow    grant epoch keys to members whose key cards came
+    follow    tell of new proofs of equivocation; grant epoch keys to members whose key cards came
 
 In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
 counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
@@ -23,11 +23,12 @@ from crypto.keys import PublicKey
 from node.bundle_file import BundleReader, Ending
 from node.disk import WORDS, is_low
 from node.errors import BundleError, RecordError, WireError
+from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
 from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
 from node.home import Home
-from node.records import Held, HeldState, Kind, Record, Revocation, is_chunk
+from node.records import Held, HeldState, Kind, Record, Revocation, cut, is_chunk
 from node.show import moment
 from node.succession import ENDINGS
 from node.wire import read_payload, read_record
@@ -187,6 +188,7 @@ def import_bundle(
         imported = Imported(path, looked, exporter)
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
+    witness(home)
     imported.exporter_name = home.peers.name_of(exporter) if exporter else None
     imported.granted = home.epochs.grant_missing()
     return imported
@@ -256,7 +258,7 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
             fits = record is not None and is_chunk(record.header, frame.index, frame.data)
             yield frame if fits else "a chunk that fits no record before it"
         else:
-            group = {}
+            group, bodies = {}, {}
             for signed in frame.records:
                 try:
                     record = read_record(signed.header_bytes, signed.signature)
@@ -264,7 +266,17 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                     yield str(error)
                 else:
                     group[record.id] = record
+                    bodies[record.id] = signed.body
             yield list(group.values())
+            for record in group.values():
+                yield from _chunks(record, bodies[record.id])
+
+
+def _chunks(record: Record, body: bytes) -> Iterator[Chunk | str]:
+    """The chunks of a body that came with its header, as far as they fit it."""
+    for index, data in enumerate(cut(body, record.header.chunk_bytes)):
+        fits = is_chunk(record.header, index, data)
+        yield Chunk(record.id, index, data) if fits else "a chunk that does not fit its record"
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:
@@ -364,7 +376,7 @@ class _Keeper:
         payload = read_payload(record.header)
         published = self._home.store.recovery_hashes(record.header.origin)[:1]
         if isinstance(payload, Revocation) and published == [payload.recovery_hash]:
-            return True
+            return not self._home.store.is_equivocation(record)
         if not published and not self._is_last_try:
             self._waiting.append(record)
         else:

@@ -26,7 +26,7 @@ from typing import Final, TypeVar
 
 from node.errors import StoreError
 from node.frames import Hello, Want, WantChunks
-from node.gossip.events import Action, Alarm, Dial, Keep, KeepChunk, Report, Send
+from node.gossip.events import Action, Alarm, Dial, Keep, KeepChunk, Report, Send, Unheard
 from node.store import Store
 
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
@@ -153,7 +153,7 @@ def _claims_nothing(action: Action) -> bool:
     """Whether the action says nothing about what is held here."""
     if isinstance(action, Send):
         return isinstance(action.frame, Hello | Want | WantChunks)
-    return isinstance(action, Dial | Report)
+    return isinstance(action, Dial | Report | Unheard)
 
 
 def _size(action: Action) -> int:

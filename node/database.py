@@ -140,9 +140,32 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
+CREATE TABLE proofs (
+    origin      BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    sequence    INTEGER NOT NULL,                -- a number that two records have
+    evidence    BLOB NOT NULL,                    -- the payload of an EVIDENCE, signed here or not
+    learned_at  REAL NOT NULL,
+    PRIMARY KEY (origin, incarnation, sequence, evidence)
+) STRICT;
+CREATE TABLE testimonies (                        -- what EVIDENCE records are about
+    record      BLOB PRIMARY KEY,
+    author      BLOB NOT NULL,
+    origin      BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    sequence    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX testimonies_by_number ON testimonies (origin, incarnation, sequence);
+CREATE TABLE graves (                             -- what records under contested numbers took back
+    origin BLOB NOT NULL,
+    target BLOB NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (origin, target, record)
+) STRICT;
+CREATE INDEX graves_by_record ON graves (record);
 """
-"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. The last four
-tables are what a running daemon knows and `status` reads; they are empty while none runs."""
+"""What a new store has. An older one comes to the same by `migrations`: a change here is a step there. `links`,
+`notices`, `unsourced` and `listening` are what a running daemon knows and `status` reads: empty while none runs."""
 
 
 class Database:
@@ -229,6 +252,10 @@ class Database:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def refuse_writes(self) -> None:
+        """From now on SQLite refuses every change through this connection."""
+        self._rows("PRAGMA query_only = ON")
 
     def change_counter(self) -> int:
         """A number that differs from its last value once another connection has changed the store. Cheap."""

@@ -12,7 +12,9 @@ copy may have used the number of an epoch for a key of its own: a reader tries e
 number, and the record's commitment says which is right.
 
 Grants to this node go to its newest encryption key; older ones open what was granted before, to earlier identities of
-this node too. One whose identity has ended seals and grants nothing (`IdentityEnded`): nobody would count it.
+this node too. One whose identity has ended seals and grants nothing (`IdentityEnded`): nobody would count it. Of two
+records with one number neither is used, a key card no more than a summary; but a grant is, where it fits, because what
+it opens is proven by the commitment of the body and not by the grant.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from node import wire
 from node.author import Author, EpochKey
 from node.errors import IdentityEnded, NotReadable
 from node.peers import PeerBook
-from node.records import Header, Held, HeldState, KeyCard, KeyGrant, Kind, Record, core
+from node.records import Header, Held, HeldState, KeyCard, KeyGrant, Kind, Record, core, slot_of
 from node.store import Store
 
 ENDED: Final = (
@@ -94,12 +96,15 @@ class EpochKeys:
         return [peer.key for peer in self._store.peers() if not peer.query_only]
 
     def key_card(self, member: PublicKey) -> Record | None:
-        """The member's newest key card, if it has reached us."""
-        cards = [held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)]
+        """The member's newest key card, if it has reached us and is the only record with its number."""
+        held_cards = [held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)]
+        cards = [card for card in held_cards if not self._store.is_contested(slot_of(card.header))]
         return _newest_first(cards)[0] if cards else None
 
     def open(self, held: Held) -> bytes:
         """The plaintext of a sealed record; NotReadable says why not."""
+        if why := self._store.why_unusable(held.record.header):
+            raise NotReadable(why)
         if held.state is HeldState.BURIED:
             raise NotReadable("withdrawn or replaced by its origin")
         if held.state is HeldState.FETCHING:

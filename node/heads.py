@@ -17,14 +17,13 @@ A node that has not met a peer since it was restored cannot know; docs/operation
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from crypto.keys import PublicKey
-from node import wire
+from node import evidence, wire
 from node.gossip.reconcile import SET_PERSON
 from node.home import Home
 from node.records import MAX_ACCEPTED, DatasetTotal, Head, Kind, Record
@@ -169,7 +168,8 @@ def _claim(one: SignedHead) -> ForeignHead:
 
 
 def findings(home: Home) -> list[Finding]:
-    """What the HEADs held here, and records that clash, say against their origins; for `status` and the log."""
+    """What the HEADs held here, and proofs of equivocation, say against their origins; for `status` and the log. A HEAD
+    counts against its origin even if there are two with its number: it signed it."""
     by_partner: dict[PublicKey, list[Record]] = {}
     standing = home.store.standing()
     for held in home.store.held(kind=Kind.HEAD):
@@ -181,11 +181,7 @@ def findings(home: Home) -> list[Finding]:
         for partner, records in by_partner.items()
         if (reason := quarrel(_signed_heads(records)))
     ]
-    clashes = Counter(record.header.origin for record in home.store.conflicts())
-    for origin, count in clashes.items():
-        what = "one sequence number" if count == 1 else f"each of {count} sequence numbers"
-        found.append(Finding(origin, f"it signed two different records with {what}: two copies of its home are in use"))
-    return found
+    return found + [Finding(origin, reason) for origin, reason in evidence.findings(home)]
 
 
 def quarrel(heads: dict[bytes, SignedHead]) -> str:

@@ -178,7 +178,10 @@ class Home:
             lock.release()
 
     def is_served(self) -> bool:
-        """Whether a daemon holds this home right now."""
+        """Whether a daemon holds this home right now. Asking makes no file: where no daemon ever ran there is no
+        lock."""
+        if not (self.path / "daemon.lock").exists():
+            return False
         try:
             with self._holding(0.0):
                 return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -17,8 +17,10 @@ from crypto.keys import PublicKey
 from node import wire
 from node.bandwidth import Allowance
 from node.errors import WireError
-from node.frames import Frame
+from node.frames import Chunk, Frame, Records, SignedRecord
 from node.pb import tidings_pb2 as pb
+from node.records import Record
+from node.tolls import Toll, price_s
 
 MAX_QUEUED = 8_192
 """Frames or chunks that may wait on a link. Chunks wait as numbers, so this bounds a link's memory at a few MB for
@@ -44,8 +46,8 @@ class Hub(Protocol):
     def link_up(self, link: Link) -> None:
         """A link was authenticated and is ready to carry frames."""
 
-    def frame_in(self, link: Link, frame: Frame) -> None:
-        """A well-formed frame arrived."""
+    def frame_in(self, link: Link, frame: Frame) -> bool:
+        """A well-formed frame arrived; whether it did any good."""
 
     async def room(self) -> None:
         """Wait until the next frame may be taken: what came before must be kept first, and a disk may be slow."""
@@ -63,18 +65,29 @@ class Hub(Protocol):
 class Link:
     """A stream of frames to and from `peer`."""
 
-    def __init__(self, peer: PublicKey, hub: Hub, *, dialed_by_us: bool, allowance: Allowance | None = None) -> None:
+    def __init__(
+        self,
+        peer: PublicKey,
+        hub: Hub,
+        *,
+        dialed_by_us: bool,
+        allowance: Allowance | None = None,
+        toll: Toll | None = None,
+    ) -> None:
         self.number = next(_numbers)
         self.peer = peer
         self.dialed_by_us = dialed_by_us
         self.bytes_sent = 0
+        self.frames_sent: Counter[str] = Counter()
         self.bytes_received = 0
         self.closed_because: str | None = None
         self.cut: Callable[[], object] | None = None
         """Ends the call at once; set by the dialing side, whose stream does not end by itself when the queue does."""
         self._hub = hub
         self._allowance = allowance
+        self._toll = toll or Toll()
         self._frames: deque[Frame] = deque()
+        self._records: deque[tuple[Record, ...]] = deque()
         self._chunks: deque[tuple[bytes, int]] = deque()
         self._loaded: deque[Frame] = deque()
         self._wake = asyncio.Event()
@@ -82,6 +95,11 @@ class Link:
     def send(self, frame: Frame) -> None:
         """Queue a frame, ahead of all chunks."""
         self._queue(self._frames, frame)
+
+    def send_records(self, records: tuple[Record, ...]) -> None:
+        """Queue a frame of records with small bodies, which are loaded when its turn comes: after other frames and
+        ahead of all chunks."""
+        self._queue(self._records, records)
 
     def send_chunk(self, record_id: bytes, index: int) -> None:
         """Queue a chunk, which is loaded when its turn comes."""
@@ -106,30 +124,38 @@ class Link:
                     charge(message.ByteSize() if message else 0)
             if message is not None:
                 self.bytes_sent += message.ByteSize()
+                self.frames_sent[str(message.WhichOneof("frame"))] += 1
                 yield message
 
-    async def receive(self, messages: AsyncIterable[pb.Frame]) -> None:
+    async def receive(self, messages: AsyncIterable[bytes]) -> None:
         """Hand what arrives to the hub until the peer ends the stream or this side closes the link."""
-        async for message in messages:
+        async for data in messages:
             if self.closed_because is not None:
                 return
             if not self._hub.may_exchange(self.peer):
                 self.close("it was removed here")
                 return
-            self.bytes_received += message.ByteSize()
-            try:
-                frame = wire.frame_from_pb(message)
-            except WireError as error:
-                self._hub.bad_frame(self, str(error))
-                continue
-            if frame is not None:
-                self._hub.frame_in(self, frame)
-                await self._hub.room()
+            self.bytes_received += len(data)
+            await self._take(data)
         self.close("the other side closed it")
+
+    async def _take(self, data: bytes) -> None:
+        """Read one message; wait if that was of no use and has cost too much by now."""
+        frame, was_useful = None, False
+        try:
+            frame = wire.decode(data)
+        except WireError as error:
+            self._hub.bad_frame(self, str(error))
+        if frame is not None:
+            was_useful = self._hub.frame_in(self, frame)
+            await self._hub.room()
+        if not was_useful:
+            self._toll.charge(price_s(frame, len(data)))
+            await self._toll.paid()
 
     async def _has_something(self) -> bool:
         """Wait until something is to be sent; False once the link is closed and flushed."""
-        while not (self._frames or self._loaded or self._chunks):
+        while not (self._frames or self._records or self._loaded or self._chunks):
             if self.closed_because is not None:
                 return False
             self._wake.clear()
@@ -137,19 +163,28 @@ class Link:
         return True
 
     def _is_urgent(self) -> bool:
-        return bool(self._frames)
+        return bool(self._frames or self._records)
 
     def _next(self) -> pb.Frame | None:
-        """What goes first now. A closed link sends the frames that wait and no chunks."""
+        """What goes first now. A closed link sends the frames that wait and no bodies."""
         if self._frames:
             return wire.frame_to_pb(self._frames.popleft())
         if self.closed_because is not None:
+            self._records.clear()
             self._chunks.clear()
             self._loaded.clear()
             return None
+        if self._records:
+            return wire.frame_to_pb(Records(tuple(map(self._with_body, self._records.popleft()))))
         if not self._loaded:
             self._load()
         return wire.frame_to_pb(self._loaded.popleft())
+
+    def _with_body(self, record: Record) -> SignedRecord:
+        loaded = self._hub.load_chunks(record.id, range(len(record.header.chunk_hashes)))
+        parts = [chunk.data for chunk in loaded if isinstance(chunk, Chunk)]
+        body = b"".join(parts) if len(parts) == len(loaded) else b""
+        return SignedRecord(record.header_bytes, record.signature, body)
 
     def _load(self) -> None:
         """Load the next chunk and those that follow it in its record."""

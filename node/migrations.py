@@ -65,9 +65,33 @@ CREATE TABLE numbered (
 ) STRICT;
 INSERT INTO numbered SELECT incarnation, last_sequence FROM node;
 CREATE INDEX records_about_keys ON records (position) WHERE kind IN (1, 10, 11);
+CREATE TABLE proofs (
+    origin      BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    sequence    INTEGER NOT NULL,
+    evidence    BLOB NOT NULL,
+    learned_at  REAL NOT NULL,
+    PRIMARY KEY (origin, incarnation, sequence, evidence)
+) STRICT;
+CREATE TABLE testimonies (
+    record      BLOB PRIMARY KEY,
+    author      BLOB NOT NULL,
+    origin      BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    sequence    INTEGER NOT NULL
+) STRICT;
+CREATE INDEX testimonies_by_number ON testimonies (origin, incarnation, sequence);
+CREATE TABLE graves (
+    origin BLOB NOT NULL,
+    target BLOB NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (origin, target, record)
+) STRICT;
+CREATE INDEX graves_by_record ON graves (record);
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
-should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again."""
+should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again;
+proofs of equivocation."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

@@ -25,6 +25,7 @@ VARIABLE: Final = "TIDINGS_PASSPHRASE"
 CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 MIN_CHARACTERS: Final = 10
 MAX_BYTES: Final = 4096
+LENGTH_BYTES: Final = 4
 
 
 def source(file: Path | None) -> Ask:
@@ -78,9 +79,21 @@ def recovery_key(file: Path | None) -> RecoveryKey:
         raise UsageError(str(error)) from None
 
 
+def check_file(file: Path) -> None:
+    """KeystoreError, in words, if a passphrase file is not as it must be."""
+    _read(file)
+
+
+def hand_over(keystore: Keystore) -> bytes:
+    """What `serve` writes to the standard input of a process that it starts, before anything else."""
+    secrets = keystore.to_bytes()
+    return len(secrets).to_bytes(LENGTH_BYTES, "big") + secrets
+
+
 def handed_over() -> Keystore:
-    """The keys that `serve` writes to the standard input of a query that it starts; Malformed if it is not that."""
-    return Keystore.from_bytes(sys.stdin.buffer.read(MAX_SECRET_BYTES + 1))
+    """The keys that `hand_over` wrote, from standard input, which is read no further; Malformed if it is not that."""
+    size = int.from_bytes(sys.stdin.buffer.read(LENGTH_BYTES), "big")
+    return Keystore.from_bytes(sys.stdin.buffer.read(min(size, MAX_SECRET_BYTES)))
 
 
 def _read(file: Path, what: str = "passphrase file") -> str:

@@ -10,8 +10,9 @@ signature; a body, if the kind has one, is named in the header by the hashes of 
     5. The kind's row of RULES: body, epoch, task, recipient, superseded record, size of the payload.
     6. The body's geometry: sizes, number and length of chunk hashes, commitment.
     7. The payload is what the kind's row says (`wire.read_payload`).
-    8. The signature is the origin's, under the kind's label; that of a REVOKE is the recovery key's, which the payload
-       names. A successor that is named has signed its consent.
+    8. The signature is the origin's, over what the header says (`statement_of`), under the kind's label; that of a
+       REVOKE is the recovery key's, which the payload names. A successor that is named has signed its consent.
+    9. Both signatures in an evidence are those of the accused.
 
 Whether the origin is trusted here, and whether it has published the hash of the recovery key of a REVOKE, are the
 gossip core's questions; a body is checked chunk by chunk as it arrives.
@@ -30,7 +31,7 @@ from crypto.errors import BadSignature, Malformed
 from crypto.keys import PublicKey, parse_encryption_public
 from crypto.recovery import RECOVERY_HASH_BYTES, check_consent, recovery_hash
 from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hash, chunk_hashes
-from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, record_id, verify_record
+from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, Statement, record_id, verify_record
 from node.config import (
     BODY_LIMIT_BYTES,
     CHUNK_BYTES,
@@ -92,6 +93,7 @@ class Payload(enum.Enum):
     KEY_CARD = "key card"
     KEY_GRANT = "key grant"
     HEAD = "head"
+    EVIDENCE = "evidence"
     REVOCATION = "revocation"
     SUCCESSION = "succession"
 
@@ -117,10 +119,10 @@ RULES: Final = {
     Kind.MODEL: Rule(Need.MUST, Need.MUST, Need.MUST, Need.NOT, Need.MAY, Payload.NONE),
     Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
     Kind.HEAD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.MAY, Payload.HEAD),
+    Kind.EVIDENCE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.EVIDENCE),
     Kind.REVOKE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.REVOCATION),
     Kind.SUCCESSION: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.SUCCESSION),
 }  # fmt: skip
-"""EVIDENCE has no row: its number is kept, and this version refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,41 @@ class Head:
     accepted: tuple[bytes, ...] = ()  # HEADs of another copy of the ledger, whose increases are in the totals
 
 
+Slot = tuple[bytes, bytes, int]
+"""The number of a record: its origin's key, incarnation and sequence. An honest origin signs one record with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One of the records that an evidence is about, as far as its origin signed it (`statement_of`)."""
+
+    kind: Kind
+    id: bytes
+    supersedes: bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The payload of an EVIDENCE: two records that `accused` signed with one number, by ascending id."""
+
+    accused: PublicKey
+    incarnation: bytes
+    sequence: int
+    claims: tuple[Claim, ...]
+
+    @property
+    def slot(self) -> Slot:
+        """The number of both."""
+        return self.accused.raw, self.incarnation, self.sequence
+
+    @property
+    def targets(self) -> frozenset[bytes]:
+        """The ids of what the two take back. A HEAD takes nothing back: it follows."""
+        named = (claim.supersedes for claim in self.claims if claim.kind is not Kind.HEAD)
+        return frozenset(target for target in named if target)
+
+
 LastGood = tuple[tuple[bytes, int], ...]
 """Incarnations, ascending, each with the last sequence that counts."""
 
@@ -221,7 +258,7 @@ class Revocation:
         return recovery_hash(self.recovery_key)
 
 
-AnyPayload = KeyCard | KeyGrant | Head | Revocation | Succession
+PayloadContent = KeyCard | KeyGrant | Head | Evidence | Revocation | Succession
 
 
 class HeldState(enum.StrEnum):
@@ -255,6 +292,11 @@ def core(header: Header) -> bytes:
     return CORE_LABEL + b"".join(len(part).to_bytes(4, "big") + part for part in fields)
 
 
+def statement_of(header: Header, id_: bytes) -> Statement:
+    """What the origin of the record with this header and id signs."""
+    return Statement(header.kind.label, header.incarnation, header.sequence, header.supersedes, id_)
+
+
 def with_body(header: Header, body: bytes, key_commitment: bytes) -> Header:
     """The header of a record that carries this sealed body, in chunks of the usual size."""
     return replace(
@@ -271,6 +313,12 @@ def chunk_size(header: Header, index: int) -> int:
     return min(header.chunk_bytes, header.body_bytes - index * header.chunk_bytes)
 
 
+def cut(body: bytes, chunk_bytes: int) -> list[bytes]:
+    """What claims to be a body, in chunks of the size that its header states, the last one perhaps shorter."""
+    step = max(chunk_bytes, CHUNK_MIN_BYTES)  # a record without a body states none
+    return [body[start : start + step] for start in range(0, len(body), step)]
+
+
 def is_chunk(header: Header, index: int, data: bytes) -> bool:
     """Whether this is chunk `index` of the body. Its size counts too: an origin can list the hash of something else."""
     hashes = header.chunk_hashes
@@ -281,6 +329,23 @@ def can_bury(later: Header, earlier: Header) -> bool:
     """Whether `later` may take back `earlier`, if it names it: only what has a body, and only by its own
     origin. A HEAD takes nothing back: it follows."""
     return later.origin == earlier.origin and earlier.body_bytes > 0 and later.kind is not Kind.HEAD
+
+
+def slot_of(header: Header) -> Slot:
+    """The number of a record."""
+    return header.origin.raw, header.incarnation, header.sequence
+
+
+def claim_of(record: Record) -> Claim:
+    """What proves that its origin signed this record, without the header."""
+    return Claim(record.header.kind, record.id, record.header.supersedes, record.signature)
+
+
+def evidence_of(record: Record, other: Claim) -> Evidence:
+    """The proof that the origin of `record` signed another one, `other`, with its number."""
+    header = record.header
+    claims = sorted((claim_of(record), other), key=lambda claim: claim.id)
+    return Evidence(header.origin, header.incarnation, header.sequence, tuple(claims))
 
 
 # -------------------------------------------------------------------------------------------------- the rules, in order
@@ -297,12 +362,14 @@ def check_sizes(header_bytes: bytes, signature: bytes) -> None:
 def check_header(header: Header) -> None:
     """Rules 3 to 6; RecordError names the first that is broken."""
     _check_version(header)
-    _check_fixed_fields(header)
+    _check_number(header.incarnation, header.sequence)
+    if (header.incarnation == NO_INCARNATION) != (header.kind is Kind.REVOKE):
+        raise RecordError("A revocation has no incarnation, and every other record has one.")
     _check_kind(header)
     _check_body(header)
 
 
-def check_payload(kind: Kind, payload: AnyPayload | None) -> None:
+def check_payload(kind: Kind, payload: PayloadContent | None) -> None:
     """Rule 7, once the payload is decoded."""
     match payload:
         case KeyCard():
@@ -315,9 +382,21 @@ def check_payload(kind: Kind, payload: AnyPayload | None) -> None:
             _check_head(payload)
         case Revocation() | Succession():
             _check_last_good(payload.good)
+        case Evidence():
+            _check_evidence(payload)
 
 
-def signed_record(header: Header, header_bytes: bytes, signature: bytes, payload: AnyPayload | None) -> Record:
+def check_proof(evidence: Evidence) -> None:
+    """Rule 9: whoever carries it, evidence is true if the accused signed both claims; RecordError if it did not."""
+    for claim in evidence.claims:
+        statement = Statement(claim.kind.label, evidence.incarnation, evidence.sequence, claim.supersedes, claim.id)
+        try:
+            verify_record(evidence.accused, statement, claim.signature)
+        except BadSignature as error:
+            raise RecordError(f"This evidence names a record that {evidence.accused.short} did not sign.") from error
+
+
+def signed_record(header: Header, header_bytes: bytes, signature: bytes, payload: PayloadContent | None) -> Record:
     """Rule 8: the record, if who must sign these bytes has signed them; RecordError otherwise."""
     id_ = record_id(header_bytes)
     _check_signer(header, id_, signature, payload)
@@ -326,10 +405,10 @@ def signed_record(header: Header, header_bytes: bytes, signature: bytes, payload
     return Record(header, header_bytes, signature, id_)
 
 
-def _check_signer(header: Header, id_: bytes, signature: bytes, payload: AnyPayload | None) -> None:
+def _check_signer(header: Header, id_: bytes, signature: bytes, payload: PayloadContent | None) -> None:
     signer = payload.recovery_key if isinstance(payload, Revocation) else header.origin
     try:
-        verify_record(signer, header.kind.label, header.incarnation, header.sequence, id_, signature)
+        verify_record(signer, statement_of(header, id_), signature)
     except BadSignature as error:
         whose = f"{header.origin.short}'s" if signer == header.origin else "that of its recovery key"
         raise RecordError(f"The signature of a {header.kind.label} is not {whose}.") from error
@@ -357,13 +436,11 @@ def _check_version(header: Header) -> None:
         raise RecordError("A record names a coalition, and this version knows none.")
 
 
-def _check_fixed_fields(header: Header) -> None:
-    if len(header.incarnation) != INCARNATION_BYTES:
-        raise RecordError(f"An incarnation has {INCARNATION_BYTES} bytes, this one {len(header.incarnation)}.")
-    if (header.incarnation == NO_INCARNATION) != (header.kind is Kind.REVOKE):
-        raise RecordError("A revocation has no incarnation, and every other record has one.")
-    if not 1 <= header.sequence <= MAX_SEQUENCE:
-        raise RecordError(f"A sequence is from 1 to 2^63 - 1, this one is {header.sequence}.")
+def _check_number(incarnation: bytes, sequence: int) -> None:
+    if len(incarnation) != INCARNATION_BYTES:
+        raise RecordError(f"An incarnation has {INCARNATION_BYTES} bytes, this one {len(incarnation)}.")
+    if not 1 <= sequence <= MAX_SEQUENCE:
+        raise RecordError(f"A sequence is from 1 to 2^63 - 1, this one is {sequence}.")
 
 
 def _check_kind(header: Header) -> None:
@@ -424,6 +501,22 @@ def _check_last_good(good: LastGood) -> None:
         raise RecordError("The incarnations of an identity that ends come in ascending order, each once.")
     if not all(1 <= sequence <= MAX_SEQUENCE for _, sequence in good):
         raise RecordError("A last sequence is from 1 to 2^63 - 1.")
+
+
+def _check_evidence(evidence: Evidence) -> None:
+    _check_number(evidence.incarnation, evidence.sequence)
+    if evidence.incarnation == NO_INCARNATION:
+        raise RecordError("Evidence is of numbers that the accused gives; those of revocations are drawn.")
+    if len(evidence.claims) != 2:
+        raise RecordError(f"Evidence is of 2 records, this one of {len(evidence.claims)}.")
+    for claim in evidence.claims:
+        if len(claim.id) != RECORD_ID_BYTES or len(claim.supersedes) not in (0, RECORD_ID_BYTES):
+            raise RecordError(f"Evidence names records by {RECORD_ID_BYTES} bytes.")
+        if len(claim.signature) != SIGNATURE_BYTES:
+            raise RecordError(f"A signature in evidence has {SIGNATURE_BYTES} bytes, not {len(claim.signature)}.")
+    first, second = evidence.claims
+    if first.id >= second.id:
+        raise RecordError("Evidence is of two different records, in ascending order of their ids.")
 
 
 def _check_head(head: Head) -> None:

@@ -170,9 +170,9 @@ def listing(home: Home, task_id: bytes) -> list[dict[str, Any]]:
     the model can be used."""
     listed = []
     for held in home.store.held(kind=Kind.MODEL, task_id=task_id):
-        if held.state is HeldState.BURIED:
-            continue
         header = held.record.header
+        if held.state is HeldState.BURIED and not home.store.why_unusable(header):
+            continue
         one: dict[str, Any] = {"record": held.record.id.hex(), "origin": home.peers.name_of(header.origin)}
         one["created"] = moment(header.created_unix_ms / 1000)
         try:
@@ -192,7 +192,13 @@ def _refuse_withdrawn(home: Home, card: dict[str, Any], who: str) -> None:
         for held in home.store.held(kind=Kind.WITHDRAWAL)
         if held.record.header.origin not in standing.impostors
     }
+    contested = set()
+    for proof in home.store.proofs():
+        gone |= {(claim.supersedes.hex(), proof.accused) for claim in proof.claims if claim.kind is Kind.WITHDRAWAL}
+        contested |= {claim.id.hex() for claim in proof.claims}
     for one in card["manifest"]["summaries"]:
+        if one["record"] in contested:
+            raise NotReadable(f"it was made of a record that has a twin under its number; {who} can share a new one")
         origin = PublicKey(bytes.fromhex(one["origin"]))
         if any((one["record"], signer) in gone for signer in (origin, *standing.heirs(origin))):
             partner = home.peers.name_of(origin)

@@ -7,7 +7,7 @@ prints; other programs rely on them.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from node import disk, heads, shared
 from node.budget import statement
@@ -20,6 +20,8 @@ from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
 from node.succession import Standing
+
+OLD_LEDGER: Final = "this node's privacy ledger is an old copy: nothing is released"
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -34,34 +36,44 @@ def status(home: Home) -> dict[str, Any]:
             "records": len(home.store.held()),
         },
         "peers": peers(home, served),
-        "tasks": [
-            {
-                "id": task.task_id.hex(),
-                "name": task.name,
-                **_summaries(home, task.task_id),
-                "models": shared.listing(home, task.task_id),
-            }
-            for task in home.store.tasks()
-        ],
+        "tasks": tasks(home),
         "budget": statement(home),
         "notices": notices(home),
     }
 
 
+def tasks(home: Home) -> list[dict[str, Any]]:
+    """Each accepted task, with how many summaries can be fused, which are stuck and why, and the models shared."""
+    return [
+        {
+            "id": task.task_id.hex(),
+            "name": task.name,
+            **_summaries(home, task.task_id),
+            "models": shared.listing(home, task.task_id),
+        }
+        for task in home.store.tasks()
+    ]
+
+
 def notices(home: Home) -> list[dict[str, str]]:
-    """What the operator must hear of: `{origin, reason}`. First what peers (or copies of this node) have signed that
-    does not fit together, then what the running daemon has met."""
+    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what this machine lacks."""
+    told = conduct(home)
+    if disk.is_low(home.path):
+        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
+    if heads.is_behind(home):
+        told.append({"origin": home.settings.name, "reason": f"{OLD_LEDGER}; see `tidings budget accept-rollback`"})
+    return told
+
+
+def conduct(home: Home) -> list[dict[str, str]]:
+    """What is to be said of nodes, `{origin, reason}`: first what peers (or copies of this node) have signed that does
+    not fit together, then what the running daemon has met."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
     told += _about_identities(home)
     told += [
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
-    if disk.is_low(home.path):
-        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
-    if heads.is_behind(home):
-        reason = "this node's privacy ledger is an old copy: nothing is released; see `tidings budget accept-rollback`"
-        told.append({"origin": home.settings.name, "reason": reason})
     return told
 
 
@@ -75,7 +87,7 @@ def _about_identities(home: Home) -> list[dict[str, str]]:
         name = former.name or home.settings.name
         if former.ending.is_revoked and former.heir is not None:
             told.append((name, "its old key was revoked after a theft; a new one stands in its place"))
-        elif len(former.ending.named) > 1:
+        elif former.ending.is_disputed:
             told.append((name, f"its key was {former.ending.word}, and several keys claim its place: none is trusted"))
         elif former.heir is None:
             told.append((name, f"its key was {former.ending.word}; what it signs from now on is not used"))
@@ -146,7 +158,7 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
     if ending is not None:
         return ending.word, (
             "records name several successors, so none is trusted: ask it, and add the right key"
-            if len(ending.named) > 1
+            if ending.is_disputed
             else "it is no member any more; add its new key when you have it from itself"
         )
     if not served:
@@ -164,7 +176,8 @@ def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool)
 
 def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:
     summaries = home.store.held(kind=Kind.SUMMARY, task_id=task_id)
-    live = [held for held in summaries if held.state is not HeldState.BURIED]
+    is_unusable = home.store.why_unusable
+    live = [one for one in summaries if one.state is not HeldState.BURIED or is_unusable(one.record.header)]
     why = _Reasons(home)
     stuck = [(held, reason) for held in live if (reason := why.of(held))]
     return {
@@ -185,6 +198,8 @@ class _Reasons:
 
     def of(self, held: Held) -> str:
         """In words; empty if this one can."""
+        if why := self._home.store.why_unusable(held.record.header):
+            return why
         if held.state is HeldState.COMPLETE and not held.record.header.body_bytes:
             return ""
         try:

@@ -10,11 +10,14 @@ way out headers and chunks are hashed again, because disks forget.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +25,8 @@ from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
-from node.local_tables import LocalTables, Peer
+from node.local_tables import Peer
+from node.proofs import ProofTables
 from node.records import (
     INCARNATION_BYTES,
     Header,
@@ -32,12 +36,16 @@ from node.records import (
     Kind,
     Record,
     Revocation,
+    Slot,
     Succession,
     can_bury,
     chunk_size,
+    claim_of,
+    evidence_of,
+    slot_of,
 )
 from node.succession import Ending, Standing, ending_of, standing
-from node.wire import read_header, read_payload
+from node.wire import evidence_from_bytes, read_header, read_payload
 
 MAX_CONFLICTS: Final = 100
 """Proofs kept against one origin: one is enough to convict it, and some to see what happened."""
@@ -52,6 +60,28 @@ MAX_HEADERS: Final = 32
 WALK_PAGE: Final = 64
 """Records that `walk` reads at once: a header has at most 64 KiB."""
 
+BASIS_PERSON: Final = b"tidings-basis-v1"
+
+_NO_BASIS: Final = {"records", "chunks", "node", "peer_addresses", "links", "notices", "unsourced", "listening"}
+"""Tables that say nothing, or nothing more, about what is fused. Records are looked at one by one."""
+
+_NO_BASIS_KINDS: Final = "({})".format(
+    ", ".join(
+        str(int(kind))
+        for kind in (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.TASK, Kind.SUMMARY, Kind.MODEL, Kind.WITHDRAWAL, Kind.HEAD)
+    )
+)
+"""The same for records, but for summaries and grants: what a withdrawal did shows in the state of what it buries."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a store holds: how many records of each kind and state, by their names, and the size of all bodies."""
+
+    records: Counter[tuple[str, str]]
+    body_bytes: int
+
+
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
 
@@ -63,7 +93,7 @@ class _Supposition(Exception):
         self.trusted = trusted
 
 
-class Store(LocalTables):
+class Store(ProofTables):
     """The records, in the order in which they arrived."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -72,7 +102,7 @@ class Store(LocalTables):
         self._headers: dict[bytes, Header] = {}
         #: The identity whose home this is; None for a connection that only writes records down.
         self.owner: PublicKey | None = None
-        self._endings: tuple[int, dict[PublicKey, Ending], frozenset[PublicKey]] = (-1, {}, frozenset())
+        self._endings: tuple[tuple[Any, ...], dict[PublicKey, Ending], frozenset[PublicKey]] = ((), {}, frozenset())
 
     @property
     def incarnation(self) -> bytes:
@@ -133,7 +163,10 @@ class Store(LocalTables):
             return True
         clashing = self._rows("SELECT header FROM conflicts WHERE origin = ?", origin.raw)
         incarnation = self.incarnation
-        return any(read_header(header).incarnation == incarnation for (header,) in clashing)
+        if any(read_header(header).incarnation == incarnation for (header,) in clashing):
+            return True
+        proven = "SELECT 1 FROM proofs WHERE origin = ? AND incarnation = ? LIMIT 1"
+        return bool(self._rows(proven, origin.raw, incarnation))
 
     def add(self, record: Record, body: bytes | None = None, *, note: str | None = None) -> Held:
         """Keep a whole record: one of our own, or one that came complete. Again is no change.
@@ -198,8 +231,9 @@ class Store(LocalTables):
             self._rows("UPDATE records SET state = 'complete' WHERE position = ?", position)
 
     def add_conflict(self, record: Record) -> None:
-        """Keep the proof that an origin signed two records with one sequence; a few for each origin are enough."""
+        """Keep a record whose number another one has, and note the proof; a few for each origin are enough."""
         with self.batch():
+            self._note_clash(record)
             origin = record.header.origin.raw
             if self._rows("SELECT count(*) FROM conflicts WHERE origin = ?", origin)[0][0] < MAX_CONFLICTS:
                 self._rows(
@@ -211,21 +245,51 @@ class Store(LocalTables):
                     time.time(),
                 )
 
+    def _note_clash(self, record: Record) -> None:
+        """Note what proves that this record is not the only one with its number: the one here, or an earlier proof."""
+        slot = slot_of(record.header)
+        known = [claim_of(held.record) for held in self._of_slot(slot)]
+        known += [claim for (data,) in self._proofs_of(slot) for claim in evidence_from_bytes(data).claims]
+        other = next((claim for claim in known if claim.id != record.id), None)
+        if other is not None:
+            self._add_proof(evidence_of(record, other))
+
     def is_equivocation(self, record: Record) -> bool:
-        """Whether another record with the same origin, incarnation and sequence is here."""
-        header = record.header
-        rows = self._rows(
-            "SELECT id FROM records WHERE origin = ? AND incarnation = ? AND sequence = ?",
-            header.origin.raw,
-            header.incarnation,
-            header.sequence,
-        )
-        return any(known != record.id for (known,) in rows)
+        """Whether another record with the same origin, incarnation and sequence is here, or proven to be somewhere."""
+        slot = slot_of(record.header)
+        return self.is_contested(slot) or any(held.record.id != record.id for held in self._of_slot(slot))
+
+    def _of_slot(self, slot: Slot) -> list[Held]:
+        return self._select("WHERE origin = ? AND incarnation = ? AND sequence = ?", *slot)
 
     def conflicts(self) -> list[Record]:
         """Records whose sequence another record of their origin has, in order of arrival."""
         rows = self._rows("SELECT header, signature, id FROM conflicts ORDER BY received_at, id")
         return [Record(read_header(header), header, signature, record_id) for header, signature, record_id in rows]
+
+    def basis(self, task_id: bytes, me: PublicKey, is_selected: Callable[[bytes], bool]) -> bytes:
+        """32 bytes that differ if a model of the task, fused by `me` from the summaries of the selected origins (raw
+        keys), may differ: which summaries are here and in which state, what was granted to this node, and whatever else
+        is here but `_NO_BASIS`. So what this method has never heard of makes it differ too often, not too seldom."""
+        hasher = hashlib.blake2b(digest_size=32, person=BASIS_PERSON)
+        with self.snapshot():
+            summaries = self._rows(
+                "SELECT id, origin, state FROM records WHERE kind = ? AND task_id = ? ORDER BY id",
+                int(Kind.SUMMARY),
+                task_id,
+            )
+            hasher.update(repr([row for row in summaries if is_selected(row[1])]).encode())
+            others = self._rows(
+                f"SELECT id, state FROM records WHERE (kind = {int(Kind.KEY_GRANT)} AND instr(header, ?))"  # noqa: S608
+                f" OR kind NOT IN {_NO_BASIS_KINDS} ORDER BY id",
+                me.raw,
+            )
+            hasher.update(repr(others).encode())
+            tables = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+            for (table,) in tables:
+                if table not in _NO_BASIS:
+                    hasher.update(repr((table, sorted(map(repr, self._rows(f'SELECT * FROM "{table}"'))))).encode())  # noqa: S608
+        return hasher.digest()
 
     def get(self, record_id: bytes) -> Held | None:
         """The record with this id, if it is held."""
@@ -246,6 +310,13 @@ class Store(LocalTables):
             task_id,
             origin.raw if origin is not None else None,
         )
+
+    def tally(self) -> Tally:
+        """Counts; reads neither headers nor bodies."""
+        rows = self._rows("SELECT kind, state, COUNT(*) FROM records GROUP BY kind, state")
+        # SQLite knows the length of a blob without reading it.
+        body_bytes = self._rows("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM chunks")[0][0]
+        return Tally(Counter({(Kind(kind).label, state): count for kind, state, count in rows}), body_bytes)
 
     def walk(self) -> Iterator[Held]:
         """The records held, in order of arrival, a few in memory at a time. Not one state of the store: each is read
@@ -347,7 +418,7 @@ class Store(LocalTables):
         except _Supposition as supposed:
             return supposed.trusted
         finally:
-            self._endings = (-1, {}, frozenset())
+            self._endings = ((), {}, frozenset())
 
     def unusable(self, record: Record) -> str:
         """Why nothing may be made of a record that is here, in words, because of how identities ended; empty if that is
@@ -386,41 +457,59 @@ class Store(LocalTables):
         return list(dict.fromkeys(hashes))
 
     def _read_endings(self) -> tuple[dict[PublicKey, Ending], frozenset[PublicKey]]:
-        """How identities ended, and everybody who is called a successor. Read again when a record about keys came:
-        rows never go."""
+        """How identities ended, and everybody who is called a successor. Read again when a record about keys came, or a
+        proof of equivocation: rows never go."""
         about_keys = "kind IN (1, 10, 11)"  # as the index says
-        newest = int(self._rows(f"SELECT coalesce(max(position), 0) FROM records WHERE {about_keys}")[0][0])  # noqa: S608
+        newest = self._rows(
+            f"SELECT (SELECT max(position) FROM records WHERE {about_keys}), (SELECT max(rowid) FROM proofs)"  # noqa: S608
+        )[0]
         if newest != self._endings[0]:
             rows = self._rows(f"SELECT DISTINCT origin FROM records WHERE {about_keys} AND kind > 1")  # noqa: S608
+            contested = self._contested_successions()
             endings, claimed = {}, set[PublicKey]()
-            for origin in [self._key(raw) for (raw,) in rows]:
-                ending, named = self._read_ending(origin)
+            for origin in {*(self._key(raw) for (raw,) in rows), *contested}:
+                ending, named = self._read_ending(origin, contested.get(origin))
                 claimed |= named
                 if ending is not None:
                     endings[origin] = ending
             self._endings = newest, endings, frozenset(claimed)
         return self._endings[1], self._endings[2]
 
-    def _read_ending(self, origin: PublicKey) -> tuple[Ending | None, set[PublicKey]]:
-        """A REVOKE counts if the origin published the hash of its recovery key, or if the key of this node itself has
-        consented to take its place."""
-        first = next(iter(self.recovery_hashes(origin)), None)
-        revocations: list[Revocation] = []
-        successions: list[Succession] = []
-        since = []
-        for held in [*self.held(kind=Kind.REVOKE, origin=origin), *self.held(kind=Kind.SUCCESSION, origin=origin)]:
-            payload = read_payload(held.record.header)
-            if isinstance(payload, Succession):
-                successions.append(payload)
-            elif isinstance(payload, Revocation):
-                is_ours = first is None and self.owner is not None and payload.successor == self.owner
-                if payload.recovery_hash != first and not is_ours:
-                    continue
-                revocations.append(payload)
-            since.append(held.received_at)
-        words: list[Revocation | Succession] = [*revocations, *successions]
-        named = {one.successor for one in words if one.successor is not None}
-        return (ending_of(revocations, successions, min(since)) if since else None), named
+    def _contested_successions(self) -> dict[PublicKey, float]:
+        """Origins that signed a SUCCESSION and another record with one number, with when that was learned."""
+        rows = self._rows("SELECT evidence, learned_at FROM proofs ORDER BY rowid DESC")
+        proofs = [(evidence_from_bytes(data), at) for data, at in rows]
+        return {
+            proof.accused: at for proof, at in proofs if any(claim.kind is Kind.SUCCESSION for claim in proof.claims)
+        }
+
+    def _read_ending(self, origin: PublicKey, contested_at: float | None) -> tuple[Ending | None, set[PublicKey]]:
+        """How one identity ended, if it did, and whom it called its successor."""
+        found = [
+            (payload, held.received_at)
+            for held in [*self.held(kind=Kind.REVOKE, origin=origin), *self.held(kind=Kind.SUCCESSION, origin=origin)]
+            if (payload := self._ending_in(held.record)) is not None
+        ]
+        named = {word.successor for word, _ in found if word.successor is not None}
+        since = [at for _, at in found] + ([] if contested_at is None else [contested_at])
+        if not since:
+            return None, named
+        revocations = [word for word, _ in found if isinstance(word, Revocation)]
+        successions = [word for word, _ in found if isinstance(word, Succession)]
+        return ending_of(revocations, successions, min(since), is_contested=contested_at is not None), named
+
+    def _ending_in(self, record: Record) -> Revocation | Succession | None:
+        """What a record says that ends its origin, if it counts. A REVOKE does if the origin published the hash of its
+        recovery key, or if the key of this node itself has consented to take its place; a SUCCESSION unless another
+        record has its number."""
+        payload = read_payload(record.header)
+        if isinstance(payload, Succession):
+            return None if self.is_contested(slot_of(record.header)) else payload
+        if not isinstance(payload, Revocation):
+            raise TypeError("the store handed out a revocation without its payload")
+        first = next(iter(self.recovery_hashes(record.header.origin)), None)
+        is_ours = first is None and self.owner is not None and payload.successor == self.owner
+        return payload if is_ours or payload.recovery_hash == first else None
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""
@@ -438,6 +527,7 @@ class Store(LocalTables):
             state = HeldState.BURIED
         position = self._insert_row(record, state, burier)
         self._bury_target(record)
+        self._heed(record)
         return position, state
 
     def _insert_row(self, record: Record, state: HeldState, burier: bytes | None) -> int:
@@ -467,7 +557,7 @@ class Store(LocalTables):
         for held in later:
             if can_bury(held.record.header, record.header):
                 return held.record.id
-        return None
+        return self._evidence_burying(record)
 
     def _bury_target(self, record: Record) -> None:
         """Drop the body of the record that this one takes back, if that is here already."""
@@ -475,11 +565,26 @@ class Store(LocalTables):
         if target is None or target.state is HeldState.BURIED:
             return
         if can_bury(record.header, target.record.header):
-            self._rows(
-                "DELETE FROM chunks WHERE record = (SELECT position FROM records WHERE id = ?)",
-                target.record.id,
-            )
-            self._rows("UPDATE records SET state = 'buried', buried_by = ? WHERE id = ?", record.id, target.record.id)
+            self._bury(target.record.id, record.id)
+
+    def _bury(self, record_id: bytes, burier: bytes) -> None:
+        self._rows("DELETE FROM chunks WHERE record = (SELECT position FROM records WHERE id = ?)", record_id)
+        self._rows("UPDATE records SET state = 'buried', buried_by = ? WHERE id = ?", burier, record_id)
+
+    def _heed(self, record: Record) -> None:
+        """Act on an EVIDENCE that was just kept: what it contests and what that took back loses its body here."""
+        evidence = self._add_testimony(record)
+        if evidence is None:
+            return
+        contested = self._of_slot(evidence.slot)
+        for held in contested:
+            self._note_clash(held.record)  # a third record, perhaps, which takes back what the two do not
+        targets = [self.get(target) for target in evidence.targets]
+        for held in filter(None, (*contested, *targets)):
+            header = held.record.header
+            is_live = held.state is not HeldState.BURIED and header.body_bytes > 0
+            if is_live and header.origin == evidence.accused:
+                self._bury(held.record.id, record.id)
 
     def _known(self, record_id: bytes) -> Held:
         held = self.get(record_id)

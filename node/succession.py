@@ -46,11 +46,14 @@ class Ending:
     good: Mapping[bytes, int]
     named: frozenset[PublicKey]
     since: float
+    is_disputed: bool = False
+    """Whether the identity named several successors, or signed a second record with the number of a SUCCESSION: what
+    that one says may not have reached everybody."""
 
     @property
     def successor(self) -> PublicKey | None:
-        """The one that is named; None if there is none, or several."""
-        return next(iter(self.named)) if len(self.named) == 1 else None
+        """The one that is named; None if there is none, or it is disputed."""
+        return None if self.is_disputed else next(iter(self.named), None)
 
     @property
     def word(self) -> str:
@@ -62,11 +65,17 @@ class Ending:
         return header.kind in ENDINGS or header.sequence <= self.good.get(header.incarnation, 0)
 
 
-def ending_of(revocations: Sequence[Revocation], successions: Sequence[Succession], since: float) -> Ending:
-    """What the valid records that end one identity come to; there is at least one."""
+def ending_of(
+    revocations: Sequence[Revocation], successions: Sequence[Succession], since: float, *, is_contested: bool
+) -> Ending:
+    """What the valid records that end one identity come to. `is_contested`: it signed a SUCCESSION and another record
+    with one number, so it has ended, and nothing that such a SUCCESSION says counts: it is not among these."""
     deciding: Sequence[Revocation | Succession] = revocations or successions
     named = frozenset(one.successor for one in deciding if one.successor is not None)
-    return Ending(bool(revocations), _smallest([one.good for one in deciding]), named, since)
+    if is_contested and not revocations:
+        return Ending(False, {}, named, since, is_disputed=True)
+    good = _smallest([one.good for one in deciding])
+    return Ending(bool(revocations), good, named, since, is_disputed=len(named) > 1)
 
 
 def _smallest(several: Sequence[LastGood]) -> dict[bytes, int]:

@@ -34,11 +34,13 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -63,8 +65,9 @@ from node.records import (
     MAX_SEQUENCE,
     RULES,
     TASK_ID_BYTES,
-    AnyPayload,
+    Claim,
     DatasetTotal,
+    Evidence,
     Head,
     Header,
     KeyCard,
@@ -72,13 +75,16 @@ from node.records import (
     Kind,
     LastGood,
     Payload,
+    PayloadContent,
     Record,
     Revocation,
     Succession,
     check_header,
     check_payload,
+    check_proof,
     check_sizes,
     signed_record,
+    statement_of,
 )
 
 STORE_ID_BYTES: Final = 8
@@ -96,22 +102,20 @@ def author(identity: Identity, header: Header) -> Record:
     if header.kind is not Kind.REVOKE and header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
-    return read_record(header_bytes, sign_header(identity, header, header_bytes))
-
-
-def sign_header(identity: Identity, header: Header, header_bytes: bytes) -> bytes:
-    """The signature of the record with this header, which these bytes are."""
-    return sign_record(identity, header.kind.label, header.incarnation, header.sequence, record_id(header_bytes))
+    return read_record(header_bytes, sign_record(identity, statement_of(header, record_id(header_bytes))))
 
 
 def read_record(header_bytes: bytes, signature: bytes) -> Record:
-    """A record from outside, after rules 1 to 8 of `records`, in that order; RecordError names the first
+    """A record from outside, after rules 1 to 9 of `records`, in that order; RecordError names the first
     broken one."""
     check_sizes(header_bytes, signature)
     header = read_header(header_bytes)
     check_header(header)
     payload = read_payload(header)
-    return signed_record(header, header_bytes, signature, payload)
+    record = signed_record(header, header_bytes, signature, payload)
+    if isinstance(payload, Evidence):
+        check_proof(payload)
+    return record
 
 
 def write_header(header: Header) -> bytes:
@@ -171,10 +175,10 @@ def read_header(header_bytes: bytes) -> Header:
     )
 
 
-def read_payload(header: Header) -> AnyPayload | None:
+def read_payload(header: Header) -> PayloadContent | None:
     """The payload that the header's kind calls for (rule 7); RecordError if it is something else."""
     try:
-        payload: AnyPayload | None = None
+        payload: PayloadContent | None = None
         match RULES[header.kind].payload:
             case Payload.KEY_CARD:
                 card = pb.KeyCard.FromString(header.payload)
@@ -184,6 +188,8 @@ def read_payload(header: Header) -> AnyPayload | None:
                 payload = KeyGrant(grant.wrapped_key, grant.key_card)
             case Payload.HEAD:
                 payload = _head_from_pb(pb.Head.FromString(header.payload))
+            case Payload.EVIDENCE:
+                payload = _evidence_from_pb(pb.Evidence.FromString(header.payload))
             case Payload.REVOCATION:
                 payload = _revocation_from_pb(pb.Revocation.FromString(header.payload))
             case Payload.SUCCESSION:
@@ -197,7 +203,17 @@ def read_payload(header: Header) -> AnyPayload | None:
     return payload
 
 
-def write_payload(payload: AnyPayload) -> bytes:
+def read_evidence(record: Record) -> Evidence:
+    """What an EVIDENCE says."""
+    return evidence_from_bytes(record.header.payload)
+
+
+def evidence_from_bytes(data: bytes) -> Evidence:
+    """Evidence that passed rules 7 and 9 when it came in."""
+    return _evidence_from_pb(pb.Evidence.FromString(data))
+
+
+def write_payload(payload: PayloadContent) -> bytes:
     """The payload bytes of a header of our own."""
     match payload:
         case KeyCard(encryption_public, recovery_hash):
@@ -211,6 +227,28 @@ def write_payload(payload: AnyPayload) -> bytes:
         case Succession(successor, consent, good):
             message = pb.Succession(successor=successor.raw, consent=consent, good=_good_to_pb(good))
             return message.SerializeToString()
+        case Evidence():
+            return _evidence_to_pb(payload).SerializeToString()
+
+
+def _evidence_to_pb(evidence: Evidence) -> pb.Evidence:
+    claims = [
+        pb.Claim(kind=_pb_kind(claim.kind), id=claim.id, supersedes=claim.supersedes, signature=claim.signature)
+        for claim in evidence.claims
+    ]
+    return pb.Evidence(
+        accused=evidence.accused.raw, incarnation=evidence.incarnation, sequence=evidence.sequence, claims=claims
+    )
+
+
+def _evidence_from_pb(message: pb.Evidence) -> Evidence:
+    try:
+        claims = tuple(Claim(Kind(one.kind), one.id, one.supersedes, one.signature) for one in message.claims)
+        return Evidence(_public_key(message.accused), message.incarnation, message.sequence, claims)
+    except Malformed:
+        raise RecordError("Evidence accuses what is not a public key.") from None
+    except ValueError:
+        raise RecordError("Evidence names a record of a kind that is not known to this version.") from None
 
 
 def _good_to_pb(good: LastGood) -> list[pb.LastGood]:
@@ -323,7 +361,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(want=pb.Want(ids=frame.ids))
         case Records():
             records = [
-                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature) for signed in frame.records
+                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature, body=signed.body)
+                for signed in frame.records
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
@@ -332,6 +371,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
+        case Bye():
+            return pb.Frame(bye=pb.Bye())
 
 
 def frame_from_pb(message: pb.Frame) -> Frame | None:
@@ -467,7 +508,8 @@ def _read_want(message: pb.Want) -> Want:
 def _read_records(message: pb.Records) -> Records:
     _count("records", message.records, 1, MAX_WANT)
     _at_most("header size", max(len(signed.header) for signed in message.records), HEADER_LIMIT_BYTES)
-    return Records(tuple(SignedRecord(signed.header, signed.signature) for signed in message.records))
+    _at_most("size of a body in it", max(len(signed.body) for signed in message.records), SMALL_BODY_BYTES)
+    return Records(tuple(SignedRecord(signed.header, signed.signature, signed.body) for signed in message.records))
 
 
 def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
@@ -487,6 +529,10 @@ def _read_missing(message: pb.Missing) -> Missing:
     return Missing(_sized("record id", message.id, RECORD_ID_BYTES))
 
 
+def _read_bye(_message: pb.Bye) -> Bye:
+    return Bye()
+
+
 _DIGITS: Final = frozenset(DIGITS)
 
 _READERS: Final[dict[str, Any]] = {
@@ -502,6 +548,7 @@ _READERS: Final[dict[str, Any]] = {
     "want_chunks": _read_want_chunks,
     "chunk": _read_chunk,
     "missing": _read_missing,
+    "bye": _read_bye,
 }
 
 # ---------------------------------------------------------------------------------------------------------------- query
@@ -530,6 +577,19 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         _read_query_origins(message.without_origins),
         message.format,
     )
+
+
+def query_to_bytes(query: Query) -> bytes:
+    """The same as bytes, for a process of our own."""
+    return query_to_pb(query).SerializeToString()
+
+
+def query_from_bytes(data: bytes) -> Query:
+    """The query that `query_to_bytes` wrote; WireError if it is none."""
+    try:
+        return query_from_pb(pb.QueryRequest.FromString(data))
+    except DecodeError as error:
+        raise WireError("This is no query.") from error
 
 
 def _read_query_origins(origins: Sequence[bytes]) -> tuple[bytes, ...]:

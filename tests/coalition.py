@@ -19,27 +19,21 @@ from disks import rolled_back
 from crypto.errors import BadSeal, CryptoError
 from crypto.keys import PublicKey
 from crypto.sealing import content_key, open_sealed, unwrap_epoch_key
-from node import heads, wire
+from node import evidence, heads, wire
 from node.daemon import POLL_S, RETRY_STORE_S
 from node.errors import NotReadable, StoreError
 from node.gossip.core import Gossip
-from node.gossip.events import Action, Alarm, Event, PeersChanged, RecordAdded
+from node.gossip.events import Action, Alarm, Event, PeersChanged, RecordAdded, Unheard
 from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.publish import finish_interrupted, withdraw
-from node.records import Header, Held, HeldState, KeyGrant, Kind, Record, core
+from node.records import Held, HeldState, KeyGrant, Kind, Record, Slot, core, slot_of
 from node.simulation.network import seeded
 from node.simulation.simulator import Node, Swarm
 from node.succession import ABOUT_KEYS
 
 TASK_ID = b"task" * 8
 SEALED = (Kind.SUMMARY, Kind.MODEL)
-Slot = tuple[PublicKey, bytes, int]
-
-
-def slot(header: Header) -> Slot:
-    """The number that no two records share."""
-    return header.origin, header.incarnation, header.sequence
 
 
 @dataclass
@@ -98,17 +92,12 @@ class Chronicle:
         self.sealed: dict[bytes, Sealed] = {}
         self._unwrapped: dict[tuple[str, bytes], bytes | None] = {}
 
-    @property
-    def forked(self) -> set[bytes]:
-        """Records that share their number with another."""
-        return {one for ids in self.slots.values() if len(ids) > 1 for one in ids}
-
     def sign(self, partner: Partner, home: Home, record: Record, body: bytes | None) -> None:
         """`partner` has just signed this, and has not kept it yet."""
         known = own_records(home)
         self._check_number(partner, known, record)
         self.signed[record.id] = record
-        self.slots.setdefault(slot(record.header), set()).add(record.id)
+        self.slots.setdefault(slot_of(record.header), set()).add(record.id)
         partner.made.add(record.id)
         if record.header.kind is Kind.KEY_GRANT:
             self._grant(partner, record)
@@ -117,7 +106,7 @@ class Chronicle:
 
     def _check_number(self, partner: Partner, known: list[Record], record: Record) -> None:
         """A number is given out twice by a copy alone that has met nothing of what the lost home signed since."""
-        taken = self.slots.get(slot(record.header), set())
+        taken = self.slots.get(slot_of(record.header), set())
         strange = [one for one in known if one.id not in partner.made]
         met = [one for one in strange if one.header.incarnation == record.header.incarnation]
         assert not met, f"{partner.name} signs in an incarnation that it knows to be shared"
@@ -209,7 +198,7 @@ class Partner(Node):
             self.made |= {held.record.id for held in home.store.held()}
             for held in home.store.held():
                 chronicle.signed[held.record.id] = held.record
-                chronicle.slots[slot(held.record.header)] = {held.record.id}
+                chronicle.slots[slot_of(held.record.header)] = {held.record.id}
         chronicle.names[self.key] = name
         self.home: Home | None = None
         self.origins: frozenset[bytes] = frozenset()
@@ -251,7 +240,17 @@ class Partner(Node):
     def _do(self, action: Action) -> None:
         if isinstance(action, Alarm) and action.proof is not None:
             self.store.add_conflict(action.proof)
+            self._witness_soon()
+        if isinstance(action, Unheard):
+            self._witness_soon(action.slot)
         super()._do(action)
+
+    def _witness_soon(self, *unheard: Slot) -> None:
+        self._soon(functools.partial(self._witness, unheard), self.swarm.rng.uniform(0.0, evidence.PATIENCE_S))
+
+    def _witness(self, unheard: tuple[Slot, ...]) -> None:
+        if self.home is not None and evidence.witness(self.home, unheard):
+            self._read_records()
 
     def _keep(self, record: Record) -> None:
         origin = self.chronicle.names[record.header.origin]
@@ -262,7 +261,10 @@ class Partner(Node):
 
     def _look_at(self, record: Record) -> None:
         kind, origin = record.header.kind, record.header.origin
-        if kind in ABOUT_KEYS:
+        if kind is Kind.EVIDENCE:
+            origin = wire.read_evidence(record).accused
+            self._witness_soon()
+        if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
             self._soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self.key:
             self._soon(self._grant)
@@ -289,6 +291,7 @@ class Partner(Node):
             self.members, self.origins = members, origins
             self.tell(PeersChanged(members, origins))
             self._grant()
+            self._witness_soon()
 
     def _read_records(self) -> None:
         if not self.is_up:

@@ -55,7 +55,7 @@ from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.reconcile import OriginSet
 from node.home import Home
-from node.records import Held, HeldState, Kind, Record
+from node.records import Held, HeldState, Kind, Record, slot_of
 from node.simulation.network import Conditions, seeded
 from node.simulation.simulator import Swarm
 from node.store import Store
@@ -271,31 +271,17 @@ class CoalitionMachine(RuleBasedStateMachine):
         if off := [partner.name for partner in self.partners.values() if not partner.is_up]:
             return [f"{name} has left the network, because its store refused something" for name in off]
         held = {partner.name: partner.held() for partner in self.partners.values()}
-        excepted = self._excepted()
         wrong: list[str] = []
         for origin in self.partners.values():
             for island in islands(self.partners.values(), origin):
-                settled = {
-                    name: {
-                        one
-                        for one, here in held[name].items()
-                        if here.record.header.origin == origin.key and here.state is not HeldState.FETCHING
-                    }
-                    - excepted
-                    for name in island
-                }
+                settled = {name: _settled(self.partners[name], held[name], origin) for name in island}
                 whole = set().union(*settled.values())
                 wrong += [
-                    f"{name} lacks {len(whole - there)} records of {origin.name} that {island} have"
+                    f"{name} lacks {len(whole - there)} of what {island} have settled of {origin.name}"
                     for name, there in settled.items()
                     if there != whole
                 ]
         return wrong or self._what_is_unreadable(held)
-
-    def _excepted(self) -> set[bytes]:
-        """Records that share their number with another, and what they take back."""
-        forked = self.chronicle.forked
-        return forked | {self.chronicle.signed[one].header.supersedes for one in forked}
 
     def _what_is_unreadable(self, held: dict[str, dict[bytes, Held]]) -> list[str]:
         """Which members were not granted a live key, and which bodies do not open that should."""
@@ -328,6 +314,14 @@ class CoalitionMachine(RuleBasedStateMachine):
         card, grant = (islands(self.partners.values(), one) for one in (reader, origin))
         is_trusted = reader.name in origin.trust.members or reader is origin
         return is_trusted and any(both <= island for island in card) and any(both <= island for island in grant)
+
+
+def _settled(partner: Partner, held: dict[bytes, Held], origin: Partner) -> set[Any]:
+    """What a node has settled of an origin: numbers known to be contested, other records, and which were taken back."""
+    contested = {proof.slot for proof in partner.store.proofs() if proof.accused == origin.key}
+    there = [here for here in held.values() if here.record.header.origin == origin.key]
+    whole = [one for one in there if one.state is not HeldState.FETCHING]
+    return contested | {(one.record.id, one.state) for one in whole if slot_of(one.record.header) not in contested}
 
 
 def grants_of(origin: Partner, held: dict[bytes, Held]) -> list[Record]:
@@ -369,7 +363,7 @@ def test_soak_whatever_happens_for_long(made_homes: Path) -> None:
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the body of a record that is taken back stays": lambda patch: rewrite(
-        patch, Store, "_bury_target", ('"DELETE FROM chunks WHERE record = (', '"DELETE FROM chunks WHERE 0 = (')
+        patch, Store, "_bury", ('"DELETE FROM chunks WHERE record = (', '"DELETE FROM chunks WHERE 0 = (')
     ),
     "a record that was taken back before it came is kept whole": lambda patch: rewrite(
         patch, Store, "_insert", ("burier = self._burier_of(record)", "burier = None")

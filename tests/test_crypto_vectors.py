@@ -39,13 +39,14 @@ def test_the_record_id_stays_as_it_is():
 
 def test_the_record_signature_stays_as_it_is_and_a_second_library_agrees():
     fields = vector("record-signature")
-    seed, incarnation, record_id, expected = unhex(fields, "seed", "incarnation", "record_id", "signature")
+    names = ("seed", "incarnation", "supersedes", "record_id", "signature")
+    seed, incarnation, supersedes, record_id, expected = unhex(fields, *names)
     identity, sequence = Identity.from_seed(seed), int(fields["sequence"])
-    assert signing.sign_record(identity, fields["kind"], incarnation, sequence, record_id) == expected
-    signed = (
-        b"tidings/v1/record/" + fields["kind"].encode() + b"\0" + incarnation + sequence.to_bytes(8, "big") + record_id
-    )
-    assert Ed25519PrivateKey.from_private_bytes(seed).sign(signed) == expected
+    statement = signing.Statement(fields["kind"], incarnation, sequence, supersedes, record_id)
+    assert signing.sign_record(identity, statement) == expected
+    message = incarnation + sequence.to_bytes(8, "big") + supersedes + record_id
+    label = b"tidings/v1/record/" + fields["kind"].encode() + b"\0"
+    assert Ed25519PrivateKey.from_private_bytes(seed).sign(label + message) == expected
 
 
 def test_the_content_key_stays_as_it_is():

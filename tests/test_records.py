@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from crypto.keys import ENCRYPTION_PUBLIC_BYTES, EncryptionKey, Identity
 from crypto.sealing import WRAPPED_KEY_BYTES, chunk_hash
-from crypto.signing import record_id
+from crypto.signing import Statement, record_id, sign_record
 from node import wire
 from node.config import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES
 from node.errors import RecordError
 from node.pb import tidings_pb2 as pb
 from node.records import (
+    Claim,
     DatasetTotal,
+    Evidence,
     Head,
     Header,
     KeyCard,
@@ -28,6 +30,7 @@ from node.records import (
     can_bury,
     chunk_size,
     core,
+    statement_of,
     with_body,
 )
 
@@ -41,6 +44,16 @@ KEY_GRANT = wire.write_payload(KeyGrant(bytes(WRAPPED_KEY_BYTES), bytes(32)))
 
 TOTAL = DatasetTotal(bytes(15) + b"\1", 1.0, 1e-6, (2**40,))
 HEAD = Head(5, bytes(32), 7, b"\7" * 32, (TOTAL, replace(TOTAL, tag=b"\1" * 16, charged=(1, 2, 2**63))), (bytes(32),))
+
+
+def claim(number: int, kind: Kind = Kind.WITHDRAWAL, sequence: int = 7, by: Identity = OTHER) -> Claim:
+    """That OTHER signed a record of this kind with sequence 7, whose id is `number`, and which supersedes as much."""
+    id_ = supersedes = number.to_bytes(32, "big")
+    statement = Statement(kind.label, b"12345678", sequence, supersedes, id_)
+    return Claim(kind, id_, supersedes, sign_record(by, statement))
+
+
+EVIDENCE = Evidence(OTHER.public_key, b"12345678", 7, (claim(1), claim(2, Kind.SUMMARY)))
 
 
 def header_of(kind: Kind, **changes: Any) -> Header:
@@ -57,6 +70,8 @@ def header_of(kind: Kind, **changes: Any) -> Header:
             header = replace(header, supersedes=bytes(32))
         case Kind.HEAD:
             header = replace(header, payload=wire.write_payload(HEAD))
+        case Kind.EVIDENCE:
+            header = replace(header, payload=wire.write_payload(EVIDENCE))
     return replace(header, **changes)
 
 
@@ -64,17 +79,32 @@ def head_with(**changes: Any) -> Header:
     return header_of(Kind.HEAD, payload=wire.write_payload(replace(HEAD, **changes)))
 
 
+def evidence_with(*claims: Claim, **changes: Any) -> Header:
+    """Evidence of these claims, or with other changes."""
+    changed = replace(EVIDENCE, claims=claims or EVIDENCE.claims, **changes)
+    return header_of(Kind.EVIDENCE, payload=wire.write_payload(changed))
+
+
 def signed(header: Header, by: Identity = ORIGIN) -> tuple[bytes, bytes]:
     """Header bytes and signature, without asking whether they make sense."""
     header_bytes = wire.write_header(header)
-    return header_bytes, wire.sign_header(by, header, header_bytes)
+    return header_bytes, sign_record(by, statement_of(header, record_id(header_bytes)))
 
 
 def summary() -> Record:
     return wire.author(ORIGIN, header_of(Kind.SUMMARY))
 
 
-ACCEPTED = [Kind.KEY_CARD, Kind.KEY_GRANT, Kind.TASK, Kind.SUMMARY, Kind.MODEL, Kind.WITHDRAWAL, Kind.HEAD]
+ACCEPTED = [
+    Kind.KEY_CARD,
+    Kind.KEY_GRANT,
+    Kind.TASK,
+    Kind.SUMMARY,
+    Kind.MODEL,
+    Kind.WITHDRAWAL,
+    Kind.HEAD,
+    Kind.EVIDENCE,
+]
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
@@ -160,7 +190,33 @@ BROKEN_RULES: dict[str, tuple[Header, str]] = {
     "a head that accepts a short id": (head_with(accepted=(bytes(31),)), "accepts at most 64"),
     "a head that accepts too much": (head_with(accepted=(bytes(32),) * 65), "accepts at most 64"),
     "a payload that is no head": (header_of(Kind.HEAD, payload=b"\xff"), "payload of a head"),
-    "evidence, which this version only reserves": (header_of(Kind.EVIDENCE), "kind evidence"),
+    "a payload that is no evidence": (header_of(Kind.EVIDENCE, payload=b"\xff"), "payload of a evidence"),
+    "evidence against nobody": (header_of(Kind.EVIDENCE, payload=b""), "not a public key"),
+    "evidence of one record": (evidence_with(claim(1)), "2 records, this one of 1"),
+    "evidence of three records": (evidence_with(claim(1), claim(2), claim(3)), "2 records, this one of 3"),
+    "evidence of one record twice": (evidence_with(claim(1), claim(1)), "two different records"),
+    "evidence that descends": (evidence_with(claim(2), claim(1)), "in ascending order"),
+    "evidence with a short incarnation": (evidence_with(incarnation=bytes(7)), "incarnation"),
+    "evidence of sequence 0": (evidence_with(sequence=0), "sequence"),
+    "evidence of a short id": (evidence_with(replace(claim(1), id=bytes(31)), claim(2)), "names records by 32"),
+    "evidence of what supersedes a short id": (
+        evidence_with(replace(claim(1), supersedes=bytes(31)), claim(2)),
+        "names records by 32",
+    ),
+    "evidence with a short signature": (
+        evidence_with(replace(claim(1), signature=bytes(63)), claim(2)),
+        "signature in evidence",
+    ),
+    "evidence that one record was not signed": (
+        evidence_with(claim(1), replace(claim(2), signature=claim(1).signature)),
+        "did not sign",
+    ),
+    "evidence of two sequences": (evidence_with(claim(1, sequence=6), claim(2)), "did not sign"),
+    "evidence of two origins": (evidence_with(claim(1, by=ORIGIN), claim(2)), "did not sign"),
+    "evidence of another kind": (evidence_with(claim(1), replace(claim(2), kind=Kind.MODEL)), "did not sign"),
+    "evidence of another burial": (evidence_with(claim(1), replace(claim(2), supersedes=bytes(32))), "did not sign"),
+    "evidence with a task": (header_of(Kind.EVIDENCE, task_id=bytes(32)), "must not have a task"),
+    "evidence that supersedes": (header_of(Kind.EVIDENCE, supersedes=bytes(32)), "must not have a superseded"),
     "a coalition": (header_of(Kind.SUMMARY, coalition=b"c"), "coalition"),
     "a short incarnation": (header_of(Kind.SUMMARY, incarnation=b"1234567"), "incarnation"),
     "a long incarnation": (header_of(Kind.SUMMARY, incarnation=b"123456789"), "incarnation"),
@@ -255,15 +311,19 @@ def test_a_signature_for_one_kind_does_not_serve_another() -> None:
     header = header_of(Kind.SUMMARY)
     header_bytes = wire.write_header(header)
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, wire.sign_header(ORIGIN, replace(header, kind=Kind.MODEL), header_bytes))
+        wire.read_record(
+            header_bytes, sign_record(ORIGIN, statement_of(replace(header, kind=Kind.MODEL), record_id(header_bytes)))
+        )
 
 
-@pytest.mark.parametrize("change", [{"sequence": 2}, {"incarnation": b"12345679"}])
-def test_a_signature_for_one_number_does_not_serve_another(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"sequence": 2}, {"incarnation": b"12345679"}, {"supersedes": bytes(32)}])
+def test_a_signature_says_what_number_and_what_is_superseded(change: dict[str, Any]) -> None:
     header = header_of(Kind.SUMMARY)
     header_bytes = wire.write_header(header)
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, wire.sign_header(ORIGIN, replace(header, **change), header_bytes))
+        wire.read_record(
+            header_bytes, sign_record(ORIGIN, statement_of(replace(header, **change), record_id(header_bytes)))
+        )
 
 
 def test_sizes_come_before_everything_else() -> None:
@@ -292,7 +352,9 @@ def test_a_kind_that_nobody_has_defined_is_refused() -> None:
 
 def test_the_bytes_that_were_signed_are_kept_with_fields_that_we_do_not_know() -> None:
     header_bytes = wire.write_header(header_of(Kind.SUMMARY)) + bytes.fromhex("c20205") + b"later"  # field 40
-    record = wire.read_record(header_bytes, wire.sign_header(ORIGIN, header_of(Kind.SUMMARY), header_bytes))
+    record = wire.read_record(
+        header_bytes, sign_record(ORIGIN, statement_of(header_of(Kind.SUMMARY), record_id(header_bytes)))
+    )
     assert record.header == header_of(Kind.SUMMARY)
     assert record.header_bytes == header_bytes
     assert record.id != summary().id

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from crypto import signing
 from crypto.errors import BadSignature
 from crypto.keys import Identity, PublicKey
-from crypto.signing import MODEL_CARD_LABEL, record_id, sign, sign_record, verify, verify_record
+from crypto.signing import MODEL_CARD_LABEL, Statement, record_id, sign, sign_record, verify, verify_record
 
 ALICE = Identity.from_seed(b"a" * 32)
 BOB = Identity.from_seed(b"b" * 32)
@@ -15,12 +15,14 @@ INCARNATION = b"12345678"
 KINDS = st.sampled_from(["key-card", "key-grant", "task", "summary", "model", "withdrawal"])
 
 
-def record_signature(identity: Identity, kind: str, header: bytes, number: int = 1) -> bytes:
-    return sign_record(identity, kind, INCARNATION, number, record_id(header))
+def record_signature(identity: Identity, kind: str, header: bytes, number: int = 1, supersedes: bytes = b"") -> bytes:
+    return sign_record(identity, Statement(kind, INCARNATION, number, supersedes, record_id(header)))
 
 
-def verify_header(key: PublicKey, kind: str, header: bytes, signature: bytes, number: int = 1) -> None:
-    verify_record(key, kind, INCARNATION, number, record_id(header), signature)
+def verify_header(
+    key: PublicKey, kind: str, header: bytes, signature: bytes, number: int = 1, supersedes: bytes = b""
+) -> None:
+    verify_record(key, Statement(kind, INCARNATION, number, supersedes, record_id(header)), signature)
 
 
 # The order of the group of Ed25519: S and S + order sign the same thing wherever S is not checked.
@@ -52,9 +54,20 @@ def test_a_signature_of_one_number_is_worthless_for_another(header, number, othe
             verify_header(ALICE.public_key, "task", header, signature, other)
 
 
+SUPERSEDED = st.one_of(st.just(b""), st.binary(min_size=32, max_size=32))
+
+
+@given(SUPERSEDED, SUPERSEDED)
+def test_a_signature_of_what_supersedes_one_record_is_worthless_for_what_supersedes_another(target, other):
+    signature = record_signature(ALICE, "task", b"header", supersedes=target)
+    if target != other:
+        with pytest.raises(BadSignature):
+            verify_header(ALICE.public_key, "task", b"header", signature, supersedes=other)
+
+
 def test_only_an_id_is_signed_as_a_record():
     with pytest.raises(ValueError, match="record id has 32 bytes"):
-        sign_record(ALICE, "task", INCARNATION, 1, b"header")
+        sign_record(ALICE, Statement("task", INCARNATION, 1, b"", b"header"))
 
 
 def test_a_signature_with_any_one_bit_flipped_is_refused():

@@ -27,13 +27,17 @@ from node.config import (
 )
 from node.frames import Advert, Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector
 from node.gossip.digest_tree import DIGITS
-from node.gossip.events import Action, Send
+from node.gossip.events import Action, Send, Unheard
 from node.gossip.fetch import priority
 from node.gossip.holdings import Holdings
 from node.gossip.links import PeerLink
 
 FRAME_ROOM_BYTES: Final = FRAME_LIMIT_BYTES * 3 // 4
 """What a frame is filled up to by estimate, so that the framing of its parts never lifts it over the limit."""
+
+UNHEARD_AFTER: Final = 4
+"""A peer that turned out so often not to know of a contested number does not trust those who tell of it: one frame or
+two of a comparison show it, and EVIDENCE that it trusts arrives before the next."""
 
 ENTRY_BYTES: Final = 72
 """An origin with its digest in a list."""
@@ -152,16 +156,28 @@ class Comparison:
 
     def announce(self, link: int, ids: Iterable[bytes]) -> None:
         """Tell a peer that these records are here."""
-        adverts = list(map(self._holdings.advert, ids))
+        self._announce(link, self._holdings.adverts(ids))
+
+    def _announce(self, link: int, adverts: Sequence[Advert]) -> None:
         for start in range(0, len(adverts), MAX_ADVERTS):
             self._out.append(Send(link, Announce(tuple(adverts[start : start + MAX_ADVERTS]))))
 
     def _announce_lacking(self, link: PeerLink, ids: Iterable[bytes]) -> None:
         """Announce what a peer lacks, what matters most first, and no more than it will remember."""
-        ranked = sorted(ids, key=lambda lacking: _rank(self._holdings.advert(lacking)))
-        told = ranked[: self._settings.max_unknown_adverts]
+        ids = list(ids)
+        self._count_unheard(link, ids)
+        told = sorted(self._holdings.adverts(ids), key=_rank)[: self._settings.max_unknown_adverts]
         self._spend(link, len(told))
-        self.announce(link.number, told)
+        self._announce(link.number, told)
+
+    def _count_unheard(self, link: PeerLink, lacking: Iterable[bytes]) -> None:
+        """Note that a peer lacks the token of a contested number, again and again perhaps."""
+        for token in lacking:
+            slot = self._holdings.slot_of_token(token)
+            if slot is not None:
+                link.unheard[token] += 1
+                if link.unheard[token] == UNHEARD_AFTER:
+                    self._out.append(Unheard(slot))
 
     def _schedule(self, link: PeerLink, now: float) -> None:
         """The next round on this link is a period from now; never earlier than it was going to be."""
@@ -252,14 +268,16 @@ def _list_bytes(listed: tuple[str, Sequence[tuple[bytes, bytes]]]) -> int:
     return 2 + len(prefix) + ENTRY_BYTES * len(entries)
 
 
-def batches(items: Sequence[_T], bytes_of: Callable[[_T], int], most: int) -> Iterable[list[_T]]:
-    """The items in order, in lists that each fit a frame."""
+def batches(
+    items: Sequence[_T], bytes_of: Callable[[_T], int], most: int, frame_bytes: int = FRAME_ROOM_BYTES
+) -> Iterable[list[_T]]:
+    """The items in order, in lists that each fit a frame of so many bytes, or of one item."""
     batch: list[_T] = []
-    room = FRAME_ROOM_BYTES
+    room = frame_bytes
     for item in items:
         if batch and (bytes_of(item) > room or len(batch) == most):
             yield batch
-            batch, room = [], FRAME_ROOM_BYTES
+            batch, room = [], frame_bytes
         batch.append(item)
         room -= bytes_of(item)
     if batch:

@@ -10,6 +10,7 @@ from crypto.keys import PublicKey
 from node.config import GossipSettings
 from node.frames import (
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -40,7 +41,7 @@ from node.gossip.events import (
 from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.intake import Intake
-from node.gossip.links import Links, PeerLink
+from node.gossip.links import STOPPED, Links, PeerLink
 from node.gossip.rumors import Rumors
 from node.gossip.supply import Supply
 from node.records import Held
@@ -106,6 +107,10 @@ class Gossip:
         )
         return None if soonest == math.inf else soonest
 
+    def kept_out_s(self, peer: PublicKey, now: float) -> float:
+        """For how many seconds more this peer gets no link, because of what it sent."""
+        return self._links.kept_out_s(peer, now)
+
     def unsourced(self) -> set[bytes]:
         """The ids of records whose header is here and whose body no link has the rest of."""
         return self._fetcher.unsourced()
@@ -138,6 +143,8 @@ class Gossip:
             return
         if isinstance(event.frame, Hello):
             self._links.hello(link, event.frame, now)
+        elif isinstance(event.frame, Bye):
+            self._links.close(link, STOPPED, now)
         elif link.is_ready:
             self._ready_frame(link, event.frame, now)
         # Before its Hello a link says nothing that counts; `hello_timeout_s` ends one that never comes.

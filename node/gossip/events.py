@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from crypto.keys import PublicKey
 from node.frames import Frame
-from node.records import Held, Record
+from node.records import Held, Record, Slot
 
 # --------------------------------------------------------------------------------------------------------------- events
 
@@ -145,6 +145,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class SendRecords:
+    """Load the bodies of these records, all of them small, when their turn comes, after frames and before chunks, and
+    send one Records frame. The header of one whose body is gone goes alone."""
+
+    link: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SendChunk:
     """Load this chunk when its turn comes and send it as a Chunk frame; as a Missing frame if it is gone."""
 
@@ -200,4 +209,30 @@ class Alarm:
     proof: Record | None = None
 
 
-Action = Dial | Close | Send | SendChunk | Keep | KeepChunk | Report | Alarm
+class Offence(enum.StrEnum):
+    """What a peer got wrong."""
+
+    FRAME = "frame"
+    RECORD = "record"
+    CHUNK = "chunk"
+    REQUEST = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """A peer sent something invalid, which was refused and counts against it. For the operator: nothing follows."""
+
+    peer: PublicKey
+    offence: Offence
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """A peer goes on without knowing that this number is contested, although it was offered the EVIDENCE that is here:
+    it may not trust those who signed it. It trusts this node, or it would not be linked: tell of the proof too."""
+
+    slot: Slot
+
+
+Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Struck | Unheard

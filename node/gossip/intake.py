@@ -1,7 +1,8 @@
 """Intake: what comes in is checked, then kept, then settled and made news.
 
-Refused: records of origins that are not trusted; a second record for one sequence of an origin; whatever a rule of
-`records` or `wire` forbids. Anything invalid is a strike against the link that brought it.
+Refused: records of origins that are not trusted, or condemned; a second record for one sequence of an origin, which
+the shell answers with EVIDENCE; whatever a rule of `records` or `wire` forbids. Anything invalid is a strike against
+the link that brought it.
 
 A revocation is kept once it is known to be of the recovery key that its origin published. Until the key card with that
 hash is here it waits in memory; one of another recovery key is refused, and is no strike, since its bearer may have
@@ -18,12 +19,12 @@ from crypto.signing import record_id
 from node.config import GossipSettings
 from node.errors import RecordError
 from node.frames import Advert, Chunk, SignedRecord
-from node.gossip.events import Action, Alarm, Keep, KeepChunk
+from node.gossip.events import Action, Alarm, Keep, KeepChunk, Offence
 from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
 from node.gossip.rumors import Rumors
-from node.records import RULES, Held, HeldState, Kind, Record, Revocation, is_chunk
+from node.records import RULES, Held, HeldState, Kind, Record, Revocation, cut, is_chunk
 from node.wire import read_payload, read_record
 
 MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"
@@ -81,28 +82,45 @@ class Intake:
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
-        """Signed headers came."""
+        """Signed headers came, small bodies with them."""
         for signed in records:
             known_id = record_id(signed.header_bytes)
             self._fetcher.progress(link.number, known_id, now)
-            if self._holdings.get(known_id) or known_id in self._refused or known_id in self._waiting:
-                continue  # before the signature is checked, which is what costs
-            try:
-                self._take(link, read_record(signed.header_bytes, signed.signature), now)
-            except RecordError as error:
-                self._links.strike(link.number, str(error), now)
-                if self._links.get(link.number) is None:
-                    return
+            if not (self._holdings.get(known_id) or known_id in self._refused or known_id in self._waiting):
+                # Only then: it is the signature that costs.
+                try:
+                    self._take(link, read_record(signed.header_bytes, signed.signature))
+                except RecordError as error:
+                    self._links.strike(link.number, str(error), now, Offence.RECORD)
+            if signed.body:
+                self._body(link, known_id, signed.body, now)
+            if self._links.get(link.number) is None:
+                return
 
     def chunk(self, link: PeerLink, chunk: Chunk, now: float) -> None:
         """A part of a body came."""
         self._fetcher.progress(link.number, chunk.id, now)
+        self._keep(link, chunk, now)
+
+    def _body(self, link: PeerLink, known_id: bytes, body: bytes, now: float) -> None:
+        """A small body came with its header: as good as all of its chunks."""
+        entry = self._holdings.get(known_id)
+        if entry is None:
+            return
+        if len(body) != entry.record.header.body_bytes:
+            self._links.strike(link.number, "a body does not have the size that its record says", now, Offence.CHUNK)
+            return
+        for index, data in enumerate(cut(body, entry.record.header.chunk_bytes)):
+            self._keep(link, Chunk(known_id, index, data), now)
+
+    def _keep(self, link: PeerLink, chunk: Chunk, now: float) -> None:
         record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
         if record is None or not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_bodies:
             return
         if not is_chunk(record.header, chunk.index, chunk.data):
             self._fetcher.drop_source(link.number, chunk.id)
-            self._links.strike(link.number, "a chunk does not have the hash and size that its record says", now)
+            reason = "a chunk does not have the hash and size that its record says"
+            self._links.strike(link.number, reason, now, Offence.CHUNK)
             return
         self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
         link.worked()
@@ -111,11 +129,14 @@ class Intake:
             self._holdings.settle(chunk.id)
             self._rumors.start(chunk.id, knowing)
 
-    def _take(self, link: PeerLink, record: Record, now: float) -> None:
+    def _take(self, link: PeerLink, record: Record) -> None:
         """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
         if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
             return
         if record.header.kind is Kind.REVOKE and not self._may_revoke(record):
+            return
+        if self._holdings.is_contested(record):
+            self._drop(record)
             return
         if self._holdings.is_equivocation(record):
             self._refuse(record)
@@ -126,46 +147,56 @@ class Intake:
         self._out.append(Keep(record))
         link.worked()
         knowing = {link.number, *self._fetcher.sources(record.id)}
-        self._settled(self._holdings.learn(record, is_whole=record.header.body_bytes == 0))
+        self._learn(record, is_whole=record.header.body_bytes == 0)
         if self._holdings.servable(record.id):
             self._rumors.start(record.id, knowing)
         else:
-            self._fetcher.header_arrived(link.number, record, now)
+            self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
         if record.header.kind is Kind.KEY_CARD:
-            self._try_again(link, record.header.origin, now)
+            self._try_again(link, record.header.origin)
 
     def _may_revoke(self, record: Record) -> bool:
-        """Whether a valid revocation is of the recovery key that its origin published."""
+        """Whether a valid revocation is of the recovery key that its origin published. Its number is drawn and says
+        nothing about the origin: of two with one number the second is dropped, and nobody is accused."""
         payload, published = read_payload(record.header), self._holdings.recovery_hash(record.header.origin.raw)
         if isinstance(payload, Revocation) and payload.recovery_hash == published:
-            return True
-        self._fetcher.forget(record.id)
+            if self._holdings.is_equivocation(record):
+                self._forget(record)
+            return not self._holdings.is_equivocation(record)
         if published is None:
+            self._fetcher.forget(record.id)
             self._waiting[record.id] = record
             if len(self._waiting) > MAX_WAITING:
                 del self._waiting[next(iter(self._waiting))]
         else:
-            self._ignore(record.id)
+            self._forget(record)
             self._out.append(Alarm(record.header.origin, NOT_ITS_RECOVERY_KEY))
         return False
 
-    def _try_again(self, link: PeerLink, origin: PublicKey, now: float) -> None:
+    def _try_again(self, link: PeerLink, origin: PublicKey) -> None:
         """A key card came: revocations of its origin may have waited for it."""
         for record in [one for one in self._waiting.values() if one.header.origin == origin]:
             del self._waiting[record.id]
-            self._take(link, record, now)
-
-    def _ignore(self, record_id: bytes) -> None:
-        """Not to be asked for again."""
-        self._refused[record_id] = None
-        if len(self._refused) > self._settings.max_refused:
-            del self._refused[next(iter(self._refused))]
+            self._take(link, record)
 
     def _refuse(self, record: Record) -> None:
         """A second record for one sequence: proof that its origin equivocated. The first one stays."""
-        self._ignore(record.id)
-        self._fetcher.forget(record.id)
         self._out.append(Alarm(record.header.origin, equivocation(record), record))
+        self._forget(record)
+
+    def _drop(self, record: Record) -> None:
+        """One more record for a sequence that is known to have two: nothing is learned but what it takes back."""
+        if self._holdings.takes_more_back(record):
+            self._refuse(record)
+        else:
+            self._forget(record)
+
+    def _forget(self, record: Record) -> None:
+        """Want it from nobody, and ask for it no more."""
+        self._refused[record.id] = None
+        if len(self._refused) > self._settings.max_refused:
+            del self._refused[next(iter(self._refused))]
+        self._fetcher.forget(record.id)
 
     # -------------------------------------------------------------------------------------------------- from this node
 
@@ -183,9 +214,16 @@ class Intake:
     def learn(self, held: Held) -> None:
         """The store holds a record; this is no news to anybody."""
         is_whole = held.state is not HeldState.FETCHING
-        self._settled(self._holdings.learn(held.record, is_whole=is_whole))
-        if not is_whole:
+        self._learn(held.record, is_whole=is_whole)
+        entry = self._holdings.get(held.record.id)
+        if entry is not None and not entry.is_settled:
             self._fetcher.resume(held.record, held.missing)
+
+    def _learn(self, record: Record, *, is_whole: bool) -> None:
+        condemned = len(self._holdings.condemned)
+        self._settled(self._holdings.learn(record, is_whole=is_whole))
+        if len(self._holdings.condemned) > condemned:
+            self._fetcher.distrust(self._holdings.condemned)
 
     def _settled(self, ids: Iterable[bytes]) -> None:
         """These need no fetching any more."""

@@ -33,12 +33,14 @@ KIND_REVOKE: Kind
 KIND_SUCCESSION: Kind
 
 class SignedRecord(_message.Message):
-    __slots__ = ("header", "signature")
+    __slots__ = ("header", "signature", "body")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
     header: bytes
     signature: bytes
-    def __init__(self, header: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    body: bytes
+    def __init__(self, header: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("version", "kind", "coalition", "origin", "incarnation", "sequence", "created_unix_ms", "epoch", "body_bytes", "chunk_bytes", "chunk_hashes", "key_commitment", "task_id", "recipient", "supersedes", "payload")
@@ -122,6 +124,30 @@ class KeyGrant(_message.Message):
     key_card: bytes
     def __init__(self, wrapped_key: _Optional[bytes] = ..., key_card: _Optional[bytes] = ...) -> None: ...
 
+class Evidence(_message.Message):
+    __slots__ = ("accused", "incarnation", "sequence", "claims")
+    ACCUSED_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    accused: bytes
+    incarnation: bytes
+    sequence: int
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    def __init__(self, accused: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., sequence: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("kind", "id", "supersedes", "signature")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    kind: Kind
+    id: bytes
+    supersedes: bytes
+    signature: bytes
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., id: _Optional[bytes] = ..., supersedes: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class Head(_message.Message):
     __slots__ = ("highest_sequence", "records_digest", "ledger_position", "ledger_head", "datasets", "accepted")
     HIGHEST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -151,7 +177,7 @@ class DatasetTotal(_message.Message):
     def __init__(self, tag: _Optional[bytes] = ..., cap_epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., charged: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans")
+    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +190,7 @@ class Frame(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    BYE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     digest: Digest
     origins: Origins
@@ -176,7 +203,12 @@ class Frame(_message.Message):
     chunk: Chunk
     missing: Missing
     spans: Spans
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ...) -> None: ...
+    bye: Bye
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+
+class Bye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "store_id", "clock_unix_ms")

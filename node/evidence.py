@@ -1,0 +1,90 @@
+"""Evidence: what this node tells others of origins that signed two records with one number, and what it tells people.
+
+A node that meets the second record of a number notes the proof (`proofs`) and, unless a member has told of it by then,
+signs an EVIDENCE record that carries it. The daemon waits a random while first, as receivers of a multicast do before
+they ask for what is missing (Floyd et al., "A reliable multicast framework", 1997): the first to speak silences most.
+A proof whose only witnesses were removed, or condemned, or equivocated with that very record, is told again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from typing import Final
+
+from crypto.keys import PublicKey
+from node.home import Home
+from node.records import Evidence, Record, Slot, slot_of
+
+PATIENCE_S: Final = 2.0
+"""A daemon tells of a proof after up to so long, at random: a lone witness a second later on average. Of those that
+meet two records at once, all speak whose time comes before the news of the first does; waiting longer silences more."""
+
+MAX_NAMED: Final = 3
+
+
+def witness(home: Home, unheard: Container[Slot] = ()) -> list[Record]:
+    """Sign an EVIDENCE for each proof about a member, or this node, that no member tells of; returns them. Numbers in
+    `unheard` this node itself must tell of: a peer does not believe who did."""
+    with home.author.lock:
+        return [home.author.evidence(proof) for proof in list(_untold(home, unheard))]
+
+
+def _untold(home: Home, unheard: Container[Slot]) -> Iterator[Evidence]:
+    store, trusted = home.store, home.trusted
+    proofs = [proof for proof in store.proofs() if proof.accused in trusted]
+    if not proofs:
+        return
+    witnesses = trusted - store.condemned()
+    told: dict[Slot, list[bytes]] = {}
+    for slot, author, record_id in store.testimonies():
+        is_believed = author == home.me if slot in unheard else author in witnesses
+        if is_believed and not _is_contested(home, record_id):
+            told.setdefault(slot, []).append(record_id)
+    for proof in proofs:
+        records = told.get(proof.slot, [])
+        if not records or not proof.targets <= store.targets_of(records):
+            yield proof
+
+
+def _is_contested(home: Home, record_id: bytes) -> bool:
+    held = home.store.get(record_id)
+    return held is not None and home.store.is_contested(slot_of(held.record.header))
+
+
+def findings(home: Home) -> list[tuple[PublicKey, str]]:
+    """Each origin that is proven to have signed two records with one number, with what follows, in words."""
+    numbers: dict[PublicKey, set[Slot]] = {}
+    for proof in home.store.proofs():
+        numbers.setdefault(proof.accused, set()).add(proof.slot)
+    witnesses: dict[bytes, dict[PublicKey, None]] = {}
+    for (origin, _, _), author, _ in home.store.testimonies():
+        witnesses.setdefault(origin, {})[author] = None
+    condemned = home.store.condemned()
+    return [
+        (
+            origin,
+            _words(len(slots), _names(home, list(witnesses.get(origin.raw, {home.me: None}))), origin in condemned),
+        )
+        for origin, slots in numbers.items()
+    ]
+
+
+def _words(numbers: int, witnesses: str, is_condemned: bool) -> str:
+    if is_condemned:
+        what = f"each of {numbers} numbers" if numbers > 1 else "one number"
+        return f"it signed two records with {what}; proof from {witnesses}; nothing that it signs is used: remove it"
+    if numbers == 1:
+        what, used = "one number", "neither is used"
+    else:
+        what, used = f"each of {numbers} numbers", "none of these is used"
+    return (
+        f"it signed two records with {what}; proof from {witnesses}; {used}: "
+        "two copies of its home are in use, or it deceives"
+    )
+
+
+def _names(home: Home, keys: list[PublicKey]) -> str:
+    named = sorted(home.peers.name_of(key) for key in keys)
+    if len(named) <= MAX_NAMED:
+        return " and ".join(named)
+    return f"{', '.join(named[:MAX_NAMED])} and {len(named) - MAX_NAMED} more"

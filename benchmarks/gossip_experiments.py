@@ -36,7 +36,7 @@ class Spread:
     to_all_s: float
     """Infinite if it did not within log2 N rounds and three periods of anti-entropy."""
     redundancy: float
-    """Body bytes that arrived, over those needed: what was lost is not counted."""
+    """Body bytes that arrived, over those needed."""
     announced_bytes: float
     """Bytes of announcements per node."""
 
@@ -54,7 +54,7 @@ def spread(n: int, loss: float, seed: int) -> Spread:
     places = swarm.spread[swarm.nodes[0].publish(bytes(SMALL_BYTES)).id]
     swarm.run(rounds_s(n) + 3 * SETTINGS.sync_max_s, lambda: len(places) == n)
     times = [*sorted(at - began for at in places.values()), *[math.inf] * (n - len(places))]
-    redundancy = swarm.body_bytes * (1 - loss) / (SMALL_BYTES * (n - 1))
+    redundancy = (swarm.body_bytes - swarm.lost_body_bytes) / (SMALL_BYTES * (n - 1))
     return Spread(times[math.ceil(0.99 * n) - 1], times[-1], redundancy, swarm.sent["Announce"] / n)
 
 
@@ -65,7 +65,7 @@ def redundancy(n: int, seed: int, conditions: Conditions, *, records: int = 8, b
     for node in swarm.rng.sample(swarm.nodes, records):
         node.publish(swarm.rng.randbytes(body_bytes), chunk_bytes=CHUNK_BYTES)
     swarm.run_until_equal(3_600.0)
-    return swarm.body_bytes * (1 - conditions.frame_loss) / (records * body_bytes * (n - 1))
+    return (swarm.body_bytes - swarm.lost_body_bytes) / (records * body_bytes * (n - 1))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from node.frames import Chunk
 from node.gossip.events import Disk
 from node.gossip.intake import MET_ITSELF, equivocation
 from node.home import Home
-from node.records import Held, HeldState, Record, is_chunk
+from node.records import Held, HeldState, Record, cut, is_chunk
 from node.show import moment
 from node.wire import read_record
 
@@ -238,7 +238,7 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
             fits = record is not None and is_chunk(record.header, frame.index, frame.data)
             yield frame if fits else "a chunk that fits no record before it"
         else:
-            group = {}
+            group, bodies = {}, {}
             for signed in frame.records:
                 try:
                     record = read_record(signed.header_bytes, signed.signature)
@@ -246,7 +246,17 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                     yield str(error)
                 else:
                     group[record.id] = record
+                    bodies[record.id] = signed.body
             yield list(group.values())
+            for record in group.values():
+                yield from _chunks(record, bodies[record.id])
+
+
+def _chunks(record: Record, body: bytes) -> Iterator[Chunk | str]:
+    """The chunks of a body that came with its header, as far as they fit it."""
+    for index, data in enumerate(cut(body, record.header.chunk_bytes)):
+        fits = is_chunk(record.header, index, data)
+        yield Chunk(record.id, index, data) if fits else "a chunk that does not fit its record"
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:

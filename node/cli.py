@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_bundle, cli_keys, cli_models, cli_simulate, show
+from node import cli_answer, cli_bundle, cli_keys, cli_models, cli_simulate, show
 from node.cli_options import Json, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(peer_app, name="peer")
 app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
 app.add_typer(cli_models.app)
+app.add_typer(cli_answer.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_simulate.app)
@@ -416,9 +417,16 @@ def serve(
         str | None,
         typer.Option("--peer-bandwidth", metavar="RATE", help="Gossip sends at most so much to each peer."),
     ] = None,
+    queries_per_hour: Annotated[
+        int, typer.Option("--queries-per-hour", metavar="N", min=1, help="Models that each key may ask for.")
+    ] = 120,
+    fusions: Annotated[
+        int, typer.Option("--fusions", metavar="N", min=1, help="Models that are fused at a time for those who ask.")
+    ] = 1,
 ) -> None:
     """Run the node until stopped (Ctrl-C)."""
     from node.bandwidth import Bandwidth, parse_rate
+    from node.config import QuerySettings
     from node.peers import check_address
     from node.serve import serve_until_stopped
 
@@ -427,7 +435,8 @@ def serve(
         parse_rate(bandwidth) if bandwidth else None,
         parse_rate(peer_bandwidth, "--peer-bandwidth") if peer_bandwidth else None,
     )
-    serve_until_stopped(open_home(context), address, limits, verbose=context.meta["debug"])
+    queries = QuerySettings(per_hour=queries_per_hour, fusions=fusions)
+    serve_until_stopped(open_home(context), address, limits, queries, verbose=context.meta["debug"])
 
 
 @app.command()

@@ -20,7 +20,7 @@ from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
 from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
-from node.errors import PeerRefused, PeerUnreachable, QueryRefused
+from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused
 from node.frames import Query
 from node.link import Hub, Link
 from node.pb import tidings_pb2_grpc as rpc
@@ -94,8 +94,11 @@ class Dialer:
                         raise QueryRefused(f"The model is larger than {MODEL_LIMIT_BYTES} bytes; it was not taken.")
                     parts.append(reply.chunk)
             except grpc.aio.AioRpcError as error:
+                said = f"The other node says: {one_line(error.details() or '', 500)}"
+                if error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise AskLater(said) from error
                 if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
-                    raise QueryRefused(f"The other node says: {one_line(error.details() or '', 500)}") from error
+                    raise QueryRefused(said) from error
                 raise failure(error.code(), error.details(), address) from error
             finally:
                 call.cancel()  # a call that was given up before it was sent must not start on a closed channel

@@ -38,7 +38,8 @@ CHUNK_MIN_BYTES: Final = 1024
 """Smallest chunk size a header may state: a body of 1-byte chunks would be all hashes."""
 
 SMALL_BODY_BYTES: Final = 4 * 1024
-"""Bodies up to this size follow their header unasked: a round trip costs more than a rare second copy."""
+"""Bodies up to this size travel with their header, in one frame and unasked: a round trip costs more than a rare second
+copy. A reader refuses larger ones in that place: they are asked for by chunk, so that a cut line loses little."""
 
 MAX_ORIGINS: Final = 2_048
 MAX_PREFIXES: Final = 2_048
@@ -82,6 +83,45 @@ QUERY_CHUNK_BYTES: Final = 64 * 1024
 
 MODEL_LIMIT_BYTES: Final = 256 * 1024 * 1024
 """Largest model file that a query accepts."""
+
+# -------------------------------------------------------------------------------------------------------------- queries
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySettings:
+    """What answering queries may take of one node."""
+
+    burst: int = 20
+    per_hour: float = 120.0
+    """Queries that one key may ask: so many at once, then one every 30 s (`serve --queries-per-hour`). A person asks
+    now and then, a program that wants to be up to date once a minute; what is refused costs the asker a wait, so more
+    would serve nobody but who wants to keep this node busy."""
+
+    fusions: int = 1
+    """Fusions at a time (`serve --fusions`). Each is a process with torch in it: 300 MB to 1 GB, and a core or more."""
+
+    max_waiting: int = 8
+    max_waiting_each: int = 2
+    """Fusions that may wait, in all and of one key: four keys at least find room however one behaves. With fits of a
+    minute the last of eight waits eight, as long as anybody will."""
+
+    max_open_each: int = 16
+    """Queries of one key under way at once, sending included: each holds one stream and 64 KiB, beside the model
+    itself, which they share."""
+
+    fusion_limit_s: float = 3600.0
+    """A fusion that takes longer is given up, so that it cannot keep the others waiting for ever. The slowest measured
+    takes minutes."""
+
+    remembered: int = 32
+    remembered_bytes: int = 64 * 1024 * 1024
+    """Models kept in memory, in all: most have less than 1 MB. One larger than the second is fused again each time."""
+
+
+ANSWER_STALL_S: Final = 60.0
+ANSWER_PACE: Final = 4_000
+"""A reader of an answer is given up if it takes none of it for the first (seconds), or if all of it takes longer than
+that and its size at the second (bytes per second): half the pace of the thinnest line that must work, 64 kbit/s."""
 
 # --------------------------------------------------------------------------------------------------------------- gossip
 

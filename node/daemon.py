@@ -27,7 +27,7 @@ from node.answers import Answers
 from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
-from node.config import GossipSettings
+from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
 from node.frames import Chunk, Frame, Missing
@@ -52,6 +52,7 @@ from node.gossip.events import (
     Report,
     Send,
     SendChunk,
+    SendRecords,
     Tick,
     Unheard,
 )
@@ -82,11 +83,18 @@ STOP_GRACE_S = 2.0
 class Daemon:
     """Runs the node of one home until `stop` is called."""
 
-    def __init__(self, home: Home, settings: GossipSettings, bandwidth: Bandwidth | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        settings: GossipSettings,
+        bandwidth: Bandwidth | None = None,
+        queries: QuerySettings | None = None,
+    ) -> None:
         self._home = home
         self._settings = settings
         self._bandwidth = bandwidth
-        doors = Doors(self._admitted, Answers(home).answer)
+        self._answers = Answers(home, queries)
+        doors = Doors(self._admitted, self._answers.answer)
         self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
@@ -134,6 +142,7 @@ class Daemon:
             for dial in self._dials.values():
                 dial.cancel()
             await self._server.stop(STOP_GRACE_S)
+            self._answers.close()
             await self._commit.close()
             self._if_there_is_room(self._home.store.clear_reports)
 
@@ -160,6 +169,7 @@ class Daemon:
                 if latest != counter:
                     self._read_peers()
                     self._read_records()
+                    self._answers.changed()
                     if not self._commit.is_busy:
                         # Else again: what was imported into a record that is arriving here too can be told from what
                         # arrived only when that is on disk.
@@ -259,6 +269,9 @@ class Daemon:
             case Send(link=number, frame=frame):
                 if number in self._links:
                     self._links[number].send(frame)
+            case SendRecords(link=number, records=records):
+                if number in self._links:
+                    self._links[number].send_records(records)
             case SendChunk(link=number, record_id=record_id, index=index):
                 if number in self._links:
                     self._links[number].send_chunk(record_id, index)
@@ -304,6 +317,7 @@ class Daemon:
         this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
         HEADs and evidence are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
+        self._answers.changed()
         if kind is Kind.EVIDENCE:
             origin = read_evidence(record).accused
             self._witness_soon()

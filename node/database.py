@@ -84,7 +84,13 @@ CREATE TABLE peers (
     key        BLOB PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE COLLATE NOCASE,
     query_only INTEGER NOT NULL,
-    added_at   REAL NOT NULL
+    added_at   REAL NOT NULL,
+    via        TEXT NOT NULL DEFAULT 'operator'   -- whose word made it a peer
+) STRICT;
+CREATE TABLE denied_peers (                       -- whom the operator removed: nothing else adds them again
+    public_key BLOB PRIMARY KEY,
+    since      REAL NOT NULL,
+    reason     TEXT NOT NULL
 ) STRICT;
 CREATE TABLE peer_addresses (
     peer    BLOB NOT NULL REFERENCES peers (key) ON DELETE CASCADE,
@@ -233,6 +239,10 @@ class Database:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def refuse_writes(self) -> None:
+        """From now on SQLite refuses every change through this connection."""
+        self._rows("PRAGMA query_only = ON")
 
     def change_counter(self) -> int:
         """A number that differs from its last value once another connection has changed the store. Cheap."""

@@ -48,6 +48,10 @@ class QueryRefused(NodeError):
     """A query has no answer here, in words."""
 
 
+class AskLater(QueryRefused):
+    """A query that may be asked again: the sentence says when."""
+
+
 class CannotFuse(QueryRefused):
     """This node has nothing that it can fuse into the model asked for, in words."""
 

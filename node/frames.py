@@ -104,15 +104,16 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A header and its signature as carried, not yet checked."""
+    """A header and its signature as carried, not yet checked, and the whole of a small body or nothing of it."""
 
     header_bytes: bytes = field(repr=False)
     signature: bytes = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Signed headers."""
+    """Signed headers, small bodies with them."""
 
     records: tuple[SignedRecord, ...]
 

@@ -17,8 +17,9 @@ from crypto.keys import PublicKey
 from node import wire
 from node.bandwidth import Allowance
 from node.errors import WireError
-from node.frames import Frame
+from node.frames import Chunk, Frame, Records, SignedRecord
 from node.pb import tidings_pb2 as pb
+from node.records import Record
 
 MAX_QUEUED = 8_192
 """Frames or chunks that may wait on a link. Chunks wait as numbers, so this bounds a link's memory at a few MB for
@@ -75,6 +76,7 @@ class Link:
         self._hub = hub
         self._allowance = allowance
         self._frames: deque[Frame] = deque()
+        self._records: deque[tuple[Record, ...]] = deque()
         self._chunks: deque[tuple[bytes, int]] = deque()
         self._loaded: deque[Frame] = deque()
         self._wake = asyncio.Event()
@@ -82,6 +84,11 @@ class Link:
     def send(self, frame: Frame) -> None:
         """Queue a frame, ahead of all chunks."""
         self._queue(self._frames, frame)
+
+    def send_records(self, records: tuple[Record, ...]) -> None:
+        """Queue a frame of records with small bodies, which are loaded when its turn comes: after other frames and
+        ahead of all chunks."""
+        self._queue(self._records, records)
 
     def send_chunk(self, record_id: bytes, index: int) -> None:
         """Queue a chunk, which is loaded when its turn comes."""
@@ -129,7 +136,7 @@ class Link:
 
     async def _has_something(self) -> bool:
         """Wait until something is to be sent; False once the link is closed and flushed."""
-        while not (self._frames or self._loaded or self._chunks):
+        while not (self._frames or self._records or self._loaded or self._chunks):
             if self.closed_because is not None:
                 return False
             self._wake.clear()
@@ -137,19 +144,28 @@ class Link:
         return True
 
     def _is_urgent(self) -> bool:
-        return bool(self._frames)
+        return bool(self._frames or self._records)
 
     def _next(self) -> pb.Frame | None:
-        """What goes first now. A closed link sends the frames that wait and no chunks."""
+        """What goes first now. A closed link sends the frames that wait and no bodies."""
         if self._frames:
             return wire.frame_to_pb(self._frames.popleft())
         if self.closed_because is not None:
+            self._records.clear()
             self._chunks.clear()
             self._loaded.clear()
             return None
+        if self._records:
+            return wire.frame_to_pb(Records(tuple(map(self._with_body, self._records.popleft()))))
         if not self._loaded:
             self._load()
         return wire.frame_to_pb(self._loaded.popleft())
+
+    def _with_body(self, record: Record) -> SignedRecord:
+        loaded = self._hub.load_chunks(record.id, range(len(record.header.chunk_hashes)))
+        parts = [chunk.data for chunk in loaded if isinstance(chunk, Chunk)]
+        body = b"".join(parts) if len(parts) == len(loaded) else b""
+        return SignedRecord(record.header_bytes, record.signature, body)
 
     def _load(self) -> None:
         """Load the next chunk and those that follow it in its record."""

@@ -8,22 +8,36 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from crypto.keys import PublicKey
 from node.database import Database
 from node.errors import StoreError
 
+OPERATOR: Final = "operator"
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A node whose key the operator added, with the addresses it is tried at, the preferred one first. A query-only
-    peer may ask for models and takes no part in gossip."""
+    """A node whose key is trusted, with the addresses it is tried at, the preferred one first. A query-only peer may
+    ask for models and takes no part in gossip. `via` says whose word made it a peer: the operator's, or what else
+    changes members (`membership.change_members`)."""
 
     key: PublicKey
     name: str
     addresses: tuple[str, ...]
     query_only: bool
     added_at: float
+    via: str = OPERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A key that the operator removed."""
+
+    key: PublicKey
+    since: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +84,13 @@ class LocalTables(Database):
             if self._rows("SELECT 1 FROM peers WHERE name = ? AND key <> ?", peer.name, peer.key.raw):
                 raise StoreError(f"There is already another peer named {peer.name}: choose another --name.")
             self._rows(
-                "INSERT INTO peers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-                " name = excluded.name, query_only = excluded.query_only",
+                "INSERT INTO peers (key, name, query_only, added_at, via) VALUES (?, ?, ?, ?, ?) ON CONFLICT (key)"
+                " DO UPDATE SET name = excluded.name, query_only = excluded.query_only, via = excluded.via",
                 peer.key.raw,
                 peer.name,
                 int(peer.query_only),
                 peer.added_at,
+                peer.via,
             )
             self._rows("DELETE FROM peer_addresses WHERE peer = ?", peer.key.raw)
             self._db.executemany(
@@ -96,10 +111,24 @@ class LocalTables(Database):
         with self.snapshot():
             for key, address in self._rows("SELECT peer, address FROM peer_addresses ORDER BY peer, place"):
                 addresses.setdefault(key, []).append(address)
-            rows = self._rows("SELECT key, name, query_only, added_at FROM peers ORDER BY added_at, key")
+            rows = self._rows("SELECT key, name, query_only, added_at, via FROM peers ORDER BY added_at, key")
         return [
-            Peer(self._key(key), name, tuple(addresses.get(key, ())), bool(only), at) for key, name, only, at in rows
+            Peer(self._key(key), name, tuple(addresses.get(key, ())), bool(only), at, via)
+            for key, name, only, at, via in rows
         ]
+
+    def deny(self, key: PublicKey, reason: str) -> None:
+        """Only the operator makes this key a peer again (`allow`)."""
+        self._rows("INSERT OR REPLACE INTO denied_peers VALUES (?, ?, ?)", key.raw, time.time(), reason)
+
+    def allow(self, key: PublicKey) -> None:
+        """Take a key off the list of those that are denied. No matter if it was not on it."""
+        self._rows("DELETE FROM denied_peers WHERE public_key = ?", key.raw)
+
+    def denied(self) -> list[Denied]:
+        """The keys that only the operator may make peers again, in the order they were denied."""
+        rows = self._rows("SELECT public_key, since, reason FROM denied_peers ORDER BY since, public_key")
+        return [Denied(self._key(key), since, reason) for key, since, reason in rows]
 
     def accept_task(self, task_id: bytes, name: str, canonical: bytes) -> None:
         """Take part in a task. Again is no change; StoreError if another task has its name."""

@@ -24,6 +24,7 @@ VARIABLE: Final = "TIDINGS_PASSPHRASE"
 CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 MIN_CHARACTERS: Final = 10
 MAX_BYTES: Final = 4096
+LENGTH_BYTES: Final = 4
 
 
 def source(file: Path | None) -> Ask:
@@ -64,9 +65,16 @@ def choice(file: Path | None, *, environment: bool) -> Callable[[], str]:
     return choose
 
 
+def hand_over(keystore: Keystore) -> bytes:
+    """What `serve` writes to the standard input of a process that it starts, before anything else."""
+    secrets = keystore.to_bytes()
+    return len(secrets).to_bytes(LENGTH_BYTES, "big") + secrets
+
+
 def handed_over() -> Keystore:
-    """The keys that `serve` writes to the standard input of a query that it starts; Malformed if it is not that."""
-    return Keystore.from_bytes(sys.stdin.buffer.read(MAX_SECRET_BYTES + 1))
+    """The keys that `hand_over` wrote, from standard input, which is read no further; Malformed if it is not that."""
+    size = int.from_bytes(sys.stdin.buffer.read(LENGTH_BYTES), "big")
+    return Keystore.from_bytes(sys.stdin.buffer.read(min(size, MAX_SECRET_BYTES)))
 
 
 def _read(file: Path) -> str:

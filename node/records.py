@@ -273,6 +273,12 @@ def chunk_size(header: Header, index: int) -> int:
     return min(header.chunk_bytes, header.body_bytes - index * header.chunk_bytes)
 
 
+def cut(body: bytes, chunk_bytes: int) -> list[bytes]:
+    """What claims to be a body, in chunks of the size that its header states, the last one perhaps shorter."""
+    step = max(chunk_bytes, CHUNK_MIN_BYTES)  # a record without a body states none
+    return [body[start : start + step] for start in range(0, len(body), step)]
+
+
 def is_chunk(header: Header, index: int, data: bytes) -> bool:
     """Whether this is chunk `index` of the body. Its size counts too: an origin can list the hash of something else."""
     hashes = header.chunk_hashes

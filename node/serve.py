@@ -8,22 +8,24 @@ import signal
 
 from node import show
 from node.bandwidth import Bandwidth
-from node.config import GossipSettings
+from node.config import GossipSettings, QuerySettings
 from node.daemon import Daemon
 from node.home import Home
 
 
-def serve_until_stopped(home: Home, listen: str | None, bandwidth: Bandwidth, *, verbose: bool) -> None:
+def serve_until_stopped(
+    home: Home, listen: str | None, bandwidth: Bandwidth, queries: QuerySettings, *, verbose: bool
+) -> None:
     """Serve the home until SIGINT or SIGTERM; HomeError if it is being served already."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     with home.serving():
-        asyncio.run(_serve(home, listen or home.settings.listen, bandwidth))
+        asyncio.run(_serve(home, listen or home.settings.listen, bandwidth, queries))
 
 
-async def _serve(home: Home, listen: str | None, bandwidth: Bandwidth) -> None:
-    daemon = Daemon(home, GossipSettings(), bandwidth)
+async def _serve(home: Home, listen: str | None, bandwidth: Bandwidth, queries: QuerySettings) -> None:
+    daemon = Daemon(home, GossipSettings(), bandwidth, queries)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, daemon.stop)

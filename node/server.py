@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,22 @@ from crypto.keys import Identity, PublicKey
 from crypto.tls import anchor_pem, make_leaf, peer_identity
 from node import wire
 from node.bandwidth import Bandwidth
-from node.config import FRAME_LIMIT_BYTES, KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, QUERY_CHUNK_BYTES
-from node.errors import NodeError, QueryRefused, UsageError
+from node.config import (
+    ANSWER_PACE,
+    ANSWER_STALL_S,
+    FRAME_LIMIT_BYTES,
+    KEEPALIVE_S,
+    KEEPALIVE_TIMEOUT_S,
+    QUERY_CHUNK_BYTES,
+)
+from node.errors import AskLater, NodeError, QueryRefused, UsageError
 from node.frames import Query
 from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
+
+MAX_STREAMS = 32
+"""Calls at once on one connection; a link is one, and so is each query under way."""
 
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", FRAME_LIMIT_BYTES),
@@ -41,8 +51,12 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
 )
 
+
+REFUSAL_S = 0.5
+"""How long a refused query waits for its refusal: with `MAX_STREAMS` it bounds what a key costs that goes on asking."""
 
 LINK_METADATA = ("tidings-link", "1")
 """Sent at once when a stream is taken, so that the dialing side knows before the first frame."""
@@ -57,7 +71,7 @@ class Doors:
 
     admitted: Callable[[], frozenset[PublicKey]]
     """Every peer that may connect at all: members and query-only peers."""
-    answer: Callable[[PublicKey, Query], AsyncIterator[bytes | str]]
+    answer: Callable[[PublicKey, Query], AsyncGenerator[bytes | str, None]]
     """Answers a query: progress as text, then the model file's bytes; raises QueryRefused."""
 
 
@@ -174,18 +188,18 @@ class _Servicer(rpc.NodeServicer):
 
     async def Query(  # noqa: N802 - the name is the wire contract's
         self, request: pb.QueryRequest, context: Context
-    ) -> AsyncIterator[pb.QueryReply]:
+    ) -> None:
         peer = await self._authenticate(context)
         try:
             query = wire.query_from_pb(request)
-            async for part in self._doors.answer(peer, query):
-                for reply in _replies(part):
-                    yield reply
+            async with contextlib.aclosing(self._doors.answer(peer, query)) as parts:
+                async for part in parts:
+                    await _send(context, part)
         except NodeError as refusal:
-            code = grpc.StatusCode.FAILED_PRECONDITION
-            if not isinstance(refusal, QueryRefused):
-                code = grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(code, str(refusal))
+            await asyncio.sleep(REFUSAL_S)
+            await context.abort(_code(refusal), str(refusal))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "You read the answer too slowly; ask again.")
 
     async def _authenticate(self, context: Context) -> PublicKey:
         """The identity on the other end, checked against the live peer list; aborts the call otherwise."""
@@ -208,9 +222,24 @@ async def _receive(link: Link, messages: AsyncIterator[pb.Frame]) -> None:
         link.close("the connection was lost")
 
 
-def _replies(part: bytes | str) -> list[pb.QueryReply]:
+async def _send(context: Context, part: bytes | str) -> None:
+    """A line of progress, or the file. A reader that takes nothing for long, or very little, holds it no longer."""
     if isinstance(part, str):
-        return [pb.QueryReply(progress=pb.QueryProgress(message=part))]
-    return [
-        pb.QueryReply(chunk=part[start : start + QUERY_CHUNK_BYTES]) for start in range(0, len(part), QUERY_CHUNK_BYTES)
-    ]
+        await _write(context, pb.QueryReply(progress=pb.QueryProgress(message=part)))
+        return
+    async with asyncio.timeout(ANSWER_STALL_S + len(part) / ANSWER_PACE):
+        for start in range(0, len(part), QUERY_CHUNK_BYTES):
+            await _write(context, pb.QueryReply(chunk=part[start : start + QUERY_CHUNK_BYTES]))
+
+
+async def _write(context: Context, reply: pb.QueryReply) -> None:
+    async with asyncio.timeout(ANSWER_STALL_S):
+        await context.write(reply)
+
+
+def _code(refusal: NodeError) -> grpc.StatusCode:
+    if isinstance(refusal, AskLater):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(refusal, QueryRefused):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.INVALID_ARGUMENT

@@ -10,11 +10,12 @@ way out headers and chunks are hashed again, because disks forget.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,19 @@ MAX_HEADERS: Final = 32
 
 WALK_PAGE: Final = 64
 """Records that `walk` reads at once: a header has at most 64 KiB."""
+
+BASIS_PERSON: Final = b"tidings-basis-v1"
+
+_NO_BASIS: Final = {"records", "chunks", "node", "peer_addresses", "links", "notices", "unsourced", "listening"}
+"""Tables that say nothing, or nothing more, about what is fused. Records are looked at one by one."""
+
+_NO_BASIS_KINDS: Final = "({})".format(
+    ", ".join(
+        str(int(kind))
+        for kind in (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.TASK, Kind.SUMMARY, Kind.MODEL, Kind.WITHDRAWAL, Kind.HEAD)
+    )
+)
+"""The same for records, but for summaries and grants: what a withdrawal did shows in the state of what it buries."""
 
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
@@ -204,6 +218,30 @@ class Store(ProofTables):
         """Records whose sequence another record of their origin has, in order of arrival."""
         rows = self._rows("SELECT header, signature, id FROM conflicts ORDER BY received_at, id")
         return [Record(read_header(header), header, signature, record_id) for header, signature, record_id in rows]
+
+    def basis(self, task_id: bytes, me: PublicKey, is_selected: Callable[[bytes], bool]) -> bytes:
+        """32 bytes that differ if a model of the task, fused by `me` from the summaries of the selected origins (raw
+        keys), may differ: which summaries are here and in which state, what was granted to this node, and whatever else
+        is here but `_NO_BASIS`. So what this method has never heard of makes it differ too often, not too seldom."""
+        hasher = hashlib.blake2b(digest_size=32, person=BASIS_PERSON)
+        with self.snapshot():
+            summaries = self._rows(
+                "SELECT id, origin, state FROM records WHERE kind = ? AND task_id = ? ORDER BY id",
+                int(Kind.SUMMARY),
+                task_id,
+            )
+            hasher.update(repr([row for row in summaries if is_selected(row[1])]).encode())
+            others = self._rows(
+                f"SELECT id, state FROM records WHERE (kind = {int(Kind.KEY_GRANT)} AND instr(header, ?))"  # noqa: S608
+                f" OR kind NOT IN {_NO_BASIS_KINDS} ORDER BY id",
+                me.raw,
+            )
+            hasher.update(repr(others).encode())
+            tables = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+            for (table,) in tables:
+                if table not in _NO_BASIS:
+                    hasher.update(repr((table, sorted(map(repr, self._rows(f'SELECT * FROM "{table}"'))))).encode())  # noqa: S608
+        return hasher.digest()
 
     def get(self, record_id: bytes) -> Held | None:
         """The record with this id, if it is held."""

@@ -34,6 +34,7 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
 from node.frames import (
@@ -320,7 +321,8 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             return pb.Frame(want=pb.Want(ids=frame.ids))
         case Records():
             records = [
-                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature) for signed in frame.records
+                pb.SignedRecord(header=signed.header_bytes, signature=signed.signature, body=signed.body)
+                for signed in frame.records
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
@@ -464,7 +466,8 @@ def _read_want(message: pb.Want) -> Want:
 def _read_records(message: pb.Records) -> Records:
     _count("records", message.records, 1, MAX_WANT)
     _at_most("header size", max(len(signed.header) for signed in message.records), HEADER_LIMIT_BYTES)
-    return Records(tuple(SignedRecord(signed.header, signed.signature) for signed in message.records))
+    _at_most("size of a body in it", max(len(signed.body) for signed in message.records), SMALL_BODY_BYTES)
+    return Records(tuple(SignedRecord(signed.header, signed.signature, signed.body) for signed in message.records))
 
 
 def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
@@ -527,6 +530,19 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         _read_query_origins(message.without_origins),
         message.format,
     )
+
+
+def query_to_bytes(query: Query) -> bytes:
+    """The same as bytes, for a process of our own."""
+    return query_to_pb(query).SerializeToString()
+
+
+def query_from_bytes(data: bytes) -> Query:
+    """The query that `query_to_bytes` wrote; WireError if it is none."""
+    try:
+        return query_from_pb(pb.QueryRequest.FromString(data))
+    except DecodeError as error:
+        raise WireError("This is no query.") from error
 
 
 def _read_query_origins(origins: Sequence[bytes]) -> tuple[bytes, ...]:

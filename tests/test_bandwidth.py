@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.keys import Identity, PublicKey
+from node import wire
 from node.bandwidth import MAX_OVERTAKEN, Bandwidth, TokenBucket, parse_rate
 from node.errors import UsageError
-from node.frames import Chunk, Digest, Frame, Missing
+from node.frames import Chunk, Digest, Frame, Missing, Records, SignedRecord
 from node.link import Link
+from node.simulation.store import author_record
 
 PEERS = [Identity.from_seed(bytes([number]) * 32).public_key for number in range(1, 5)]
 CHUNK = 16_384
@@ -262,6 +264,37 @@ def test_a_withdrawal_waits_for_one_chunk_at_most(bandwidth: tuple[float | None,
             assert waited_s <= (CHUNK + 100) / RATE + 1e-6, moment
 
     with_lines(Bandwidth(*bandwidth), PEERS, story)
+
+
+def test_records_with_small_bodies_go_after_other_frames_and_before_chunks() -> None:
+    record = author_record(Identity.from_seed(bytes(32)), 1, bytes(3 * CHUNK), chunk_bytes=CHUNK)
+
+    async def story(lines: list[Line]) -> None:
+        await asyncio.sleep(10.0)
+        sent_before = len(lines[0].sent)
+        lines[0].link.send_records((record,))
+        lines[0].link.send(Digest(bytes(32)))
+        await asyncio.sleep(30.0)
+        names = [name for _, name in lines[0].sent[sent_before:]]
+        assert names[:3] == ["digest", "records", "chunk"]
+
+    with_lines(Bandwidth(RATE), PEERS[:1], story)
+
+
+def test_the_header_of_a_record_whose_body_is_gone_goes_alone() -> None:
+    record = author_record(Identity.from_seed(bytes(32)), 1, bytes(3_000), chunk_bytes=1_024)
+
+    class Gone(Source):
+        def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+            return [Chunk(record_id, 0, bytes(1_024)), Missing(record_id), Missing(record_id)]
+
+    async def story() -> None:
+        link = Link(PEERS[0], Gone(), dialed_by_us=True)
+        link.send_records((record,))
+        message = await anext(link.outgoing())
+        assert wire.frame_from_pb(message) == Records((SignedRecord(record.header_bytes, record.signature),))
+
+    asyncio.run(story())
 
 
 def test_a_closed_link_sends_the_frames_that_wait_and_no_chunks() -> None:

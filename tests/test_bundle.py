@@ -201,6 +201,20 @@ def test_any_sizes_survive_either_form(
     ]
 
 
+def test_bodies_that_ride_along_are_taken_as_their_chunks_are(pair: tuple[Home, Home], stick: Path) -> None:
+    """This node writes chunks; another may write small bodies beside their headers."""
+    a, b = pair
+    good, wrong = summary(a, 3_000), summary(a, 2_000)
+    bodies = {good.id: a.store.body(good.id), wrong.id: bytes(2_000)}
+    signed = (
+        SignedRecord(h.record.header_bytes, h.record.signature, bodies.get(h.record.id, b"")) for h in a.store.held()
+    )
+    stick.write_bytes(framed(a.keystore.identity, frame(wire.encode(Records(tuple(signed))))))
+    imported = import_bundle(b, stick)
+    assert b.store.body(good.id) == bodies[good.id]
+    assert (imported.completed, imported.unfinished, imported.looked.refused) == (1, 1, 1)
+
+
 def test_a_second_import_changes_nothing_and_says_so(pair: tuple[Home, Home], stick: Path) -> None:
     a, b = pair
     summary(a, 50_000)

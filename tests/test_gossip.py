@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from crypto.keys import Identity
 from crypto.sealing import chunk_hashes
 from node import wire
-from node.config import MAX_ADVERTS, PROTOCOL_VERSION, GossipSettings
+from node.config import CHUNK_BYTES, MAX_ADVERTS, PROTOCOL_VERSION, GossipSettings
 from node.frames import (
     Advert,
     Announce,
@@ -57,6 +57,7 @@ from node.gossip.events import (
     Report,
     Send,
     SendChunk,
+    SendRecords,
     Tick,
 )
 from node.records import Header, Held, HeldState, Kind, Record
@@ -134,8 +135,8 @@ class Rig:
     def announce(self, link: int, *records: Record) -> list[Action]:
         return self.say(link, Announce(tuple(map(advert_of, records))))
 
-    def deliver(self, link: int, *records: Record) -> list[Action]:
-        return self.say(link, Records(tuple(SignedRecord(r.header_bytes, r.signature) for r in records)))
+    def deliver(self, link: int, *records: Record, body: bytes = b"") -> list[Action]:
+        return self.say(link, Records(tuple(SignedRecord(r.header_bytes, r.signature, body) for r in records)))
 
     def chunk(self, link: int, record: Record, body: bytes, index: int) -> list[Action]:
         size = record.header.chunk_bytes
@@ -572,14 +573,52 @@ def test_an_announced_record_is_asked_of_one_link_however_many_announce_it() -> 
     assert frames(rig.announce(1, summary()), Want) == []
 
 
-def test_a_small_body_is_expected_without_being_asked_for() -> None:
+def test_a_small_body_comes_with_its_header() -> None:
     rig = linked()
     record = summary(body=SMALL)
     rig.announce(1, record)
-    assert frames(rig.deliver(1, record), WantChunks) == []
-    for index in range(3):
-        rig.chunk(1, record, SMALL, index)
+    actions = rig.deliver(1, record, body=SMALL)
+    assert frames(actions, WantChunks) == []
+    assert b"".join(kept.data for kept in of(actions, KeepChunk)) == SMALL
+    assert frames(actions, Announce, 2) == [Announce((advert_of(record),))]
     assert rig.store.held()[0].state is HeldState.COMPLETE
+    assert of(rig.deliver(2, record, body=SMALL), KeepChunk) == [], "once is enough"
+
+
+def test_a_small_body_that_comes_with_a_header_that_is_here_is_taken() -> None:
+    rig = linked()
+    record = summary(body=SMALL)
+    rig.announce(1, record)
+    assert frames(rig.deliver(1, record), WantChunks) == [WantChunks(record.id, (0, 1, 2))]
+    rig.chunk(1, record, SMALL, 1)
+    kept = of(rig.deliver(2, record, body=SMALL), KeepChunk)
+    assert [one.index for one in kept] == [0, 2]
+    assert rig.store.held()[0].state is HeldState.COMPLETE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(SMALL[:-1], id="a byte short"),
+        pytest.param(SMALL + b"\0", id="a byte long"),
+        pytest.param(bytes(len(SMALL)), id="another body"),
+    ],
+)
+def test_a_body_that_is_not_the_headers_is_a_strike_and_the_header_is_kept(body: bytes) -> None:
+    rig = linked(settings=GossipSettings(max_strikes=0))
+    record = summary(body=SMALL)
+    rig.announce(1, record)
+    rig.announce(2, record)
+    actions = rig.deliver(1, record, body=body)
+    assert of(actions, KeepChunk) == []
+    assert of(actions, Keep) == [Keep(record)]
+    assert [close.link for close in of(actions, Close)] == [1]
+    assert frames(actions, WantChunks, 2) == [WantChunks(record.id, (0, 1, 2))]
+
+
+def test_a_body_behind_a_header_that_has_none_is_a_strike() -> None:
+    rig = linked(settings=GossipSettings(max_strikes=0))
+    assert len(of(rig.deliver(1, withdrawal(summary()), body=SMALL), Close)) == 1
 
 
 def test_a_large_body_is_asked_for_within_a_window() -> None:
@@ -659,12 +698,12 @@ def test_a_header_is_asked_for_again_once_its_link_is_later_than_usual() -> None
     assert frames(rig.wait(1.5), Want, 1) == [Want((summary().id,))]
 
 
-def test_a_small_body_that_does_not_follow_its_header_is_asked_for() -> None:
+def test_a_small_body_that_does_not_come_with_its_header_is_asked_for_until_it_comes() -> None:
     rig = linked()
     record = summary(body=SMALL)
     rig.announce(1, record)
     rig.announce(2, record)
-    rig.deliver(1, record)
+    assert frames(rig.deliver(1, record), WantChunks, 1) == [WantChunks(record.id, (0, 1, 2))]
     rig.chunk(1, record, SMALL, 0)
     assert frames(rig.wait(1.0), WantChunks, 2)[0] == WantChunks(record.id, (1, 2))
 
@@ -797,8 +836,22 @@ def test_a_wanted_record_is_served_with_its_small_body() -> None:
     actions = rig.say(1, Want((large.id, small.id, bytes(32))))
     assert frames(actions, Missing) == [Missing(bytes(32))]
     (records,) = frames(actions, Records)
-    assert [signed.header_bytes for signed in records.records] == [large.header_bytes, small.header_bytes]
-    assert of(actions, SendChunk) == [SendChunk(1, small.id, index) for index in range(3)]
+    assert records == Records((SignedRecord(large.header_bytes, large.signature),))
+    assert of(actions, SendRecords) == [SendRecords(1, (small,))]
+    assert of(actions, SendChunk) == []
+
+
+def test_many_small_bodies_are_served_in_frames_of_about_a_chunk() -> None:
+    rig = linked()
+    records = [summary(sequence, SMALL) for sequence in range(1, 31)]
+    for record in records:
+        rig.author(record, SMALL)
+    served = of(rig.say(1, Want(tuple(record.id for record in records))), SendRecords)
+    assert [record for one in served for record in one.records] == records
+    for one in served:
+        signed = (SignedRecord(record.header_bytes, record.signature, SMALL) for record in one.records)
+        assert len(wire.encode(Records(tuple(signed)))) <= CHUNK_BYTES
+    assert len(served) <= 8
 
 
 def test_chunks_are_served_as_asked_and_a_number_out_of_range_is_a_strike() -> None:
@@ -843,7 +896,7 @@ def test_a_withdrawn_record_is_served_as_a_header_after_its_withdrawal() -> None
     actions = rig.say(1, Want((record.id,)))
     (records,) = frames(actions, Records)
     assert [signed.header_bytes for signed in records.records] == [last.header_bytes, record.header_bytes]
-    assert of(actions, SendChunk) == []
+    assert of(actions, SendRecords) == []
 
 
 def test_who_asks_for_chunks_of_a_withdrawn_record_hears_of_the_withdrawal_and_then_missing() -> None:
@@ -1167,8 +1220,8 @@ def test_on_a_low_disk_no_body_is_taken_and_headers_and_withdrawals_are() -> Non
     rig.tell(DiskChanged(Disk.LOW))
     assert rig.chunk(1, before, LARGE, 1) == [], "what is on the line is dropped"
     rig.announce(1, record, small)
-    assert frames(rig.deliver(1, record, small), WantChunks) == []
-    assert of(rig.chunk(1, small, SMALL, 0), KeepChunk) == [], "nor what rides along unasked"
+    assert frames(rig.deliver(1, record), WantChunks) == []
+    assert of(rig.deliver(1, small, body=SMALL), KeepChunk) == [], "nor what rides along unasked"
     taken_back = withdrawal(record)
     rig.announce(1, taken_back)
     assert of(rig.deliver(1, taken_back), Keep) == [Keep(taken_back)]

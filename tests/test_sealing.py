@@ -53,6 +53,16 @@ def test_an_epoch_key_wrapped_for_another_is_not_for_us():
         unwrap_epoch_key(wrapped, OURS, context=b"epoch 1")
 
 
+def test_whoever_has_one_half_of_the_hybrid_key_opens_nothing():
+    """A quantum computer would give away the X25519 half of a recorded grant, a flaw in ML-KEM the other one."""
+    epoch_key, ours, guessed = new_epoch_key(), OURS.to_bytes(), EncryptionKey.generate().to_bytes()
+    wrapped = wrap_epoch_key(epoch_key, OURS.public, context=b"epoch 1")
+    for half in (guessed[:64] + ours[64:], ours[:64] + guessed[64:]):
+        with pytest.raises(NotForUs):
+            unwrap_epoch_key(wrapped, EncryptionKey.from_bytes(half), context=b"epoch 1")
+    assert unwrap_epoch_key(wrapped, EncryptionKey.from_bytes(ours), context=b"epoch 1") == epoch_key
+
+
 def test_an_epoch_key_does_not_move_to_another_context():
     wrapped = wrap_epoch_key(new_epoch_key(), OURS.public, context=b"epoch 1")
     for other in (b"epoch 2", b"", b"epoch 1\0"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from statistics import fmean
 
 import pytest
 
@@ -87,10 +86,10 @@ def test_a_record_reaches_99_percent_in_log2_n_rounds_and_all_in_three_more_peri
 
 @pytest.mark.parametrize(("n", "seeds"), [(16, 20), (64, 6), (256, 1)])
 def test_with_30_percent_of_frames_lost_it_takes_a_quarter_more(n: int, seeds: int) -> None:
-    """On average: among 16 nodes about one run in ten takes longer, because each of them counts 6 %."""
     found = [spread(n, 0.3, seed) for seed in range(seeds)]
-    assert fmean(one.to_99_percent_s for one in found) <= 1.25 * rounds_s(n)
+    assert max(one.to_99_percent_s for one in found) <= 1.25 * rounds_s(n)
     assert max(one.to_all_s for one in found) <= rounds_s(n) + 3 * SETTINGS.sync_max_s
+    assert max(one.redundancy for one in found) <= 1.05
 
 
 @pytest.mark.soak
@@ -99,7 +98,7 @@ def test_with_30_percent_of_frames_lost_it_takes_a_quarter_more(n: int, seeds: i
 def test_soak_a_record_reaches_thousands_of_nodes_as_fast(n: int, loss: float) -> None:
     found = spread(n, loss, seed=1)
     assert found.to_99_percent_s <= rounds_s(n) * (1.25 if loss else 1.0)
-    assert found.redundancy <= (1.4 if loss else 1.05), "a small body is sent again where only its header was lost"
+    assert found.redundancy <= 1.05
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
 from node.frames import (
@@ -120,7 +121,9 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Want, st.lists(hashes, unique=True, min_size=1, max_size=5).map(tuple)),
     st.builds(
         Records,
-        st.lists(st.builds(SignedRecord, st.binary(max_size=90), st.binary(max_size=70)), min_size=1).map(tuple),
+        st.lists(
+            st.builds(SignedRecord, st.binary(max_size=90), st.binary(max_size=70), st.binary(max_size=50)), min_size=1
+        ).map(tuple),
     ),
     st.builds(
         WantChunks, hashes, st.lists(st.integers(0, wire.MAX_CHUNKS), unique=True, min_size=1, max_size=5).map(tuple)
@@ -168,6 +171,7 @@ AT_THE_LIMIT: dict[str, Frame] = {
         (OriginVector(bytes(32), bytes(32), ((bytes(8), tuple((2**62 + 2 * n,) * 2 for n in range(MAX_RANGES))),)),),
         reply=False,
     ),
+    "records": Records(tuple(SignedRecord(bytes(500), bytes(64), bytes(SMALL_BODY_BYTES)) for _ in range(55))),
     "chunk": Chunk(bytes(32), wire.MAX_CHUNKS, bytes(CHUNK_MAX_BYTES)),
 }
 
@@ -274,6 +278,10 @@ MALFORMED: dict[str, tuple[pb.Frame, str]] = {
     "a header above the limit": (
         pb.Frame(records=pb.Records(records=[pb.SignedRecord(header=bytes(65_537))])),
         "header size is at most 65536",
+    ),
+    "a body that is too large to ride along": (
+        pb.Frame(records=pb.Records(records=[pb.SignedRecord(header=b"h", body=bytes(SMALL_BODY_BYTES + 1))])),
+        "size of a body in it is at most 4096",
     ),
     "a chunk twice": (pb.Frame(want_chunks=pb.WantChunks(id=bytes(32), indexes=[1, 1])), "chunks twice"),
     "a chunk too many": (

@@ -268,14 +268,16 @@ def _list_bytes(listed: tuple[str, Sequence[tuple[bytes, bytes]]]) -> int:
     return 2 + len(prefix) + ENTRY_BYTES * len(entries)
 
 
-def batches(items: Sequence[_T], bytes_of: Callable[[_T], int], most: int) -> Iterable[list[_T]]:
-    """The items in order, in lists that each fit a frame."""
+def batches(
+    items: Sequence[_T], bytes_of: Callable[[_T], int], most: int, frame_bytes: int = FRAME_ROOM_BYTES
+) -> Iterable[list[_T]]:
+    """The items in order, in lists that each fit a frame of so many bytes, or of one item."""
     batch: list[_T] = []
-    room = FRAME_ROOM_BYTES
+    room = frame_bytes
     for item in items:
         if batch and (bytes_of(item) > room or len(batch) == most):
             yield batch
-            batch, room = [], FRAME_ROOM_BYTES
+            batch, room = [], frame_bytes
         batch.append(item)
         room -= bytes_of(item)
     if batch:

@@ -143,6 +143,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class SendRecords:
+    """Load the bodies of these records, all of them small, when their turn comes, after frames and before chunks, and
+    send one Records frame. The header of one whose body is gone goes alone."""
+
+    link: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SendChunk:
     """Load this chunk when its turn comes and send it as a Chunk frame; as a Missing frame if it is gone."""
 
@@ -206,4 +215,4 @@ class Unheard:
     slot: Slot
 
 
-Action = Dial | Close | Send | SendChunk | Keep | KeepChunk | Report | Alarm | Unheard
+Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Unheard

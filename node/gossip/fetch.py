@@ -142,16 +142,6 @@ class Fetcher:
         if source.asked.pop(record_id, None) is not None:
             source.asked[record_id] = now
 
-    def header_arrived(self, link: int, record: Record, now: float) -> None:
-        """A header with a body came and was kept. A small body follows unasked if it came from the link asked."""
-        before = self._fetches.get(record.id)
-        was_asked = before is not None and before.asked == link
-        self.resume(record, range(len(record.header.chunk_hashes)))
-        if was_asked and record.header.body_bytes <= SMALL_BODY_BYTES and self.takes_bodies:
-            fetch = self._fetches[record.id]
-            self._ask(record.id, fetch, link, now)
-            self._fly(fetch, link, len(fetch.unasked))
-
     def chunk_arrived(self, link: int | None, record_id: bytes, index: int) -> bool:
         """A good chunk came over this link, or by another way, and was kept; returns whether it was the last one."""
         fetch = self._fetches[record_id]

@@ -20,7 +20,7 @@ from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
 from node.gossip.rumors import Rumors
-from node.records import RULES, Held, HeldState, Record, is_chunk
+from node.records import RULES, Held, HeldState, Record, cut, is_chunk
 from node.wire import read_record
 
 MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"
@@ -68,22 +68,38 @@ class Intake:
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
-        """Signed headers came."""
+        """Signed headers came, small bodies with them."""
         for signed in records:
             known_id = record_id(signed.header_bytes)
             self._fetcher.progress(link.number, known_id, now)
-            if self._holdings.get(known_id) or known_id in self._refused:
-                continue  # before the signature is checked, which is what costs
-            try:
-                self._take(link, read_record(signed.header_bytes, signed.signature), now)
-            except RecordError as error:
-                self._links.strike(link.number, str(error), now)
-                if self._links.get(link.number) is None:
-                    return
+            if not self._holdings.get(known_id) and known_id not in self._refused:
+                # Only then: it is the signature that costs.
+                try:
+                    self._take(link, read_record(signed.header_bytes, signed.signature))
+                except RecordError as error:
+                    self._links.strike(link.number, str(error), now)
+            if signed.body:
+                self._body(link, known_id, signed.body, now)
+            if self._links.get(link.number) is None:
+                return
 
     def chunk(self, link: PeerLink, chunk: Chunk, now: float) -> None:
         """A part of a body came."""
         self._fetcher.progress(link.number, chunk.id, now)
+        self._keep(link, chunk, now)
+
+    def _body(self, link: PeerLink, known_id: bytes, body: bytes, now: float) -> None:
+        """A small body came with its header: as good as all of its chunks."""
+        entry = self._holdings.get(known_id)
+        if entry is None:
+            return
+        if len(body) != entry.record.header.body_bytes:
+            self._links.strike(link.number, "a body does not have the size that its record says", now)
+            return
+        for index, data in enumerate(cut(body, entry.record.header.chunk_bytes)):
+            self._keep(link, Chunk(known_id, index, data), now)
+
+    def _keep(self, link: PeerLink, chunk: Chunk, now: float) -> None:
         record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
         if record is None or not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_bodies:
             return
@@ -98,7 +114,7 @@ class Intake:
             self._holdings.settle(chunk.id)
             self._rumors.start(chunk.id, knowing)
 
-    def _take(self, link: PeerLink, record: Record, now: float) -> None:
+    def _take(self, link: PeerLink, record: Record) -> None:
         """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
         if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
             return
@@ -118,7 +134,7 @@ class Intake:
         if self._holdings.servable(record.id):
             self._rumors.start(record.id, knowing)
         else:
-            self._fetcher.header_arrived(link.number, record, now)
+            self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
 
     def _refuse(self, record: Record) -> None:
         """A second record for one sequence: proof that its origin equivocated. The first one stays."""

@@ -6,15 +6,19 @@ asks for a body that is gone for good; instead of one whose number is contested,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Final
 
-from node.config import MAX_WANT, SMALL_BODY_BYTES
+from node.config import CHUNK_BYTES, MAX_WANT, SMALL_BODY_BYTES
 from node.frames import Missing, Records, SignedRecord, Want, WantChunks
 from node.gossip.compare import batches
-from node.gossip.events import Action, SendChunk
+from node.gossip.events import Action, SendChunk, SendRecords
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
 from node.records import Record
+
+OVERHEAD_BYTES: Final = 100
+"""A signature, and what the encoding adds to a record."""
 
 
 class Supply:
@@ -26,24 +30,24 @@ class Supply:
         self._out = out
 
     def want(self, link: PeerLink, want: Want) -> None:
-        """Send these headers, and small bodies after them."""
-        chosen: dict[bytes, Record] = {}
-        bodies: list[SendChunk] = []
+        """Send these headers, small bodies with them."""
+        headers: dict[bytes, Record] = {}
+        whole: list[Record] = []
         for wanted in want.ids:
             entry = self._holdings.servable(wanted)
             if entry is None:
-                chosen |= {one.id: one for one in self._holdings.testimonies(wanted)}
+                headers |= {one.id: one for one in self._holdings.testimonies(wanted)}
                 self._links.send(link, Missing(wanted))
                 continue
             if entry.buried_by is not None:
-                chosen[entry.buried_by.id] = entry.buried_by
-            elif entry.record.header.body_bytes <= SMALL_BODY_BYTES:
-                chunks = range(len(entry.record.header.chunk_hashes))
-                bodies += [SendChunk(link.number, wanted, index) for index in chunks]
-            chosen.setdefault(wanted, entry.record)
+                headers[entry.buried_by.id] = entry.buried_by
+            if entry.buried_by is None and 0 < entry.record.header.body_bytes <= SMALL_BODY_BYTES:
+                whole.append(entry.record)
+            else:
+                headers.setdefault(wanted, entry.record)
             link.worked()
-        self._send_records(link, list(chosen.values()))
-        self._out += bodies
+        self._send_records(link, list(headers.values()))
+        self._out += [SendRecords(link.number, tuple(batch)) for batch in batches(whole, _bytes, MAX_WANT, CHUNK_BYTES)]
 
     def want_chunks(self, link: PeerLink, want: WantChunks, now: float) -> None:
         """Send these parts of a body."""
@@ -59,7 +63,11 @@ class Supply:
             self._out += [SendChunk(link.number, want.id, index) for index in want.indexes]
             link.worked()
 
-    def _send_records(self, link: PeerLink, records: Iterable[Record]) -> None:
-        signed: Sequence[SignedRecord] = [SignedRecord(record.header_bytes, record.signature) for record in records]
-        for batch in batches(signed, lambda one: len(one.header_bytes) + 100, MAX_WANT):
-            self._links.send(link, Records(tuple(batch)))
+    def _send_records(self, link: PeerLink, records: Sequence[Record]) -> None:
+        for batch in batches(records, lambda one: len(one.header_bytes) + OVERHEAD_BYTES, MAX_WANT):
+            signed = (SignedRecord(record.header_bytes, record.signature) for record in batch)
+            self._links.send(link, Records(tuple(signed)))
+
+
+def _bytes(record: Record) -> int:
+    return len(record.header_bytes) + OVERHEAD_BYTES + record.header.body_bytes

@@ -29,12 +29,14 @@ KIND_HEAD: Kind
 KIND_EVIDENCE: Kind
 
 class SignedRecord(_message.Message):
-    __slots__ = ("header", "signature")
+    __slots__ = ("header", "signature", "body")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
     header: bytes
     signature: bytes
-    def __init__(self, header: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    body: bytes
+    def __init__(self, header: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("version", "kind", "coalition", "origin", "incarnation", "sequence", "created_unix_ms", "epoch", "body_bytes", "chunk_bytes", "chunk_hashes", "key_commitment", "task_id", "recipient", "supersedes", "payload")

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from crypto.keys import PublicKey
 from node import wire
-from node.frames import Chunk, Frame, Missing
-from node.gossip.events import FrameIn, PeersChanged, SendChunk
+from node.frames import Chunk, Frame, Missing, Records, SignedRecord
+from node.gossip.events import FrameIn, PeersChanged, SendChunk, SendRecords
 
 if TYPE_CHECKING:
+    from node.records import Record
     from node.simulation.simulator import Node, Swarm
 
 Edge = tuple[int, int]
@@ -131,9 +132,10 @@ def carried(frame: Frame) -> tuple[Frame | None, int]:
 
 @dataclass
 class Direction:
-    """One way of a link: what waits to be sent, frames before chunks."""
+    """One way of a link: what waits to be sent, frames before records with their bodies before chunks."""
 
     frames: deque[Frame] = field(default_factory=deque)
+    records: deque[SendRecords] = field(default_factory=deque)
     chunks: deque[SendChunk] = field(default_factory=deque)
     sending: Frame | None = None
     sent_at: float = 0.0
@@ -159,9 +161,8 @@ class Wire:
     def push(self, sender: Node) -> None:
         """Send the next thing that waits, if the line is free."""
         way = self.directions[sender.number]
-        while way.sending is None and not self.is_cut and (way.frames or way.chunks):
-            frame = way.frames.popleft() if way.frames else self._load(sender, way.chunks.popleft())
-            self._send(sender, way, frame)
+        while way.sending is None and not self.is_cut and (way.frames or way.records or way.chunks):
+            self._send(sender, way, self._next(sender, way))
 
     def cut(self, reason: str, notices: Iterable[tuple[Node, float]]) -> None:
         """End the link; each of these nodes notices after its delay."""
@@ -184,6 +185,7 @@ class Wire:
             way.sending, way.sent_at = frame, swarm.now + busy_s
             swarm.after(busy_s, functools.partial(self._sent, sender, way))
         if conditions.frame_loss and swarm.rng.random() < conditions.frame_loss:
+            swarm.lose(frame)
             return
         arrive = functools.partial(self._arrive, sender, arrived)
         due = swarm.now + busy_s + self.latency_s + (conditions.jitter_s and swarm.rng.uniform(0, conditions.jitter_s))
@@ -194,6 +196,17 @@ class Wire:
         else:
             way.arrives_at = max(way.arrives_at, due)
             swarm.at(way.arrives_at, arrive)
+
+    def _next(self, sender: Node, way: Direction) -> Frame:
+        if way.frames:
+            return way.frames.popleft()
+        if way.records:
+            return Records(tuple(self._with_body(sender, record) for record in way.records.popleft().records))
+        return self._load(sender, way.chunks.popleft())
+
+    def _with_body(self, sender: Node, record: Record) -> SignedRecord:
+        parts = [sender.store.chunk(record.id, index) or b"" for index in range(len(record.header.chunk_hashes))]
+        return SignedRecord(record.header_bytes, record.signature, b"".join(parts) if all(parts) else b"")
 
     def _load(self, sender: Node, wanted: SendChunk) -> Frame:
         data = sender.store.chunk(wanted.record_id, wanted.index)

@@ -22,7 +22,7 @@ from typing import Final
 
 from crypto.keys import Identity, PublicKey
 from node.config import GossipSettings
-from node.frames import Chunk, Frame
+from node.frames import Chunk, Frame, Records
 from node.gossip.core import Gossip
 from node.gossip.events import (
     Action,
@@ -41,6 +41,7 @@ from node.gossip.events import (
     Report,
     Send,
     SendChunk,
+    SendRecords,
     Tick,
 )
 from node.records import INCARNATION_BYTES, Record
@@ -193,6 +194,10 @@ class Node:
                 if number in self.links:
                     self.links[number].directions[self.number].frames.append(frame)
                     self.links[number].push(self)
+            case SendRecords(number):
+                if number in self.links:
+                    self.links[number].directions[self.number].records.append(action)
+                    self.links[number].push(self)
             case SendChunk(number):
                 if number in self.links:
                     self.links[number].directions[self.number].chunks.append(action)
@@ -255,6 +260,7 @@ class Swarm:
         self.frames: Counter[str] = Counter()
         self.kept: Counter[bytes] = Counter()
         self.body_bytes = 0
+        self.lost_body_bytes = 0
         self.spread: dict[bytes, dict[int, float]] = {}
         """Of each record, the nodes that have settled it, and when."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -426,8 +432,12 @@ class Swarm:
         self.frames[name] += size > 0
         self.sent[name] += size
         sender.sent_bytes += size
-        if isinstance(frame, Chunk):
-            self.body_bytes += len(frame.data) if size > 0 else max(size, -len(frame.data))
+        bodies = _body_bytes(frame)
+        self.body_bytes += bodies if size > 0 else max(size, -bodies)
+
+    def lose(self, frame: Frame) -> None:
+        """A frame that left does not arrive."""
+        self.lost_body_bytes += _body_bytes(frame)
 
     def settled(self, node: Node, record_id: bytes) -> None:
         """This node wants nothing more of this record."""
@@ -436,6 +446,13 @@ class Swarm:
     def forgot(self, node: Node, record_id: bytes) -> None:
         """This node lost what it had."""
         self.spread[record_id].pop(node.number, None)
+
+
+def _body_bytes(frame: Frame) -> int:
+    """How much of bodies is in a frame."""
+    if isinstance(frame, Chunk):
+        return len(frame.data)
+    return sum(len(signed.body) for signed in frame.records) if isinstance(frame, Records) else 0
 
 
 def settled_ids(node: Node) -> set[bytes]:

@@ -177,7 +177,8 @@ def import_bundle(
         imported = Imported(path, looked, exporter, home.peers.name_of(exporter) if exporter else None)
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
-    witness(home)
+    while witness(home):
+        pass
     imported.granted = home.epochs.grant_missing()
     return imported
 

@@ -38,11 +38,12 @@ def witness(home: Home, unheard: Container[Slot] = ()) -> list[Record]:
 
 
 def _untold(home: Home, unheard: Container[Slot]) -> Iterator[Evidence]:
-    store, trusted = home.store, home.trusted
-    proofs = [proof for proof in store.proofs() if proof.accused in trusted]
+    store = home.store
+    about = {home.me, *home.epochs.members()}
+    proofs = [proof for proof in store.proofs() if proof.accused in about]
     if not proofs:
         return
-    witnesses = {key.raw for key in trusted - store.condemned()}
+    witnesses = {key.raw for key in home.trusted}
     told: dict[Slot, list[bytes]] = {}
     for slot, author, record_id in store.testimonies():
         is_believed = author == home.me.raw if slot in unheard else author in witnesses

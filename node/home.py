@@ -131,8 +131,8 @@ class Home:
 
     @property
     def trusted(self) -> frozenset[PublicKey]:
-        """The origins whose records this node keeps and passes on: its members and itself."""
-        return frozenset({self.me, *self.epochs.members()})
+        """The origins whose records this node keeps and passes on: its members and itself, unless condemned (`proofs`)."""
+        return frozenset({self.me, *self.epochs.members()}) - self.store.condemned()
 
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""

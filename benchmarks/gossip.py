@@ -119,9 +119,9 @@ def _convergence_text(runs: Sequence[Runs]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_convergence_row, runs),
         "",
-        "A small body rides with its header, in one frame, so that neither is lost without the other. Bodies over 4 KiB "
-        "are asked for once their header is here (below). Bytes that were lost are not counted; the bar is 1.2, and "
-        "1.05 without losses.",
+        "A small body rides with its header, in one frame, so that neither is lost without the other. Bodies over "
+        "4 KiB are asked for once their header is here (below). Bytes that were lost are not counted; the bar is 1.2, "
+        "and 1.05 without losses.",
     ]
     thousand = [one.cpu_s for one in runs if one.n == 1_024]
     if thousand:

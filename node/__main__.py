@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted. A traceback shows only
     with --debug."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--debug" not in words:
+    if "--debug" not in words or "json" in words:
         # gRPC's own log speaks of its source files; what a peer did wrong is told by `status`, in words.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run(words, debug="--debug" in words))

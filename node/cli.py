@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_answer, cli_bundle, cli_keys, cli_models, cli_simulate, show
-from node.cli_options import Json, TaskName, look_at_home, open_home
+from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
+from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
     name="tidings",
@@ -33,6 +33,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_answer.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_doctor.app)
 app.add_typer(cli_simulate.app)
 
 DEFAULT_HOME = Path("~/.tidings")
@@ -60,6 +61,10 @@ def options(
     context.meta["debug"] = debug
     context.meta["passphrase_file"] = passphrase_file
     context.meta["keys_on_stdin"] = keys_on_stdin  # how `serve` hands them to a query that it starts
+    if keys_on_stdin:
+        from node.orphans import end_with_parent
+
+        end_with_parent()
     backbones.use_directory(backbones.of_home(context.obj))  # `predict` needs no node, but may find its files
 
 
@@ -423,12 +428,22 @@ def serve(
     fusions: Annotated[
         int, typer.Option("--fusions", metavar="N", min=1, help="Models that are fused at a time for those who ask.")
     ] = 1,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="[HOST:]PORT", help="Answer Prometheus there, on this machine only."),
+    ] = None,
+    metrics_exposed: Annotated[
+        bool, typer.Option("--metrics-exposed", help="Let --metrics listen on an address that others reach.")
+    ] = False,
 ) -> None:
     """Run the node until stopped (Ctrl-C)."""
     from node.bandwidth import Bandwidth, parse_rate
     from node.config import QuerySettings
+    from node.metrics import parse_listen
     from node.peers import check_address
-    from node.serve import serve_until_stopped
+    from node.serve import ServeOptions, serve_until_stopped
 
     address = check_address(listen) if listen else None
     limits = Bandwidth(
@@ -436,7 +451,9 @@ def serve(
         parse_rate(peer_bandwidth, "--peer-bandwidth") if peer_bandwidth else None,
     )
     queries = QuerySettings(per_hour=queries_per_hour, fusions=fusions)
-    serve_until_stopped(open_home(context), address, limits, queries, verbose=context.meta["debug"])
+    level = log_level or ("debug" if context.meta["debug"] else "info")
+    metrics_at = parse_listen(metrics, exposed=metrics_exposed) if metrics else None
+    serve_until_stopped(open_home(context), ServeOptions(address, limits, queries, log_format, level, metrics_at))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the beginning of its id.")]
+LogFormat = Annotated[
+    Literal["text", "json"], typer.Option("--log-format", help="Lines for people, or a JSON object a line.")
+]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    typer.Option("--log-level", help="What to log from; info, or debug with --debug."),
+]
 
 
 def look_at_home(context: typer.Context) -> Home:

@@ -13,24 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import random
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib.metadata import version
+from typing import Final
 
 from crypto.errors import KeystoreLocked
 from crypto.keys import PublicKey
-from node import evidence, heads
+from node import evidence, heads, notify
 from node.answers import Answers
+from node.arrivals import Arrivals
 from node.bandwidth import Bandwidth
 from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.frames import Chunk, Frame, Missing
+from node.frames import Bye, Frame, Missing, Query
+from node.gossip import quotas
 from node.gossip.core import Gossip
 from node.gossip.events import (
     Action,
@@ -44,6 +49,7 @@ from node.gossip.events import (
     Event,
     FrameIn,
     Keep,
+    KeepChunk,
     LinkDown,
     LinkState,
     LinkUp,
@@ -53,19 +59,22 @@ from node.gossip.events import (
     Send,
     SendChunk,
     SendRecords,
+    Struck,
     Tick,
     Unheard,
 )
 from node.home import Home
-from node.link import Link
+from node.journal import Journal
+from node.link import CLOSE_GRACE_S, Link
 from node.local_tables import LinkReport, Peer
+from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
 from node.records import Kind, Record, Slot
 from node.reports import follow
 from node.server import Doors, NodeServer
-from node.store import Store
+from node.show import duration
+from node.store import Store, Tally
+from node.tolls import Tolls
 from node.wire import read_evidence
-
-log = logging.getLogger("tidings")
 
 POLL_S = 0.5
 """How soon a change by the command line is noticed. A poll reads one counter, without a disk access."""
@@ -80,6 +89,12 @@ RETRY_FULL_S = 0.5
 STOP_GRACE_S = 2.0
 
 
+QUOTA: Final = "quota"
+"""The topic of notices about records that wait for room in their origin's quota."""
+
+_USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
+
+
 class Daemon:
     """Runs the node of one home until `stop` is called."""
 
@@ -89,13 +104,20 @@ class Daemon:
         settings: GossipSettings,
         bandwidth: Bandwidth | None = None,
         queries: QuerySettings | None = None,
+        metrics: tuple[str, int] | None = None,
     ) -> None:
         self._home = home
         self._settings = settings
         self._bandwidth = bandwidth
+        self.journal = Journal(home.me, self._name_of)
+        self.arrivals = Arrivals(self.journal, home.store)
         self._answers = Answers(home, queries)
-        doors = Doors(self._admitted, self._answers.answer)
-        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth)
+        self._tolls = Tolls()
+        self._metrics = metrics
+        self._loop_delay = LoopDelay()
+        self._started_at = time.time()
+        doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
+        self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
@@ -130,25 +152,39 @@ class Daemon:
             port = await self._server.start(listen)
             address = f"{listen.rpartition(':')[0]}:{port}"
             self._if_there_is_room(functools.partial(self._home.store.set_listening, address))
-        on_ready.set_result(address)
         try:
-            await asyncio.gather(self._watch_store(), self._write_reports())
+            async with self._measured():
+                on_ready.set_result(address)
+                await asyncio.gather(self._watch_store(), self._write_reports())
         finally:
-            for timer in (self._tick, self._clock, self._witness_timer):
-                if timer is not None:
-                    timer.cancel()
-            for link in self._links.values():
-                link.close("this node stopped")
-            for dial in self._dials.values():
-                dial.cancel()
-            await self._server.stop(STOP_GRACE_S)
-            self._answers.close()
-            await self._commit.close()
-            self._if_there_is_room(self._home.store.clear_reports)
+            await self._close()
 
     def stop(self) -> None:
         """End `run` soon."""
         self._stopping.set()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this node does its work: not while it stops, nor while its store refuses writes."""
+        is_off = asyncio.get_running_loop().time() < self._off_until
+        return not (self._stopping.is_set() or is_off or self._disk.state is Disk.FULL)
+
+    async def _close(self) -> None:
+        """End links and calls, each with a word to the other side, then let go of the store."""
+        self._stopping.set()
+        for timer in (self._tick, self._clock, self._witness_timer):
+            if timer is not None:
+                timer.cancel()
+        for link in self._links.values():
+            link.send(Bye())
+            link.close("this node stopped")
+        linked = [dial for peer, dial in self._dials.items() if peer not in self._unanswered and not dial.done()]
+        for dial in self._unanswered.values():
+            dial.cancel()
+        await asyncio.gather(_ended(linked, CLOSE_GRACE_S), self._server.stop(STOP_GRACE_S))
+        self._answers.close()
+        await self._commit.close()
+        self._if_there_is_room(self._home.store.clear_reports)
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; False once the daemon is to stop."""
@@ -175,6 +211,7 @@ class Daemon:
                         # arrived only when that is on disk.
                         counter = latest
                 await self._readmit()
+                notify.notify(notify.ALIVE)
             except StoreError as error:
                 self._leave_network(error)
             if not await self._pause(POLL_S):
@@ -183,13 +220,14 @@ class Daemon:
     async def _readmit(self) -> None:
         is_open = await self._server.readmit()
         if self._is_open and not is_open:
-            log.error("Another program took this node's port; it is tried again and again.")
+            self.journal.port_lost()
         self._is_open = is_open
 
     def _read_peers(self) -> None:
         peers = {peer.key: peer for peer in self._home.store.peers()}
         if peers != self._peers:
             self._peers = peers
+            self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
             self._handle(self._peers_changed())
@@ -201,6 +239,7 @@ class Daemon:
         added, self._position = self._home.store.held_after(self._position)
         for held in [*grown, *added]:
             self._handle(RecordAdded(held))
+        self.arrivals.found([held.record for held in added])
         if any(held.record.header.kind is Kind.KEY_CARD for held in added):
             self._grant()
 
@@ -212,28 +251,89 @@ class Daemon:
                 self._read_records()
         except StoreFull as error:
             self._lacks_grants = True
-            log.warning("%s", error)
+            self.journal.store_failed(error)
         except KeystoreLocked as error:
-            log.error("Nobody is granted a key: %s", error)
+            self.journal.grants_locked(error)
 
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
         unsourced: set[bytes] = set()
+        over_quota: dict[bytes, int] = {}
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
             lacking = self._core.unsourced()
             try:
+                self.arrivals.look(self._core.fetching(), lacking - unsourced)
                 if current != written:
                     await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
                 if lacking != unsourced:
                     await self._commit.run(lambda store, lacking=lacking: store.set_unsourced(lacking))  # type: ignore[misc]
                     unsourced = lacking
+                over_quota = await self._tell_quotas(over_quota)
                 self._tell_findings()
             except StoreFull:
                 self._refused()
             except StoreError as error:
-                log.warning("%s", error)
+                self.journal.store_failed(error)
+
+    async def _tell_quotas(self, told: dict[bytes, int]) -> dict[bytes, int]:
+        """Note whose records wait for room in their quotas, if that is not what was told before; returns it."""
+        waiting = self._core.over_quota()
+
+        def write(store: Store) -> None:
+            for origin in told.keys() - waiting.keys():
+                store.drop_notice(PublicKey(origin), QUOTA)
+            for origin, count in waiting.items():
+                store.set_notice(PublicKey(origin), QUOTA, quotas.words(count))
+
+        if waiting != told:
+            await self._commit.run(write)
+        return waiting
+
+    # --------------------------------------------------------------------------------------------------------- metrics
+
+    @asynccontextmanager
+    async def _measured(self) -> AsyncIterator[None]:
+        """With a port for metrics, if one is wanted."""
+        if self._metrics is None:
+            yield
+            return
+        port = MetricsPort(self._scrape, lambda: self.is_serving)
+        self.metrics_address = await port.start(*self._metrics)
+        self.journal.metrics(self.metrics_address)
+        watch = asyncio.create_task(self._loop_delay.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            port.close()
+
+    async def _scrape(self) -> bytes:
+        gauges = self._gauges(await self._commit.run(Store.tally))
+        sent = sum((link.frames_sent for link in self._links.values()), self.journal.counts.frames_sent)
+        return exposition(gauges, replace(self.journal.counts, frames_sent=sent))
+
+    def _gauges(self, tally: Tally) -> Gauges:
+        live = self._links.values()
+        members = sum(not peer.query_only for peer in self._peers.values())
+        return Gauges(
+            version=version("tidings"),
+            serving=self.is_serving,
+            links=sum(report.state == LinkState.LINKED for report in self._reports.values()),
+            members=members,
+            records=tally.records,
+            body_bytes=tally.body_bytes,
+            bytes_sent=sum(sent for sent, _ in self._traffic.values()) + sum(link.bytes_sent for link in live),
+            bytes_received=sum(got for _, got in self._traffic.values()) + sum(link.bytes_received for link in live),
+            fetches=len(self._core.fetching()),
+            stalled=len(self._core.unsourced()),
+            lag_s=self.arrivals.lag_s(),
+            disk=self._disk.state,
+            disk_free_bytes=shutil.disk_usage(self._home.path).free,
+            started_at=self._started_at,
+            loop_delay_s=self._loop_delay.longest_s,
+        )
 
     def _with_traffic(self, report: LinkReport) -> LinkReport:
         sent, received = self._traffic.get(report.peer, (0, 0))
@@ -249,20 +349,24 @@ class Daemon:
     def _new_core(self) -> Gossip:
         held, self._position = self._home.store.held_after(0)
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - spreads timers, keeps no secret
-        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held)
+        # The clock of an event loop is this one, too.
+        now = time.monotonic()
+        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held, time.time(), now)
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
         return PeersChanged({peer.key: peer.addresses for peer in members})
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._off_until:
-            return
-        self._commit.carry_out(self._core.handle(event, loop.time()))
+            return []
+        actions = self._core.handle(event, loop.time())
+        self._commit.carry_out(actions)
         if self._clock is None and not self._stopping.is_set():
             self._clock = loop.call_later(CLOCK_S, self._set_clock)
+        return actions
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -272,11 +376,12 @@ class Daemon:
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
-            case SendChunk(link=number, record_id=record_id, index=index):
+            case SendChunk(link=number, record_id=record_id, index=index, count=count):
                 if number in self._links:
-                    self._links[number].send_chunk(record_id, index)
+                    self._links[number].send_chunk(record_id, index, count)
             case Keep(record=record):
                 self._look_at(record)
+                self.arrivals.gossiped(record)
             case Dial(peer=peer, address=address):
                 if peer in self._unanswered:
                     self._unanswered[peer].cancel()  # it waits at an address that is not the peer's any more
@@ -286,10 +391,12 @@ class Daemon:
                     self._links[number].close(reason)
             case Report():
                 self._report(action)
+            case Struck():
+                self.journal.struck(action)
             case Unheard(slot=slot):
                 self._witness_soon(slot)
             case Alarm(origin=origin, reason=reason, proof=proof):
-                log.warning("%s: %s", self._home.peers.name_of(origin), reason)
+                self.journal.alarm(origin, reason)
                 if proof is not None:
                     self._look_at(proof)
                     self._witness_soon()
@@ -310,9 +417,9 @@ class Daemon:
                 self._read_records()
                 self._witness_soon()
         except StoreError as error:
-            log.warning("%s", error)
+            self.journal.store_failed(error)
         except KeystoreLocked as error:
-            log.error("Nobody is told of an equivocation: %s", error)
+            self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:
         """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
@@ -333,15 +440,16 @@ class Daemon:
             found = set(heads.findings(self._home))
             self._has_findings = False
             for one in sorted(found - self._findings, key=lambda one: one.origin):
-                log.warning("%s: %s", self._home.peers.name_of(one.origin), one.reason)
+                self.journal.alarm(one.origin, one.reason)
             self._findings = found
 
     def _report(self, told: Report) -> None:
         now = time.time()
         wait_s = None if told.retry_at is None else told.retry_at - asyncio.get_running_loop().time()
         retry_at = None if wait_s is None else now + wait_s
-        self._reports[told.peer] = follow(self._reports.get(told.peer), told, now, retry_at)
-        log.info("%s is %s %s", self._home.peers.name_of(told.peer), told.state.value, told.reason)
+        before = self._reports.get(told.peer)
+        self._reports[told.peer] = follow(before, told, now, retry_at)
+        self.journal.link(before, self._reports[told.peer])
 
     def _set_clock(self) -> None:
         """Ask the core when it wants to be asked again. Not after every event: most move nothing but a far deadline."""
@@ -363,8 +471,8 @@ class Daemon:
         if isinstance(error, StoreFull):
             away_s = RETRY_STORE_S if self._disk.state is Disk.FULL else RETRY_FULL_S
             self._disk.refused()
-            log.warning("%s: %s.", self._home.path, WORDS[self._disk.state])
-        log.error("%s Starting again in %g s.", error, away_s)
+            self._log_disk()
+        self.journal.store_failed(error, away_s=away_s)
         self._off_until = loop.time() + away_s
         self._commit.forget()
         for link in self._links.values():
@@ -401,22 +509,26 @@ class Daemon:
             self._tell_disk()
 
     def _tell_disk(self) -> None:
-        log.warning("%s: %s.", self._home.path, WORDS[self._disk.state])
+        self._log_disk()
         self._handle(DiskChanged(self._disk.state))
+
+    def _log_disk(self) -> None:
+        self.journal.disk(str(self._home.path), self._disk.state, WORDS[self._disk.state])
 
     def _if_there_is_room(self, write: Callable[[], None]) -> None:
         """Write something down that a node can do without."""
         try:
             write()
         except StoreFull as error:
-            log.warning("%s", error)
+            self.journal.store_failed(error)
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth)
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
+                self.journal.dial_failed()
                 self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
 
     # ------------------------------------------------------------------------------------------------ the hub
@@ -434,9 +546,12 @@ class Daemon:
         self._links[link.number] = link
         self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
-    def frame_in(self, link: Link, frame: Frame) -> None:
-        """A frame arrived."""
-        self._handle(FrameIn(link.number, frame))
+    def frame_in(self, link: Link, frame: Frame) -> bool:
+        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
+        self.journal.received(frame)
+        actions = self._handle(FrameIn(link.number, frame))
+        is_missed = any(isinstance(action, Send) and isinstance(action.frame, Missing) for action in actions)
+        return not is_missed and any(isinstance(action, _USEFUL) for action in actions)
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""
@@ -446,23 +561,20 @@ class Daemon:
         """Something else arrived."""
         self._handle(BadFrame(link.number, reason))
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-        """What to send for these chunks now."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """What is here of these chunks now."""
         try:
-            loaded = self._home.store.chunks(record_id, indexes)
+            return self._home.store.chunks(record_id, indexes)
         except StoreError as error:
-            log.error("%s", error)
-            loaded = [None] * len(indexes)
-        return [
-            Missing(record_id) if data is None else Chunk(record_id, index, data)
-            for index, data in zip(indexes, loaded, strict=True)
-        ]
+            self.journal.store_failed(error)
+            return [None] * len(indexes)
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""
         self._links.pop(link.number, None)
         sent, received = self._traffic.get(link.peer, (0, 0))
         self._traffic[link.peer] = (sent + link.bytes_sent, received + link.bytes_received)
+        self.journal.counts.frames_sent += link.frames_sent
         self._handle(LinkDown(link.number, reason))
 
     # ------------------------------------------------------------------------------------------------ the server
@@ -470,3 +582,25 @@ class Daemon:
     def _admitted(self) -> frozenset[PublicKey]:
         """Every peer, query-only ones too."""
         return frozenset(self._peers)
+
+    def _refusal(self, peer: PublicKey) -> str:
+        """Why this member gets no link now; empty if it may have one."""
+        wait_s = self._core.kept_out_s(peer, asyncio.get_running_loop().time())
+        if wait_s <= 0:
+            return ""
+        return f"You sent too much that was invalid: no links for another {duration(wait_s)}."
+
+    def _answer(self, peer: PublicKey, query: Query) -> AsyncGenerator[bytes | str, None]:
+        return self.journal.query(peer, query, self._answers.answer(peer, query))
+
+    def _name_of(self, key: PublicKey) -> str:
+        """What people here call a key; without the store for those who are peers."""
+        return self._peers[key].name if key in self._peers else self._home.peers.name_of(key)
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]], patience_s: float) -> None:
+    """Wait for these, and cancel those that take longer."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=patience_s)
+    for task in tasks:
+        task.cancel()

@@ -14,6 +14,7 @@ The command line and the daemon work on the same home at once; SQLite and the tw
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -50,6 +51,8 @@ class NodeSettings:
 
     name: str
     listen: str | None
+    quotas: float = 1.0
+    """Times the usual quotas of each origin (`config.QUOTA_RECORDS`)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Home:
 
     @property
     def trusted(self) -> frozenset[PublicKey]:
-        """The origins whose records this node keeps and passes on: its members and itself, unless condemned (`proofs`)."""
+        """The origins whose records this node keeps and passes on: its members and itself, but those condemned."""
         return frozenset({self.me, *self.epochs.members()}) - self.store.condemned()
 
     def ledger(self) -> Ledger:
@@ -160,7 +163,10 @@ class Home:
             lock.release()
 
     def is_served(self) -> bool:
-        """Whether a daemon holds this home right now."""
+        """Whether a daemon holds this home right now. Asking makes no file: where no daemon ever ran there is no
+        lock."""
+        if not (self.path / "daemon.lock").exists():
+            return False
         try:
             with self._holding(0.0):
                 return False
@@ -197,6 +203,9 @@ def _write_settings(path: Path, settings: NodeSettings) -> None:
 def _read_settings(path: Path) -> NodeSettings:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return NodeSettings(str(content["name"]), content["listen"])
+        quotas = float(content.get("quotas", 1.0))
+        if not 0 < quotas < math.inf:
+            raise ValueError("quotas is a positive number")
+        return NodeSettings(str(content["name"]), content["listen"], quotas)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error

@@ -45,6 +45,12 @@ CREATE TABLE unsourced (
 CREATE TABLE listening (
     address TEXT NOT NULL
 ) STRICT;
+ALTER TABLE peers ADD COLUMN via TEXT NOT NULL DEFAULT 'operator';
+CREATE TABLE denied_peers (
+    public_key BLOB PRIMARY KEY,
+    since      REAL NOT NULL,
+    reason     TEXT NOT NULL
+) STRICT;
 CREATE TABLE proofs (
     origin      BLOB NOT NULL,
     incarnation BLOB NOT NULL,
@@ -68,16 +74,10 @@ CREATE TABLE graves (
     PRIMARY KEY (origin, target, record)
 ) STRICT;
 CREATE INDEX graves_by_record ON graves (record);
-ALTER TABLE peers ADD COLUMN via TEXT NOT NULL DEFAULT 'operator';
-CREATE TABLE denied_peers (
-    public_key BLOB PRIMARY KEY,
-    since      REAL NOT NULL,
-    reason     TEXT NOT NULL
-) STRICT;
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
-should hear of, and which bodies nobody has the rest of; proofs of equivocation are kept; who made whom a peer, and who
-must not become one again."""
+should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again;
+proofs of equivocation."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

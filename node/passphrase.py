@@ -65,6 +65,11 @@ def choice(file: Path | None, *, environment: bool) -> Callable[[], str]:
     return choose
 
 
+def check_file(file: Path) -> None:
+    """KeystoreError, in words, if a passphrase file is not as it must be."""
+    _read(file)
+
+
 def hand_over(keystore: Keystore) -> bytes:
     """What `serve` writes to the standard input of a process that it starts, before anything else."""
     secrets = keystore.to_bytes()

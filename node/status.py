@@ -7,7 +7,7 @@ prints; other programs rely on them.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from node import disk, heads, shared
 from node.budget import statement
@@ -18,6 +18,11 @@ from node.home import Home
 from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
+
+if TYPE_CHECKING:
+    from node.plausible import Checks
+
+OLD_LEDGER: Final = "this node's privacy ledger is an old copy: nothing is released"
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -32,33 +37,43 @@ def status(home: Home) -> dict[str, Any]:
             "records": len(home.store.held()),
         },
         "peers": peers(home, served),
-        "tasks": [
-            {
-                "id": task.task_id.hex(),
-                "name": task.name,
-                **_summaries(home, task.task_id),
-                "models": shared.listing(home, task.task_id),
-            }
-            for task in home.store.tasks()
-        ],
+        "tasks": tasks(home),
         "budget": statement(home),
         "notices": notices(home),
     }
 
 
+def tasks(home: Home) -> list[dict[str, Any]]:
+    """Each accepted task, with how many summaries can be fused, which are stuck and why, and the models shared."""
+    return [
+        {
+            "id": task.task_id.hex(),
+            "name": task.name,
+            **_summaries(home, task.task_id),
+            "models": shared.listing(home, task.task_id),
+        }
+        for task in home.store.tasks()
+    ]
+
+
 def notices(home: Home) -> list[dict[str, str]]:
-    """What the operator must hear of: `{origin, reason}`. First what peers (or copies of this node) have signed that
-    does not fit together, then what the running daemon has met."""
+    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what this machine lacks."""
+    told = conduct(home)
+    if disk.is_low(home.path):
+        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
+    if heads.is_behind(home):
+        told.append({"origin": home.settings.name, "reason": f"{OLD_LEDGER}; see `tidings budget accept-rollback`"})
+    return told
+
+
+def conduct(home: Home) -> list[dict[str, str]]:
+    """What is to be said of nodes, `{origin, reason}`: first what peers (or copies of this node) have signed that does
+    not fit together, then what the running daemon has met."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
     told += [
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
     ]
-    if disk.is_low(home.path):
-        told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
-    if heads.is_behind(home):
-        reason = "this node's privacy ledger is an old copy: nothing is released; see `tidings budget accept-rollback`"
-        told.append({"origin": home.settings.name, "reason": reason})
     return told
 
 
@@ -142,6 +157,7 @@ class _Reasons:
         self._home = home
         self._is_served = home.is_served()
         self._unsourced = home.store.unsourced() if self._is_served else set()
+        self._checks: dict[bytes, Checks | None] = {}
 
     def of(self, held: Held) -> str:
         """In words; empty if this one can."""
@@ -152,11 +168,22 @@ class _Reasons:
         try:
             if held.record.header.kind is Kind.MODEL:
                 shared.open_shared(self._home, held)
-            else:
-                self._home.epochs.open(held)
+                return ""
+            body = self._home.epochs.open(held)
         except NotReadable as reason:
             return f"{reason}{self._outlook(held)}"
-        return ""
+        return self._quarantined(held, body) if held.record.header.kind is Kind.SUMMARY else ""
+
+    def _quarantined(self, held: Held, body: bytes) -> str:
+        """Why no model takes a summary that can be read; empty if one can, or if its task is not accepted here."""
+        from node.plausible import Checks
+
+        task_id = held.record.header.task_id
+        if task_id not in self._checks:
+            accepted = (task for task in self._home.store.tasks() if task.task_id == task_id)
+            self._checks[task_id] = next((Checks(task.canonical) for task in accepted), None)
+        checks = self._checks[task_id]
+        return checks.problem(body) if checks else ""
 
     def _outlook(self, held: Held) -> str:
         """What becomes of a body that is still arriving."""

@@ -15,7 +15,9 @@ import itertools
 import secrets
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +67,15 @@ _NO_BASIS_KINDS: Final = "({})".format(
     )
 )
 """The same for records, but for summaries and grants: what a withdrawal did shows in the state of what it buries."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a store holds: how many records of each kind and state, by their names, and the size of all bodies."""
+
+    records: Counter[tuple[str, str]]
+    body_bytes: int
+
 
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
@@ -262,6 +273,13 @@ class Store(ProofTables):
             task_id,
             origin.raw if origin is not None else None,
         )
+
+    def tally(self) -> Tally:
+        """Counts; reads neither headers nor bodies."""
+        rows = self._rows("SELECT kind, state, COUNT(*) FROM records GROUP BY kind, state")
+        # SQLite knows the length of a blob without reading it.
+        body_bytes = self._rows("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM chunks")[0][0]
+        return Tally(Counter({(Kind(kind).label, state): count for kind, state, count in rows}), body_bytes)
 
     def walk(self) -> Iterator[Held]:
         """The records held, in order of arrival, a few in memory at a time. Not one state of the store: each is read

@@ -22,12 +22,13 @@ from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
+    CHUNKS_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
     MAX_ADVERTS,
     MAX_IDS,
+    MAX_LIARS,
     MAX_ORIGINS,
     MAX_PREFIXES,
     MAX_RANGES,
@@ -40,6 +41,7 @@ from node.errors import RecordError, WireError
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -326,11 +328,16 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
-            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes))
+            together = frame.together if frame.together > 1 else 0
+            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes, together=together))
         case Chunk():
-            return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
+            message = pb.Frame()  # filled in place: what a constructor is given it copies twice more
+            message.chunk.id, message.chunk.index, message.chunk.data = frame.id, frame.index, frame.data
+            return message
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
+        case Bye():
+            return pb.Frame(bye=pb.Bye())
 
 
 def frame_from_pb(message: pb.Frame) -> Frame | None:
@@ -474,17 +481,22 @@ def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
     _count("chunks", message.indexes, 1, MAX_WANT_CHUNKS)
     _distinct("chunks", message.indexes)
     _at_most("chunk number", max(message.indexes), MAX_CHUNKS)
-    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes))
+    together = max(1, message.together)
+    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes), together)
 
 
 def _read_chunk(message: pb.Chunk) -> Chunk:
-    _count("bytes of chunk", message.data, 1, CHUNK_MAX_BYTES)
+    _count("bytes of chunks", message.data, 1, CHUNKS_MAX_BYTES)
     index = _at_most("chunk number", message.index, MAX_CHUNKS)
     return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
 
 
 def _read_missing(message: pb.Missing) -> Missing:
     return Missing(_sized("record id", message.id, RECORD_ID_BYTES))
+
+
+def _read_bye(_message: pb.Bye) -> Bye:
+    return Bye()
 
 
 _DIGITS: Final = frozenset(DIGITS)
@@ -502,6 +514,7 @@ _READERS: Final[dict[str, Any]] = {
     "want_chunks": _read_want_chunks,
     "chunk": _read_chunk,
     "missing": _read_missing,
+    "bye": _read_bye,
 }
 
 # ---------------------------------------------------------------------------------------------------------------- query
@@ -515,6 +528,7 @@ def query_to_pb(query: Query) -> pb.QueryRequest:
         only_origins=query.only,
         without_origins=query.without,
         format=query.format,
+        robust=query.robust,
     )
 
 
@@ -529,6 +543,7 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         _read_query_origins(message.only_origins),
         _read_query_origins(message.without_origins),
         message.format,
+        _at_most("number of liars to withstand", message.robust, MAX_LIARS),
     )
 
 

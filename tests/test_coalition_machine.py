@@ -360,7 +360,7 @@ def test_soak_whatever_happens_for_long(made_homes: Path) -> None:
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the body of a record that is taken back stays": lambda patch: rewrite(
-        patch, Store, "_bury_target", ('"DELETE FROM chunks WHERE record = (', '"DELETE FROM chunks WHERE 0 = (')
+        patch, Store, "_bury", ('"DELETE FROM chunks WHERE record = (', '"DELETE FROM chunks WHERE 0 = (')
     ),
     "a record that was taken back before it came is kept whole": lambda patch: rewrite(
         patch, Store, "_insert", ("burier = self._burier_of(record)", "burier = None")

@@ -21,6 +21,7 @@ from node.config import CHUNK_BYTES, MAX_ADVERTS, PROTOCOL_VERSION, GossipSettin
 from node.frames import (
     Advert,
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -52,12 +53,14 @@ from node.gossip.events import (
     LinkDown,
     LinkState,
     LinkUp,
+    Offence,
     PeersChanged,
     RecordAdded,
     Report,
     Send,
     SendChunk,
     SendRecords,
+    Struck,
     Tick,
 )
 from node.records import Header, Held, HeldState, Kind, Record
@@ -633,6 +636,49 @@ def test_a_large_body_is_asked_for_within_a_window() -> None:
     assert asked.indexes == (8, 9, 10, 11), "asked for in one frame once half of the window is free"
 
 
+@pytest.mark.parametrize(("gap_s", "together"), [(0.1, 1), (0.05, 1), (0.03, 1), (0.02, 2), (0.001, 50), (0.0, 128)])
+def test_chunks_in_a_row_may_share_a_frame_that_arrives_within_50_ms(gap_s: float, together: int) -> None:
+    rig = linked()
+    record = summary()
+    rig.announce(1, record)
+    rig.deliver(1, record)
+    assert frames(rig.actions, WantChunks) == [WantChunks(record.id, tuple(range(8)), 1)], "its pace is not known"
+    asked: list[WantChunks] = []
+    for index in range(30):
+        rig.wait(gap_s)
+        asked += frames(rig.chunk(1, record, LARGE, index), WantChunks, 1)
+    assert asked[-1].together == together
+
+
+def test_a_burst_of_headers_says_nothing_about_how_long_a_chunk_takes() -> None:
+    rig = linked(settings=GossipSettings())
+    burst = [withdrawal(summary(), sequence) for sequence in range(100, 200)]
+    rig.announce(1, *burst)
+    for record in burst:
+        rig.deliver(1, record)
+    large = summary(2)
+    rig.announce(1, large)
+    (asked,) = frames(rig.deliver(1, large), WantChunks)
+    assert asked == WantChunks(large.id, tuple(range(8)), 1)
+
+
+def test_a_frame_of_several_chunks_is_kept_up_to_the_first_that_is_wrong() -> None:
+    rig = linked()
+    record = summary()
+    rig.announce(1, record)
+    rig.announce(2, record)
+    rig.deliver(1, record)
+    kept = of(rig.say(1, Chunk(record.id, 0, LARGE[: 3 * KB])), KeepChunk)
+    assert [(one.index, one.data) for one in kept] == [(n, LARGE[n * KB : (n + 1) * KB]) for n in range(3)]
+    actions = rig.say(1, Chunk(record.id, 3, LARGE[3 * KB : 4 * KB] + bytes(2 * KB)))
+    assert [one.index for one in of(actions, KeepChunk)] == [3]
+    assert frames(actions, WantChunks, 2)[0].indexes[:2] == (4, 5)
+    rig.deliver(2, record)
+    for want in [*frames(actions, WantChunks, 2), WantChunks(record.id, tuple(range(12, 40)))]:
+        rig.say(2, Chunk(record.id, want.indexes[0], LARGE[want.indexes[0] * KB : (want.indexes[-1] + 1) * KB]))
+    assert rig.store.held()[0].state is HeldState.COMPLETE
+
+
 def finish(rig: Rig, link: int, record: Record, body: bytes) -> None:
     """Answer for chunks that are asked of this link until nothing more is asked."""
     asked = [index for want in frames(rig.actions, WantChunks, link) for index in want.indexes]
@@ -859,6 +905,12 @@ def test_chunks_are_served_as_asked_and_a_number_out_of_range_is_a_strike() -> N
     rig.author(summary(), LARGE)
     actions = rig.say(1, WantChunks(summary().id, (3, 1)))
     assert actions == [SendChunk(1, summary().id, 3), SendChunk(1, summary().id, 1)]
+    runs = [
+        (one.index, one.count) for one in of(rig.say(1, WantChunks(summary().id, (*range(5), 9, 10, 3), 3)), SendChunk)
+    ]
+    assert runs == [(0, 3), (3, 2), (9, 2), (3, 1)]
+    (alone,) = of(rig.say(1, WantChunks(summary().id, (1,), 2**32 - 1)), SendChunk)
+    assert alone == SendChunk(1, summary().id, 1)
     for _ in range(4):
         actions = rig.say(1, WantChunks(summary().id, (40,)))
     assert len(of(actions, Close)) == 1
@@ -1044,17 +1096,38 @@ def test_chunks_that_nobody_asked_for_are_ignored() -> None:
     assert rig.chunk(1, summary(), LARGE, 0) == []
 
 
+def test_a_peer_that_says_good_bye_was_stopped_and_is_dialed_again() -> None:
+    rig = Rig()
+    rig.members(ALICE, address="alice:1")
+    link = rig.link(ALICE, dialed_by_us=True)
+    actions = rig.say(link, Bye())
+    assert of(actions, Close) == [Close(link, "its node was stopped")]
+    (report,) = of(actions, Report)
+    assert (report.state, report.reason) == (LinkState.UNREACHABLE, "its node was stopped")
+    assert report.retry_at is not None
+
+
+def test_good_bye_before_hello_ends_the_link_too() -> None:
+    rig = Rig()
+    rig.members(ALICE)
+    rig.tell(LinkUp(5, ALICE.public_key, dialed_by_us=False))
+    assert of(rig.say(5, Bye()), Close) == [Close(5, "its node was stopped")]
+
+
 def test_a_forged_record_is_a_strike_and_is_not_kept() -> None:
     rig = linked()
     forged = replace(summary(), signature=bytes(64))
-    assert rig.deliver(1, forged) == []
+    (struck,) = rig.deliver(1, forged)
+    assert isinstance(struck, Struck)
+    assert (struck.peer, struck.offence) == (ALICE.public_key, Offence.RECORD)
     assert rig.store.held() == []
 
 
 def test_too_much_that_is_invalid_closes_the_link_and_keeps_the_peer_out_for_a_while() -> None:
     rig = linked()
     for _ in range(3):
-        assert rig.tell(BadFrame(1, "these bytes are not a frame")) == []
+        struck = Struck(ALICE.public_key, Offence.FRAME, "these bytes are not a frame")
+        assert rig.tell(BadFrame(1, struck.reason)) == [struck]
     actions = rig.tell(BadFrame(1, "these bytes are not a frame"))
     reason = "it sent too much that was invalid; lastly: these bytes are not a frame"
     assert of(actions, Close) == [Close(1, reason)]

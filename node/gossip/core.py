@@ -10,6 +10,7 @@ from crypto.keys import PublicKey
 from node.config import GossipSettings
 from node.frames import (
     Announce,
+    Bye,
     Chunk,
     Digest,
     Frame,
@@ -40,7 +41,8 @@ from node.gossip.events import (
 from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.intake import Intake
-from node.gossip.links import Links, PeerLink
+from node.gossip.links import STOPPED, Links, PeerLink
+from node.gossip.quotas import Quotas
 from node.gossip.rumors import Rumors
 from node.gossip.supply import Supply
 from node.records import Held
@@ -56,7 +58,11 @@ class Gossip:
         me: PublicKey,
         store_id: bytes,
         held: Iterable[Held],
+        clock_unix_s: float = 0.0,
+        now: float = 0.0,
     ) -> None:
+        """`held` is in the store at the start. `clock_unix_s` is what this node's clock shows, for how long ago that
+        came, and `now` the time of the first event or earlier."""
         self._out: list[Action] = []
         self._me = me
         self._holdings = Holdings(settings)
@@ -66,9 +72,13 @@ class Gossip:
         self._links = Links(settings, rng, me, store_id, self._fetcher, self._out)
         self._comparison = Comparison(settings, rng, self._holdings, self._out)
         self._supply = Supply(self._holdings, self._links, self._out)
-        self._intake = Intake(settings, me, self._holdings, self._fetcher, self._rumors, self._links, self._out)
+        self._quotas = Quotas(me.raw, settings.quotas)
+        self._intake = Intake(
+            settings, me, self._holdings, self._fetcher, self._rumors, self._links, self._quotas, self._out
+        )
         for known in held:
-            self._intake.learn(known)
+            self._intake.learn(known, now, clock_unix_s - known.received_at)
+        self._quotas.cap_today()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at time `now` (monotonic seconds) and return what to do, in order."""
@@ -86,7 +96,7 @@ class Gossip:
             case BadFrame(link=number, reason=reason):
                 self._links.strike(number, reason, now)
             case RecordAdded(held=held):
-                self._intake.added(held)
+                self._intake.added(held, now)
             case DiskChanged(disk=disk):
                 self._fetcher.spare(disk)
             case Tick():
@@ -103,8 +113,17 @@ class Gossip:
             self._fetcher.deadline(),
             self._links.deadline(),
             self._comparison.deadline(),
+            self._quotas.deadline(),
         )
         return None if soonest == math.inf else soonest
+
+    def kept_out_s(self, peer: PublicKey, now: float) -> float:
+        """For how many seconds more this peer gets no link, because of what it sent."""
+        return self._links.kept_out_s(peer, now)
+
+    def over_quota(self) -> dict[bytes, int]:
+        """The origins (raw keys) of which records are known to wait until there is room, and how many."""
+        return self._quotas.waiting()
 
     def unsourced(self) -> set[bytes]:
         """The ids of records whose header is here and whose body no link has the rest of."""
@@ -120,6 +139,7 @@ class Gossip:
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
         is_larger, gone = self._links.set_members(event, now)
         self._holdings.trust(event.origins if self._me.raw in event.origins else event.origins | {self._me.raw})
+        self._quotas.set_members(len(event.members))
         self._fetcher.distrust(gone)
         if is_larger:
             for link in self._links.ready():
@@ -136,6 +156,8 @@ class Gossip:
             return
         if isinstance(event.frame, Hello):
             self._links.hello(link, event.frame, now)
+        elif isinstance(event.frame, Bye):
+            self._links.close(link, STOPPED, now)
         elif link.is_ready:
             self._ready_frame(link, event.frame, now)
         # Before its Hello a link says nothing that counts; `hello_timeout_s` ends one that never comes.
@@ -153,7 +175,7 @@ class Gossip:
             case Ids() as theirs:
                 self._comparison.ids(link, theirs, now)
             case Announce(adverts):
-                self._intake.heard(link, adverts)
+                self._intake.heard(link, adverts, now)
             case Want() as want:
                 for wanted in want.ids:
                     self._rumors.heard(link.number, wanted)
@@ -175,6 +197,9 @@ class Gossip:
     def _follow_up(self, now: float) -> None:
         """What any event may have made possible: dial, compare again, announce, ask."""
         self._links.dial(now)
+        if self._quotas.reopened(now):
+            for lacking in self._links.ready():
+                self._comparison.begin_anew(lacking)
         for number in self._fetcher.take_drained():
             link = self._links.get(number)
             if link is not None:

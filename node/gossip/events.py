@@ -153,11 +153,13 @@ class SendRecords:
 
 @dataclass(frozen=True, slots=True)
 class SendChunk:
-    """Load this chunk when its turn comes and send it as a Chunk frame; as a Missing frame if it is gone."""
+    """Load this chunk, or so many from it on, when its turn comes, and send a Chunk frame; a Missing frame if any is
+    gone."""
 
     link: int
     record_id: bytes
     index: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,24 @@ class Alarm:
     proof: Record | None = None
 
 
+class Offence(enum.StrEnum):
+    """What a peer got wrong."""
+
+    FRAME = "frame"
+    RECORD = "record"
+    CHUNK = "chunk"
+    REQUEST = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """A peer sent something invalid, which was refused and counts against it. For the operator: nothing follows."""
+
+    peer: PublicKey
+    offence: Offence
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Unheard:
     """A peer goes on without knowing that this number is contested, although it was offered the EVIDENCE that is here:
@@ -215,4 +235,4 @@ class Unheard:
     slot: Slot
 
 
-Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Unheard
+Action = Dial | Close | Send | SendRecords | SendChunk | Keep | KeepChunk | Report | Alarm | Struck | Unheard

@@ -17,11 +17,27 @@ from crypto.keys import PublicKey
 from node.config import PROTOCOL_VERSION, GossipSettings
 from node.frames import Frame, Hello
 from node.gossip.dialing import Dialer
-from node.gossip.events import Action, Alarm, Close, Dial, DialFailed, LinkState, LinkUp, PeersChanged, Report, Send
+from node.gossip.events import (
+    Action,
+    Alarm,
+    Close,
+    Dial,
+    DialFailed,
+    LinkState,
+    LinkUp,
+    Offence,
+    PeersChanged,
+    Report,
+    Send,
+    Struck,
+)
 from node.gossip.fetch import Fetcher
 from node.show import duration
 
 NO_ADDRESS: Final = "no address here: it must dial this node"
+
+MAX_DOUBLINGS: Final = 16
+STOPPED: Final = "its node was stopped"
 
 CLOCK_TOLERANCE_S: Final = 60
 """From what difference on a peer's clock is remarked on. Smaller ones are a slow line as often as a wrong clock."""
@@ -78,6 +94,8 @@ class Links:
         """Those on which no Hello came yet, the oldest first."""
         self._strikes: dict[PublicKey, tuple[int, float]] = {}
         self._kept_out: dict[PublicKey, float] = {}
+        self._offences: dict[PublicKey, tuple[int, float]] = {}
+        """How often each peer was kept out, less one for every `penalty_cap_s` since, and when the last time was."""
         self._stores_seen: dict[PublicKey, bytes] = {}
 
     # ---------------------------------------------------------------------------------------------------------- members
@@ -255,22 +273,34 @@ class Links:
 
     # ----------------------------------------------------------------------------------------------------- bad behavior
 
-    def strike(self, number: int, reason: str, now: float) -> None:
+    def strike(self, number: int, reason: str, now: float, offence: Offence = Offence.FRAME) -> None:
         """Something invalid came over this link: forgiven a few times."""
         link = self._links.get(number)
         if link is None:
             return
+        self._out.append(Struck(link.peer, offence, reason))
         strikes, since = self._strikes.get(link.peer, (0, now))
         if now - since > self._settings.penalty_s:
             strikes, since = 0, now
         self._strikes[link.peer] = (strikes + 1, since)
         if strikes >= self._settings.max_strikes:
-            self._kept_out[link.peer] = now + self._settings.penalty_s
+            self._kept_out[link.peer] = now + self._penalty_s(link.peer, now)
             self.close(link, f"it sent too much that was invalid; lastly: {reason}", now)
             self._dialer.postpone(link.peer, self._kept_out[link.peer])
 
+    def _penalty_s(self, peer: PublicKey, now: float) -> float:
+        """For how long to keep a peer out: twice as long as the last time, unless that is long ago."""
+        offences, last_at = self._offences.get(peer, (0, now))
+        offences = max(0, offences - int((now - last_at) / self._settings.penalty_cap_s))
+        self._offences[peer] = offences + 1, now
+        return min(self._settings.penalty_cap_s, self._settings.penalty_s * float(1 << min(offences, MAX_DOUBLINGS)))
+
+    def kept_out_s(self, peer: PublicKey, now: float) -> float:
+        """For how many seconds more a peer is kept out; 0 or less if it is not."""
+        return self._kept_out.get(peer, -math.inf) - now
+
     def _is_kept_out(self, peer: PublicKey, now: float) -> bool:
-        return now < self._kept_out.get(peer, -math.inf)
+        return self.kept_out_s(peer, now) > 0
 
 
 def _clock_words(link: PeerLink, hello: Hello, now: float) -> str:
@@ -279,6 +309,11 @@ def _clock_words(link: PeerLink, hello: Hello, now: float) -> str:
     if not hello.clock_unix_ms or not link.clock_unix_ms:
         return ""
     ahead_s = (hello.clock_unix_ms - link.clock_unix_ms) / 1000 - (now - link.up_at)
+    return clock_words(ahead_s)
+
+
+def clock_words(ahead_s: float) -> str:
+    """What to say of a clock that is so many seconds ahead of ours; nothing if that may be a slow line."""
     if abs(ahead_s) <= CLOCK_TOLERANCE_S:
         return ""
     return f"clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'} (harmless)"

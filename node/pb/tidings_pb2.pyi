@@ -141,7 +141,7 @@ class DatasetTotal(_message.Message):
     def __init__(self, tag: _Optional[bytes] = ..., cap_epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., charged: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans")
+    __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans", "bye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class Frame(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    BYE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     digest: Digest
     origins: Origins
@@ -166,7 +167,12 @@ class Frame(_message.Message):
     chunk: Chunk
     missing: Missing
     spans: Spans
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ...) -> None: ...
+    bye: Bye
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., origins: _Optional[_Union[Origins, _Mapping]] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., want: _Optional[_Union[Want, _Mapping]] = ..., records: _Optional[_Union[Records, _Mapping]] = ..., want_chunks: _Optional[_Union[WantChunks, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., missing: _Optional[_Union[Missing, _Mapping]] = ..., spans: _Optional[_Union[Spans, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
+
+class Bye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "store_id", "clock_unix_ms")
@@ -285,12 +291,14 @@ class Records(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ...) -> None: ...
 
 class WantChunks(_message.Message):
-    __slots__ = ("id", "indexes")
+    __slots__ = ("id", "indexes", "together")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     indexes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ...) -> None: ...
+    together: int
+    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ..., together: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("id", "index", "data")
@@ -309,18 +317,20 @@ class Missing(_message.Message):
     def __init__(self, id: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format")
+    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format", "robust")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     ONLY_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROBUST_FIELD_NUMBER: _ClassVar[int]
     task_id: bytes
     head: str
     only_origins: _containers.RepeatedScalarFieldContainer[bytes]
     without_origins: _containers.RepeatedScalarFieldContainer[bytes]
     format: str
-    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ...) -> None: ...
+    robust: int
+    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ..., robust: _Optional[int] = ...) -> None: ...
 
 class QueryReply(_message.Message):
     __slots__ = ("progress", "chunk")

@@ -23,7 +23,7 @@ from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
 from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
-from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused
+from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused, WireError
 from node.frames import Query
 from node.health import CLOCK_METADATA
 from node.link import Hub, Link
@@ -115,13 +115,16 @@ class Dialer:
             try:
                 async for reply in call:
                     has_begun = True
-                    if reply.HasField("progress"):
-                        on_progress(one_line(reply.progress.message))
+                    part = wire.reply_from_pb(reply)
+                    if isinstance(part, str):
+                        on_progress(one_line(part))
                         continue
-                    received += len(reply.chunk)
+                    received += len(part)
                     if received > MODEL_LIMIT_BYTES:
                         raise QueryRefused(f"The model is larger than {MODEL_LIMIT_BYTES} bytes; it was not taken.")
-                    parts.append(reply.chunk)
+                    parts.append(part)
+            except WireError as error:
+                raise QueryRefused(f"The answer cannot be read: {error}") from error
             except grpc.aio.AioRpcError as error:
                 said = f"The other node says: {one_line(error.details() or '', 500)}"
                 if error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):

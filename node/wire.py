@@ -11,6 +11,7 @@ version may add some. Header bytes are decoded and never encoded again: what was
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    QUERY_CHUNK_BYTES,
     SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
@@ -88,8 +90,11 @@ from node.records import (
 STORE_ID_BYTES: Final = 8
 MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
 MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
+MAX_PROGRESS_CHARS: Final = 1_000
 MODEL_FORMATS: Final = ("onnx", "safetensors")
 MAX_HEAD_CHARS: Final = 64
+_HEAD: Final = re.compile(f"([a-z0-9][a-z0-9-]{{0,{MAX_HEAD_CHARS - 1}}})?")
+"""It becomes an argument of a command: no bytes that an argument cannot have, nothing that looks like an option."""
 
 # -------------------------------------------------------------------------------------------------------------- records
 
@@ -534,7 +539,8 @@ def query_to_pb(query: Query) -> pb.QueryRequest:
 
 def query_from_pb(message: pb.QueryRequest) -> Query:
     """A query from outside; WireError if it is malformed."""
-    _at_most("length of a head's name", len(message.head), MAX_HEAD_CHARS)
+    if not _HEAD.fullmatch(message.head):
+        raise WireError(f"A head's name has at most {MAX_HEAD_CHARS} lower-case letters, digits and hyphens.")
     if message.format not in MODEL_FORMATS:
         raise WireError(f"A model's format is one of {', '.join(MODEL_FORMATS)}.")
     return Query(
@@ -545,6 +551,16 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         message.format,
         _at_most("number of liars to withstand", message.robust, MAX_LIARS),
     )
+
+
+def reply_from_pb(message: pb.QueryReply) -> bytes | str:
+    """A reply to a query: what the node is doing, in words to be shown, or the next bytes of the file (none for a kind
+    of reply that we do not know); WireError if it is malformed."""
+    if message.HasField("progress"):
+        _at_most("length of a message", len(message.progress.message), MAX_PROGRESS_CHARS)
+        return message.progress.message
+    _at_most("part of a model file", len(message.chunk), QUERY_CHUNK_BYTES)
+    return message.chunk
 
 
 def query_to_bytes(query: Query) -> bytes:

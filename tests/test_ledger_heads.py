@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from daemons import Node, eventually, in_an_event_loop, running
 from second_routes import cost_of
-from test_daemon import Node, eventually, in_an_event_loop, running
 
 from fusion.errors import BudgetError
 from fusion.parts import Part

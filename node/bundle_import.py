@@ -3,7 +3,8 @@
     look      the whole file, storing nothing: does the exporter's signature hold, is every record of a trusted origin?
     admit     from a member: go on. From nobody we know, or cut off, or damaged: only if all its records are trusted
     take      the whole file again: keep what passes every check and is of a trusted origin, batch by batch
-    follow    tell of new proofs of equivocation; grant epoch keys to members whose key cards came
+    follow    tell of new proofs of equivocation; take the versions of the roster that came; grant epoch keys to members
+              whose key cards came
 
 In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
 counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
@@ -31,6 +32,7 @@ from node.gossip.intake import MET_ITSELF, equivocation
 from node.gossip.quotas import of_store
 from node.home import Home
 from node.records import Held, HeldState, Record, cut, is_chunk
+from node.roster_follow import catch_up
 from node.show import moment
 from node.wire import read_record
 
@@ -188,6 +190,7 @@ def import_bundle(
         imported = Imported(path, looked, exporter, home.peers.name_of(exporter) if exporter else None)
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
+    catch_up(home)
     while witness(home):
         pass
     imported.granted = home.epochs.grant_missing()

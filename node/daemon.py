@@ -70,6 +70,7 @@ from node.local_tables import LinkReport, Peer
 from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
 from node.records import Kind, Record, Slot
 from node.reports import follow
+from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
 from node.show import duration
 from node.store import Store, Tally
@@ -126,6 +127,7 @@ class Daemon:
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._disk = DiskWatch(home.path)
+        self._roster = RosterWatch(home)
         self._lacks_grants = False
         self._position = 0
         self._core = self._new_core()
@@ -203,6 +205,7 @@ class Daemon:
                 self._look_at_disk()
                 latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
+                    self._roster.look_again()
                     self._read_peers()
                     self._read_records()
                     self._answers.changed()
@@ -210,6 +213,9 @@ class Daemon:
                         # Else again: what was imported into a record that is arriving here too can be told from what
                         # arrived only when that is on disk.
                         counter = latest
+                if self._roster.tend(asyncio.get_running_loop().time()):
+                    self._read_peers()
+                    self._read_records()
                 await self._readmit()
                 notify.notify(notify.ALIVE)
             except StoreError as error:
@@ -424,7 +430,7 @@ class Daemon:
     def _look_at(self, record: Record) -> None:
         """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
         this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs and evidence are read when there is time."""
+        HEADs, evidence and rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
         if kind is Kind.EVIDENCE:
@@ -433,6 +439,8 @@ class Daemon:
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
+        if kind is Kind.ROSTER:
+            self._roster.look_again()
 
     def _tell_findings(self) -> None:
         """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""

@@ -35,14 +35,13 @@ from node.author import Author
 from node.epochs import EpochKeys
 from node.errors import HomeError, UsageError
 from node.files import read_at_most
-from node.peers import PeerBook, check_address
+from node.peers import PeerBook, check_address, check_name
 from node.store import Store
 
 if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
 KEYSTORE_FILE = "keystore.json"
-MAX_NAME_LENGTH = 64
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 4
 LOOK_S = 1.0
@@ -176,15 +175,6 @@ class Home:
                 return False
         except HomeError:
             return True
-
-
-def check_name(name: str) -> str:
-    """A name for people: printable, one line, short; HomeError otherwise."""
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
-    if name.startswith("tidings1"):
-        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
-    return name.strip()
 
 
 def _sync(directory: Path) -> None:

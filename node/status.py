@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from node import disk, heads, shared
+from node import disk, heads, roster_status, shared
 from node.budget import statement
 from node.errors import NotReadable
 from node.gossip.events import Disk
@@ -57,8 +57,10 @@ def tasks(home: Home) -> list[dict[str, Any]]:
 
 
 def notices(home: Home) -> list[dict[str, str]]:
-    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what this machine lacks."""
+    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what is to be decided
+    about the roster, then what this machine lacks."""
     told = conduct(home)
+    told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
     if disk.is_low(home.path):
         told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
     if heads.is_behind(home):
@@ -93,6 +95,7 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
                 "address": next(iter(peer.addresses), None),
                 "addresses": list(peer.addresses),
                 "query_only": peer.query_only,
+                "via": peer.via,
                 "state": state,
                 "reason": reason,
                 "since": report.since if report else None,

@@ -421,9 +421,11 @@ class Daemon:
     def _witness(self) -> None:
         self._witness_timer = None
         try:
-            if evidence.witness(self._home, self._unheard):
-                self._read_records()
+            told = evidence.witness(self._home, self._unheard)
             self._unheard.clear()
+            if told:
+                self._read_records()
+                self._witness_soon()
         except StoreError as error:
             self.journal.store_failed(error)
         except KeystoreLocked as error:

@@ -150,8 +150,8 @@ class Home:
     @property
     def trusted(self) -> frozenset[PublicKey]:
         """The origins whose records this node keeps and passes on: its members, itself, and the earlier identities of
-        both."""
-        return self.store.standing().trusted
+        both, but those condemned."""
+        return self.store.standing().trusted - self.store.condemned()
 
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""

@@ -28,7 +28,7 @@ from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
 from node.gossip.intake import MET_ITSELF, equivocation
-from node.gossip.quotas import of_store
+from node.gossip.quotas import of_store, sort_of
 from node.home import Home
 from node.records import Held, HeldState, Record, cut, is_chunk
 from node.show import moment
@@ -348,7 +348,8 @@ class _Keeper:
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
-        if held is None and not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, 0.0):
+        sort = sort_of(record.header.kind, record.header.body_bytes)
+        if held is None and not self._quotas.admits(record.header.origin.raw, record.id, sort, 0.0):
             self._imported.over_quota += 1
             return
         if held is None:

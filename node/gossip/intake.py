@@ -16,10 +16,10 @@ from node.config import GossipSettings
 from node.errors import RecordError
 from node.frames import Advert, Chunk, SignedRecord
 from node.gossip.events import Action, Alarm, Keep, KeepChunk, Offence
-from node.gossip.fetch import Fetcher
+from node.gossip.fetch import Fetcher, priority
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
-from node.gossip.quotas import Quotas
+from node.gossip.quotas import Quotas, sort_of
 from node.gossip.rumors import Rumors
 from node.records import RULES, Held, HeldState, Record, cut, is_chunk
 from node.wire import read_record
@@ -69,7 +69,7 @@ class Intake:
             is_acceptable = advert.kind in RULES and advert.id not in self._refused
             if not is_wanted or not is_acceptable or not self._holdings.trusts(advert.origin):
                 continue
-            if entry or self._quotas.admits(advert.origin, advert.id, advert.body_bytes, now):
+            if entry or self._quotas.admits(advert.origin, advert.id, sort_of(advert.kind, advert.body_bytes), now):
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
@@ -133,7 +133,8 @@ class Intake:
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
             self._out.append(Alarm(self._me, MET_ITSELF))
-        if not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, now):
+        sort = sort_of(record.header.kind, record.header.body_bytes)
+        if not self._quotas.admits(record.header.origin.raw, record.id, sort, now):
             self._fetcher.forget(record.id)
             return
         self._out.append(Keep(record))
@@ -151,7 +152,10 @@ class Intake:
         entry = self._holdings.get(record.id)
         is_buried = entry is not None and entry.buried_by is not None
         if self._quotas.add(record, now, is_buried=is_buried, age_s=age_s):
-            self._fetcher.give_up_headers(record.header.origin.raw, with_body=bool(record.header.body_bytes))
+            # Others of its priority may be vital: these are announced again.
+            self._fetcher.give_up_headers(
+                record.header.origin.raw, priority(record.header.kind, record.header.body_bytes)
+            )
         target = self._holdings.get(record.header.supersedes)
         if target is not None and target.buried_by is record:
             self._quotas.buried(target.record)

@@ -34,12 +34,18 @@ bytes a chunk: 32 kB for 16 MiB), larger ones lose more; every node takes any si
 CHUNK_MAX_BYTES: Final = 64 * 1024
 """Largest chunk size a header may state: four to a frame's limit, 8 s at 64 kbit/s."""
 
+CHUNKS_MAX_BYTES: Final = 128 * 1024
+"""Most bytes of chunks in one frame: eight of the usual size. More saves hardly any CPU time a byte."""
+
 CHUNK_MIN_BYTES: Final = 1024
 """Smallest chunk size a header may state: a body of 1-byte chunks would be all hashes."""
 
 SMALL_BODY_BYTES: Final = 4 * 1024
 """Bodies up to this size travel with their header, in one frame and unasked: a round trip costs more than a rare second
 copy. A reader refuses larger ones in that place: they are asked for by chunk, so that a cut line loses little."""
+
+MAX_LIARS: Final = 1_023
+"""That a query may ask to withstand: fewer than half of the most origins."""
 
 MAX_ORIGINS: Final = 2_048
 MAX_PREFIXES: Final = 2_048
@@ -244,6 +250,12 @@ class GossipSettings:
     they are few; the least is 128 kB, 16 s at 64 kbit/s. The most is 4 MB, 4 MB/s at 500 ms of round trip; on a fast
     line it bridges the moments in which either side is busy with other things. A longer time fills lines of longer
     round trips, and makes more arrive twice when a slow source is given up."""
+
+    frame_s: float = 0.05
+    """As many chunks in a row may share a frame as arrive in this time at the pace of the link, up to CHUNKS_MAX_BYTES:
+    two of the usual size from 0.7 MB/s on, eight from 2.6. Larger frames cost less a byte (an eighth of the messages,
+    half the CPU time); what is urgent waits so much longer behind them, and more is lost with one when a link is cut: a
+    thin line carries one chunk a frame."""
 
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between

@@ -34,7 +34,7 @@ from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.frames import Bye, Chunk, Frame, Missing, Query
+from node.frames import Bye, Frame, Missing, Query
 from node.gossip import quotas
 from node.gossip.core import Gossip
 from node.gossip.events import (
@@ -376,9 +376,9 @@ class Daemon:
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
-            case SendChunk(link=number, record_id=record_id, index=index):
+            case SendChunk(link=number, record_id=record_id, index=index, count=count):
                 if number in self._links:
-                    self._links[number].send_chunk(record_id, index)
+                    self._links[number].send_chunk(record_id, index, count)
             case Keep(record=record):
                 self._look_at(record)
                 self.arrivals.gossiped(record)
@@ -559,17 +559,13 @@ class Daemon:
         """Something else arrived."""
         self._handle(BadFrame(link.number, reason))
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-        """What to send for these chunks now."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """What is here of these chunks now."""
         try:
-            loaded = self._home.store.chunks(record_id, indexes)
+            return self._home.store.chunks(record_id, indexes)
         except StoreError as error:
             self.journal.store_failed(error)
-            loaded = [None] * len(indexes)
-        return [
-            Missing(record_id) if data is None else Chunk(record_id, index, data)
-            for index, data in zip(indexes, loaded, strict=True)
-        ]
+            return [None] * len(indexes)
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""

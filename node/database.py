@@ -287,6 +287,7 @@ def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // page_bytes}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")  # nothing outside the home, which may be all that can be written
     connection.execute("PRAGMA secure_delete = ON")  # a body that was taken back is overwritten
     # A damaged file may hold a schema that calls functions or reads past a cell; neither is for us.
     connection.execute("PRAGMA trusted_schema = OFF")

@@ -30,10 +30,12 @@ from crypto.errors import CryptoError
 from crypto.keys import DATASET_NAMES_PERSON, PublicKey
 from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey, nobody_to_ask
 from fusion import backbones
+from fusion.outside import parse_json
 from node.author import Author
 from node.epochs import EpochKeys
-from node.errors import HomeError
-from node.peers import PeerBook
+from node.errors import HomeError, UsageError
+from node.files import read_at_most
+from node.peers import PeerBook, check_address
 from node.store import Store
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 KEYSTORE_FILE = "keystore.json"
 MAX_NAME_LENGTH = 64
+MAX_SETTINGS_BYTES = 64 * 1024
+MAX_SETTINGS_DEPTH = 4
 LOOK_S = 1.0
 """How long a daemon that starts waits for its lock: a command that looks whether one runs holds it for a moment."""
 
@@ -117,7 +121,7 @@ class Home:
         except CryptoError as error:
             raise HomeError(str(error)) from error
         store = Store.open(path)
-        settings = _read_settings(path / "node.json")
+        settings = read_settings(path / "node.json")
         peers = PeerBook(store, keystore.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))
         return cls(path, settings, keystore, store, peers, author, EpochKeys(store, keystore, author, peers))
@@ -200,12 +204,22 @@ def _write_settings(path: Path, settings: NodeSettings) -> None:
         os.fsync(file.fileno())
 
 
-def _read_settings(path: Path) -> NodeSettings:
+def read_settings(path: Path) -> NodeSettings:
+    """What the operator wrote; HomeError if it is not a name and an address."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        quotas = float(content.get("quotas", 1.0))
+        data = read_at_most(path, MAX_SETTINGS_BYTES)
+        if data is None:
+            raise ValueError
+        content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
+        name, listen = content["name"], content["listen"]
+        quotas = content.get("quotas", 1.0)
+        if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
+            raise TypeError
         if not 0 < quotas < math.inf:
-            raise ValueError("quotas is a positive number")
-        return NodeSettings(str(content["name"]), content["listen"], quotas)
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
+    try:
+        return NodeSettings(check_name(name), None if listen is None else check_address(listen), float(quotas))
+    except (HomeError, UsageError) as error:
+        raise HomeError(f"{path} cannot be used: {error}") from None

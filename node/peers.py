@@ -81,7 +81,7 @@ def check_addresses(texts: Iterable[str]) -> tuple[str, ...]:
 def check_address(text: str) -> str:
     """HOST:PORT, or [IPv6]:PORT; UsageError otherwise."""
     host, colon, port = text.strip().rpartition(":")
-    is_port = port.isascii() and port.isdigit() and int(port) <= 65_535
+    is_port = len(port) <= 5 and port.isascii() and port.isdigit() and int(port) <= 65_535
     if not colon or not is_port or not (_is_ipv6(host) if ":" in host or "[" in host else _HOST.fullmatch(host)):
         raise UsageError(f"{text!r} is not an address; write HOST:PORT, for example 10.0.0.7:7410 or [::1]:7410.")
     return text.strip()

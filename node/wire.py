@@ -11,6 +11,7 @@ version may add some. Header bytes are decoded and never encoded again: what was
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -22,18 +23,20 @@ from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
+    CHUNKS_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
     MAX_ADVERTS,
     MAX_IDS,
+    MAX_LIARS,
     MAX_ORIGINS,
     MAX_PREFIXES,
     MAX_RANGES,
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    QUERY_CHUNK_BYTES,
     SMALL_BODY_BYTES,
 )
 from node.errors import RecordError, WireError
@@ -87,8 +90,11 @@ from node.records import (
 STORE_ID_BYTES: Final = 8
 MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
 MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
+MAX_PROGRESS_CHARS: Final = 1_000
 MODEL_FORMATS: Final = ("onnx", "safetensors")
 MAX_HEAD_CHARS: Final = 64
+_HEAD: Final = re.compile(f"([a-z0-9][a-z0-9-]{{0,{MAX_HEAD_CHARS - 1}}})?")
+"""It becomes an argument of a command: no bytes that an argument cannot have, nothing that looks like an option."""
 
 # -------------------------------------------------------------------------------------------------------------- records
 
@@ -327,9 +333,12 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
-            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes))
+            together = frame.together if frame.together > 1 else 0
+            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes, together=together))
         case Chunk():
-            return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
+            message = pb.Frame()  # filled in place: what a constructor is given it copies twice more
+            message.chunk.id, message.chunk.index, message.chunk.data = frame.id, frame.index, frame.data
+            return message
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
         case Bye():
@@ -477,11 +486,12 @@ def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
     _count("chunks", message.indexes, 1, MAX_WANT_CHUNKS)
     _distinct("chunks", message.indexes)
     _at_most("chunk number", max(message.indexes), MAX_CHUNKS)
-    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes))
+    together = max(1, message.together)
+    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes), together)
 
 
 def _read_chunk(message: pb.Chunk) -> Chunk:
-    _count("bytes of chunk", message.data, 1, CHUNK_MAX_BYTES)
+    _count("bytes of chunks", message.data, 1, CHUNKS_MAX_BYTES)
     index = _at_most("chunk number", message.index, MAX_CHUNKS)
     return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
 
@@ -523,12 +533,14 @@ def query_to_pb(query: Query) -> pb.QueryRequest:
         only_origins=query.only,
         without_origins=query.without,
         format=query.format,
+        robust=query.robust,
     )
 
 
 def query_from_pb(message: pb.QueryRequest) -> Query:
     """A query from outside; WireError if it is malformed."""
-    _at_most("length of a head's name", len(message.head), MAX_HEAD_CHARS)
+    if not _HEAD.fullmatch(message.head):
+        raise WireError(f"A head's name has at most {MAX_HEAD_CHARS} lower-case letters, digits and hyphens.")
     if message.format not in MODEL_FORMATS:
         raise WireError(f"A model's format is one of {', '.join(MODEL_FORMATS)}.")
     return Query(
@@ -537,7 +549,18 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         _read_query_origins(message.only_origins),
         _read_query_origins(message.without_origins),
         message.format,
+        _at_most("number of liars to withstand", message.robust, MAX_LIARS),
     )
+
+
+def reply_from_pb(message: pb.QueryReply) -> bytes | str:
+    """A reply to a query: what the node is doing, in words to be shown, or the next bytes of the file (none for a kind
+    of reply that we do not know); WireError if it is malformed."""
+    if message.HasField("progress"):
+        _at_most("length of a message", len(message.progress.message), MAX_PROGRESS_CHARS)
+        return message.progress.message
+    _at_most("part of a model file", len(message.chunk), QUERY_CHUNK_BYTES)
+    return message.chunk
 
 
 def query_to_bytes(query: Query) -> bytes:

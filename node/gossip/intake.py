@@ -89,9 +89,13 @@ class Intake:
                 return
 
     def chunk(self, link: PeerLink, chunk: Chunk, now: float) -> None:
-        """A part of a body came."""
-        self._fetcher.progress(link.number, chunk.id, now)
-        self._keep(link, chunk, now)
+        """A part of a body came: a chunk, or several in a row."""
+        entry = self._holdings.get(chunk.id)
+        parts = cut(chunk.data, entry.record.header.chunk_bytes) if entry else [chunk.data]
+        self._fetcher.progress(link.number, chunk.id, now, chunks=len(parts))
+        for index, data in enumerate(parts, chunk.index):
+            if not self._keep(link, chunk.id, index, data, now):
+                return
 
     def _body(self, link: PeerLink, known_id: bytes, body: bytes, now: float) -> None:
         """A small body came with its header: as good as all of its chunks."""
@@ -102,23 +106,26 @@ class Intake:
             self._links.strike(link.number, "a body does not have the size that its record says", now, Offence.CHUNK)
             return
         for index, data in enumerate(cut(body, entry.record.header.chunk_bytes)):
-            self._keep(link, Chunk(known_id, index, data), now)
+            if not self._keep(link, known_id, index, data, now):
+                return
 
-    def _keep(self, link: PeerLink, chunk: Chunk, now: float) -> None:
-        record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
+    def _keep(self, link: PeerLink, known_id: bytes, index: int, data: bytes, now: float) -> bool:
+        """Keep a chunk if it is wanted; False if it is not what its number says."""
+        record = self._fetcher.wanted_chunk(known_id, index)
         if record is None or not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_bodies:
-            return
-        if not is_chunk(record.header, chunk.index, chunk.data):
-            self._fetcher.drop_source(link.number, chunk.id)
+            return True
+        if not is_chunk(record.header, index, data):
+            self._fetcher.drop_source(link.number, known_id)
             reason = "a chunk does not have the hash and size that its record says"
             self._links.strike(link.number, reason, now, Offence.CHUNK)
-            return
-        self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
+            return False
+        self._out.append(KeepChunk(known_id, index, data))
         link.worked()
-        knowing = {link.number, *self._fetcher.sources(chunk.id)}
-        if self._fetcher.chunk_arrived(link.number, chunk.id, chunk.index):
-            self._holdings.settle(chunk.id)
-            self._rumors.start(chunk.id, knowing)
+        knowing = {link.number, *self._fetcher.sources(known_id)}
+        if self._fetcher.chunk_arrived(link.number, known_id, index):
+            self._holdings.settle(known_id)
+            self._rumors.start(known_id, knowing)
+        return True
 
     def _take(self, link: PeerLink, record: Record, now: float) -> None:
         """A valid, new record came: keep it if it is a member's, within its quota, and alone in its sequence."""

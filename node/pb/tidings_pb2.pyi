@@ -291,12 +291,14 @@ class Records(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ...) -> None: ...
 
 class WantChunks(_message.Message):
-    __slots__ = ("id", "indexes")
+    __slots__ = ("id", "indexes", "together")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     indexes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ...) -> None: ...
+    together: int
+    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ..., together: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("id", "index", "data")
@@ -315,18 +317,20 @@ class Missing(_message.Message):
     def __init__(self, id: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format")
+    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format", "robust")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     ONLY_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROBUST_FIELD_NUMBER: _ClassVar[int]
     task_id: bytes
     head: str
     only_origins: _containers.RepeatedScalarFieldContainer[bytes]
     without_origins: _containers.RepeatedScalarFieldContainer[bytes]
     format: str
-    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ...) -> None: ...
+    robust: int
+    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ..., robust: _Optional[int] = ...) -> None: ...
 
 class QueryReply(_message.Message):
     __slots__ = ("progress", "chunk")

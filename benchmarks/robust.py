@@ -5,8 +5,9 @@ draw other partners lie, and everybody's noise is fresh. Heart disease at four h
 (wisdm) are as they are. What the option costs where nobody lies is measured on these and on other tables whose partners
 differ by nature.
 
-No setting of the option was chosen by looking at test rows. The factors and LARGEST_SHARE of `fusion.robust` were
-fixed after looking at how far honest partners of these tables come to their limits, on training rows.
+The factors and LARGEST_SHARE of `fusion.robust` were fixed after looking at how far honest partners of these tables
+come to their limits, on training rows. How partners weigh in the middle was changed once after a run of this benchmark,
+whose figures on test rows were seen: three large liars had honest partners left out.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
+from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_roster, cli_simulate, show
 from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_answer.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_roster.app, name="roster")
 app.add_typer(cli_doctor.app)
 app.add_typer(cli_simulate.app)
 
@@ -86,8 +87,8 @@ def init(
 ) -> None:
     """Make this node's identity and store; prints its public key."""
     from node import passphrase
-    from node.home import Home, check_name
-    from node.peers import check_address
+    from node.home import Home
+    from node.peers import check_address, check_name
 
     file = context.meta["passphrase_file"]
     choose = passphrase.choice(file, environment=True) if protected or file else None
@@ -141,7 +142,8 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     for one, line in zip(listed, lines, strict=True):
         show.line(line)
         show.line(f"    {one['key']}")
-        show.line(f"    {', '.join(one['addresses']) or 'no address'}")
+        came = "added by hand" if one["via"] == "operator" else one["via"]
+        show.line(f"    {', '.join(one['addresses']) or 'no address'}; {came}")
 
 
 def _peer_lines(listed: list[dict[str, Any]]) -> list[str]:

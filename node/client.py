@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -27,7 +27,6 @@ from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused, Wi
 from node.frames import Query
 from node.health import CLOCK_METADATA
 from node.link import Hub, Link
-from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
 from node.server import EXCHANGE, GRPC_OPTIONS, LINK_METADATA
 from node.show import one_line
@@ -35,17 +34,15 @@ from node.tolls import Tolls
 
 if TYPE_CHECKING:
     _Check = Callable[..., grpc.aio.UnaryUnaryCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]]
-    ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, bytes]
+    ExchangeCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
 _stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated without types
 
 
 def _exchange(channel: grpc.aio.Channel) -> ExchangeCall:
-    """A new stream. What comes over it stays bytes: what does not decode is for `wire` to refuse."""
-    open_stream: Any = channel.stream_stream  # the stubs want what is optional
-    call: ExchangeCall = open_stream(EXCHANGE, request_serializer=pb.Frame.SerializeToString)()
-    return call
+    """A new stream of frames as bytes. What comes over it and does not decode is for `wire` to refuse."""
+    return channel.stream_stream(EXCHANGE, None, None)(None)
 
 
 @dataclass(frozen=True)

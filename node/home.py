@@ -14,6 +14,7 @@ The command line and the daemon work on the same home at once; SQLite and the tw
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -34,14 +35,13 @@ from node.author import Author
 from node.epochs import EpochKeys
 from node.errors import HomeError, UsageError
 from node.files import read_at_most
-from node.peers import PeerBook, check_address
+from node.peers import PeerBook, check_address, check_name
 from node.store import Store
 
 if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
 KEYSTORE_FILE = "keystore.json"
-MAX_NAME_LENGTH = 64
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 4
 LOOK_S = 1.0
@@ -54,6 +54,8 @@ class NodeSettings:
 
     name: str
     listen: str | None
+    quotas: float = 1.0
+    """Times the usual quotas of each origin (`config.QUOTA_RECORDS`)."""
 
 
 @dataclass(frozen=True)
@@ -175,15 +177,6 @@ class Home:
             return True
 
 
-def check_name(name: str) -> str:
-    """A name for people: printable, one line, short; HomeError otherwise."""
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
-    if name.startswith("tidings1"):
-        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
-    return name.strip()
-
-
 def _sync(directory: Path) -> None:
     """Make a rename survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
@@ -209,11 +202,14 @@ def read_settings(path: Path) -> NodeSettings:
             raise ValueError
         content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
         name, listen = content["name"], content["listen"]
-        if not isinstance(name, str) or not isinstance(listen, str | None):
+        quotas = content.get("quotas", 1.0)
+        if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
             raise TypeError
+        if not 0 < quotas < math.inf:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
     try:
-        return NodeSettings(check_name(name), None if listen is None else check_address(listen))
+        return NodeSettings(check_name(name), None if listen is None else check_address(listen), float(quotas))
     except (HomeError, UsageError) as error:
         raise HomeError(f"{path} cannot be used: {error}") from None

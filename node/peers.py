@@ -6,13 +6,17 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crypto.errors import Malformed
 from crypto.keys import PublicKey
-from node.errors import UsageError
-from node.local_tables import Peer
-from node.store import Store
+from node.errors import HomeError, UsageError
+
+if TYPE_CHECKING:
+    from node.local_tables import Peer
+    from node.store import Store
+
+MAX_NAME_LENGTH: Final = 64
 
 MAX_ADDRESSES: Final = 8
 """Addresses of one peer: an office and a mobile line, IPv4 and IPv6 of each, and some room. Each is one more dial
@@ -56,6 +60,15 @@ class PeerBook:
         if found is None:
             raise UsageError(f"{text} is not a peer of this node; `tidings peer list` shows who is.")
         return found
+
+
+def check_name(name: str) -> str:
+    """A name for people: printable, one line, short; HomeError otherwise."""
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
+    if name.startswith("tidings1"):
+        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
+    return name.strip()
 
 
 def parse_key(text: str) -> PublicKey:

@@ -37,8 +37,10 @@ from node.config import (
     HEADER_LIMIT_BYTES,
     PAYLOAD_LIMIT_BYTES,
     PROTOCOL_VERSION,
+    ROSTER_PAYLOAD_LIMIT_BYTES,
 )
-from node.errors import RecordError
+from node.errors import RecordError, RosterError
+from node.roster import SignedRoster, check_carried
 
 INCARNATION_BYTES: Final = 8
 DATASET_TAG_BYTES: Final = 16
@@ -64,6 +66,7 @@ class Kind(enum.IntEnum):
     WITHDRAWAL = 6
     HEAD = 7
     EVIDENCE = 8
+    ROSTER = 9
 
     @property
     def label(self) -> str:
@@ -86,6 +89,7 @@ class Payload(enum.Enum):
     KEY_CARD = "key card"
     KEY_GRANT = "key grant"
     HEAD = "head"
+    ROSTER = "signed roster"
     EVIDENCE = "evidence"
 
 
@@ -111,7 +115,11 @@ RULES: Final = {
     Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
     Kind.HEAD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.MAY, Payload.HEAD),
     Kind.EVIDENCE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.EVIDENCE),
+    Kind.ROSTER: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.ROSTER),
 }  # fmt: skip
+
+PAYLOAD_LIMITS: Final = {Kind.ROSTER: ROSTER_PAYLOAD_LIMIT_BYTES}
+"""Kinds whose payload may be larger than PAYLOAD_LIMIT_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +226,7 @@ class Evidence:
         return frozenset(target for target in named if target)
 
 
-PayloadContent = KeyCard | KeyGrant | Head | Evidence
+PayloadContent = KeyCard | KeyGrant | Head | Evidence | SignedRoster
 
 
 class HeldState(enum.StrEnum):
@@ -341,6 +349,8 @@ def check_payload(kind: Kind, payload: PayloadContent | None) -> None:
             raise RecordError(f"A key grant names its key card by {RECORD_ID_BYTES} bytes.")
         case Head():
             _check_head(payload)
+        case SignedRoster():
+            _check_roster(payload)
         case Evidence():
             _check_evidence(payload)
 
@@ -397,8 +407,9 @@ def _check_kind(header: Header) -> None:
         raise RecordError(f"A task id has {TASK_ID_BYTES} bytes, this one {len(header.task_id)}.")
     if header.supersedes and len(header.supersedes) != RECORD_ID_BYTES:
         raise RecordError(f"A record id has {RECORD_ID_BYTES} bytes, the superseded one {len(header.supersedes)}.")
-    if len(header.payload) > PAYLOAD_LIMIT_BYTES:
-        raise RecordError(f"A payload has at most {PAYLOAD_LIMIT_BYTES} bytes, this one {len(header.payload)}.")
+    limit = PAYLOAD_LIMITS.get(header.kind, PAYLOAD_LIMIT_BYTES)
+    if len(header.payload) > limit:
+        raise RecordError(f"The payload of a {header.kind.label} has at most {limit} bytes, not {len(header.payload)}.")
     if rule.payload is Payload.NONE and header.payload:
         raise RecordError(f"A {header.kind.label} must not have a payload.")
 
@@ -451,3 +462,10 @@ def _check_head(head: Head) -> None:
             raise RecordError("A head tells of a privacy budget that cannot be.")
         if not 1 <= len(total.charged) <= MAX_CHARGES:
             raise RecordError(f"A dataset was charged in 1 to {MAX_CHARGES} numbers, this one in {len(total.charged)}.")
+
+
+def _check_roster(signed: SignedRoster) -> None:
+    try:
+        check_carried(signed)
+    except RosterError as error:
+        raise RecordError(f"The roster in a record is not one to pass on: {error}") from error

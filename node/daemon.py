@@ -116,6 +116,7 @@ class Daemon:
         doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
         self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
+        self._former_dialers = [Dialer.for_identity(former) for former in home.keystore.former]
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
         self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
@@ -506,12 +507,28 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+            await self._reach(peer, address)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
                 self.journal.dial_failed()
                 self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
+
+    async def _reach(self, peer: PublicKey, address: str) -> None:
+        """Gossip with a peer. One that does not know this node's key may know one that it had before: then the news
+        goes over a link as that one, which the peer ends when it has heard."""
+        try:
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+        except PeerRefused as refused:
+            for dialer in self._former_dialers:
+                try:
+                    await dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+                except PeerRefused:
+                    continue
+                except PeerUnreachable:
+                    break
+                return
+            raise refused from None
 
     # ------------------------------------------------------------------------------------------------ the hub
 

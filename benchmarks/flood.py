@@ -38,6 +38,7 @@ WAIT_S = 120.0
 POLL_S = 0.01
 MEGABYTE = 1_048_576
 CPU_BAR, GOODPUT_BAR = 0.20, 0.80
+RATE = "8MB/s"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Effort:
     megabytes: int
 
 
-FULL = Effort(KINDS, seconds=10.0, repetitions=3, bodies=6, megabytes=8)
-QUICK = Effort(("wrong lengths", "vectors"), seconds=3.0, repetitions=1, bodies=2, megabytes=4)
+FULL = Effort(KINDS, seconds=10.0, repetitions=3, bodies=6, megabytes=4)
+QUICK = Effort(("wrong lengths", "vectors"), seconds=3.0, repetitions=1, bodies=3, megabytes=4)
 
 
 def run(_out: Path) -> str:
@@ -84,9 +85,10 @@ def _page(effort: Effort, rows: Sequence[tuple[str, Costs, Sequence[float]]]) ->
         f"One member with {CONNECTIONS} connections at once that comes back whenever it is thrown out, for "
         f"{effort.seconds:g} s a kind; the victim is linked with two honest nodes. Processor time as a share of one "
         "core, over the whole flood with its beginning, while nothing else happens. Memory is resident, at the end and "
-        f"at most. Goodput: {effort.bodies} bodies of {effort.megabytes} MiB of each honest node at once, in a flood "
-        "against just before it. The flooder runs at nice 19: on a member's machine it would take nothing from the "
-        f"victim's {os.cpu_count()} cores. Sent is what TCP and HTTP/2 took of it.",
+        f"at most. Goodput: {effort.bodies} bodies of {effort.megabytes} MiB of each honest node at once, each sent at "
+        f"{RATE}, in a flood against just before it, {effort.repetitions} times. The flooder runs at nice 19: on a "
+        f"member's machine it would take nothing from the victim's {os.cpu_count()} cores. Sent is what TCP and HTTP/2 "
+        "took of it.",
         "",
         "| kind | sent, frames/s | streams | victim's CPU | memory, MB (before, after, peak) | goodput left (worst) |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -143,8 +145,9 @@ class Stage:
         victim, *honest = sites
         _introduce(victim, honest, hostile)
         try:
-            for site in sites:
-                site.start()
+            victim.start()
+            for site in honest:
+                _start_limited(site)
             _when(lambda: sum(link.state == "linked" for link in victim.open().store.links()) == 2)
             yield cls(victim, (honest[0], honest[1]), hostile)
         finally:
@@ -206,6 +209,13 @@ class Stage:
             return int(store.execute(sql, values).fetchone()[0])
         finally:
             store.close()
+
+
+def _start_limited(site: Site) -> None:
+    """Serve with a limit to what is sent, so that what decides is the victim and not how many cores all share."""
+    command = [sys.executable, "-m", "node", "--home", str(site.path), "serve", "--bandwidth", RATE]
+    with open(site.path / "serve.log", "ab") as log:
+        site.process = subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def _introduce(victim: Site, honest: Sequence[Site], hostile: Sequence[Identity]) -> None:

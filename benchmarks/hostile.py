@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import os
 import ssl
 import struct
@@ -314,6 +315,7 @@ def _context(identity: Identity) -> ssl.SSLContext:
 
 def main(words: list[str]) -> None:
     """Attack as the arguments say."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # a connection that ended is what it is about
     seed, address, kind, seconds, connections = words
     identity = Identity.from_seed(bytes.fromhex(seed))
     tally = asyncio.run(attack(identity, address, kind, float(seconds), int(connections)))

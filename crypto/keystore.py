@@ -335,7 +335,7 @@ def read(path: Path) -> Keystore | SealedKeystore:
         raise KeystoreError(
             f"The keystore {path} cannot be read ({error.strerror}): check its owner and permissions."
         ) from None
-    except (ValueError, TypeError, KeyError, RecursionError, Malformed):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, Malformed):
         # The cause may quote the secrets it tripped over, so it is dropped.
         raise KeystoreError(f"The keystore {path} is damaged: restore it from its backup.") from None
 

@@ -34,6 +34,7 @@ from node.records import (
     core,
     with_body,
 )
+from node.roster import SignedRoster
 from node.store import Store
 
 
@@ -118,6 +119,10 @@ class Author:
     def head(self, head: Head, previous: bytes) -> Record:
         """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
         return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
+
+    def roster(self, signed: SignedRoster) -> Record:
+        """Pass on a version of a roster, which administrators signed."""
+        return self._without_body(Kind.ROSTER, payload=wire.write_payload(signed))
 
     def evidence(self, evidence: Evidence) -> Record:
         """Tell others that an origin signed two records with one number."""

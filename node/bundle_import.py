@@ -3,7 +3,8 @@
     look      the whole file, storing nothing: does the exporter's signature hold, is every record of a trusted origin?
     admit     from a member: go on. From nobody we know, or cut off, or damaged: only if all its records are trusted
     take      the whole file again: keep what passes every check and is of a trusted origin, batch by batch
-    follow    tell of new proofs of equivocation; grant epoch keys to members whose key cards came
+    follow    tell of new proofs of equivocation; take the versions of the roster that came; grant epoch keys to members
+              whose key cards came
 
 In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
 counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
@@ -14,6 +15,7 @@ link, goes on from there; importing again changes nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +29,10 @@ from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
 from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
+from node.gossip.quotas import of_store
 from node.home import Home
 from node.records import Held, HeldState, Kind, Record, Revocation, cut, is_chunk
+from node.roster_follow import catch_up
 from node.show import moment
 from node.succession import ENDINGS
 from node.wire import read_payload, read_record
@@ -85,6 +89,8 @@ class Imported:
     missing: list[dict[str, Any]] = field(default_factory=list)
     findings: list[dict[str, str]] = field(default_factory=list)
     granted: int = 0
+    over_quota: int = 0
+    """New records that were left out because their origins have used up their quotas here."""
     was_low: bool = False
     """Whether bodies were left out because the disk is nearly full."""
 
@@ -98,7 +104,9 @@ class Imported:
     @property
     def is_complete(self) -> bool:
         """Whether everything of trusted origins that the bundle was to bring is here now."""
-        return self.looked.reader.ending is Ending.WHOLE and not self.looked.refused and not self.unfinished
+        return self.looked.reader.ending is Ending.WHOLE and not (
+            self.looked.refused or self.unfinished or self.over_quota
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -120,6 +128,7 @@ class Imported:
             "missing": self.missing,
             "not_trusted": self.looked.not_trusted,
             "refused": self.looked.refused,
+            "over_quota": self.over_quota,
             "disk_low": self.was_low,
             "findings": self.findings,
             "granted": self.granted,
@@ -142,6 +151,10 @@ class Imported:
         told = [f"{one['origin']}: {one['reason']}" for one in self.findings]
         if self.was_low:
             told.append(f"{WORDS[Disk.LOW]}. Make room and import the bundle again.")
+        if self.over_quota:
+            told.append(
+                f"{_count(self.over_quota)} of origins over their quotas here were left out. Import it again tomorrow."
+            )
         if self.looked.refused:
             told.append(f"{self.looked.refused} parts of the bundle failed a check and were not kept.")
         if self.looked.reader.ending is not Ending.WHOLE:
@@ -188,6 +201,7 @@ def import_bundle(
         imported = Imported(path, looked, exporter)
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
+    catch_up(home)
     witness(home)
     imported.exporter_name = home.peers.name_of(exporter) if exporter else None
     imported.granted = home.epochs.grant_missing()
@@ -254,9 +268,7 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
         if isinstance(frame, WireError):
             yield str(frame)
         elif isinstance(frame, Chunk):
-            record = group.get(frame.id)
-            fits = record is not None and is_chunk(record.header, frame.index, frame.data)
-            yield frame if fits else "a chunk that fits no record before it"
+            yield from _chunks(group.get(frame.id), frame.index, frame.data)
         else:
             group, bodies = {}, {}
             for signed in frame.records:
@@ -268,15 +280,17 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                     group[record.id] = record
                     bodies[record.id] = signed.body
             yield list(group.values())
-            for record in group.values():
-                yield from _chunks(record, bodies[record.id])
+            for record_id, body in bodies.items():
+                yield from _chunks(group[record_id], 0, body)
 
 
-def _chunks(record: Record, body: bytes) -> Iterator[Chunk | str]:
-    """The chunks of a body that came with its header, as far as they fit it."""
-    for index, data in enumerate(cut(body, record.header.chunk_bytes)):
-        fits = is_chunk(record.header, index, data)
-        yield Chunk(record.id, index, data) if fits else "a chunk that does not fit its record"
+def _chunks(record: Record | None, first: int, data: bytes) -> Iterator[Chunk | str]:
+    """One chunk after the other of what came together, up to the first that does not fit the record."""
+    for index, part in enumerate(cut(data, record.header.chunk_bytes) if record else [data], first):
+        if record is None or not is_chunk(record.header, index, part):
+            yield "a chunk that fits no record before it"
+            return
+        yield Chunk(record.id, index, part)
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:
@@ -308,6 +322,8 @@ class _Keeper:
         self._is_low = False
         self._waiting: list[Record] = []
         self._is_last_try = False
+        store, times = home.store, home.settings.quotas
+        self._quotas = of_store(home.me.raw, len(home.epochs.members()), store.walk(), time.time(), times)
 
     def group(self, records: list[Record]) -> None:
         """The records of one frame; chunks that follow are theirs."""
@@ -362,8 +378,12 @@ class _Keeper:
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
+        if held is None and not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, 0.0):
+            self._imported.over_quota += 1
+            return
         if held is None:
             held = store.add_record(record)
+            self._quotas.add(record, 0.0, is_buried=held.state is HeldState.BURIED)
             self._imported.new += 1
         else:
             self._imported.known += 1

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
+from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_roster, cli_simulate, show
 from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_answer.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_roster.app, name="roster")
 app.add_typer(cli_doctor.app)
 app.add_typer(cli_simulate.app)
 
@@ -88,8 +89,8 @@ def init(
     """Make this node's identity and store; prints its public key, and, this once, its recovery key."""
     from crypto.recovery import RecoveryKey
     from node import passphrase
-    from node.home import Home, check_name
-    from node.peers import check_address
+    from node.home import Home
+    from node.peers import check_address, check_name
 
     file = context.meta["passphrase_file"]
     choose = passphrase.choice(file, environment=True) if protected or file else None

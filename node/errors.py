@@ -62,3 +62,7 @@ class CannotFuse(QueryRefused):
 
 class BundleError(NodeError):
     """A bundle cannot be written or taken, in words."""
+
+
+class RosterError(NodeError):
+    """A roster breaks a rule, or does not follow from the one in force: it changes nothing here."""

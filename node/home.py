@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -31,10 +32,12 @@ from crypto.errors import CryptoError
 from crypto.keys import DATASET_NAMES_PERSON, PublicKey
 from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey, nobody_to_ask
 from fusion import backbones
+from fusion.outside import parse_json
 from node.author import Author
 from node.epochs import EpochKeys
-from node.errors import HomeError, StoreFull
-from node.peers import PeerBook
+from node.errors import HomeError, StoreFull, UsageError
+from node.files import read_at_most
+from node.peers import PeerBook, check_address, check_name
 from node.store import Store
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidings")
 
 KEYSTORE_FILE = "keystore.json"
-MAX_NAME_LENGTH = 64
+MAX_SETTINGS_BYTES = 64 * 1024
+MAX_SETTINGS_DEPTH = 4
 LOOK_S = 1.0
 """How long a daemon that starts waits for its lock: a command that looks whether one runs holds it for a moment."""
 
@@ -54,6 +58,8 @@ class NodeSettings:
 
     name: str
     listen: str | None
+    quotas: float = 1.0
+    """Times the usual quotas of each origin (`config.QUOTA_RECORDS`)."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Home:
         with contextlib.suppress(StoreFull):  # noticed as soon as there is room
             if store.notice_place():
                 log.warning("%s is a copy, or was restored from one: its records are numbered apart from now on.", path)
-        settings = _read_settings(path / "node.json")
+        settings = read_settings(path / "node.json")
         peers = PeerBook(store, keystore.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))
         return cls(path, settings, keystore, store, peers, author, EpochKeys(store, keystore, author, peers))
@@ -189,15 +195,6 @@ class Home:
             return True
 
 
-def check_name(name: str) -> str:
-    """A name for people: printable, one line, short; HomeError otherwise."""
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
-    if name.startswith("tidings1"):
-        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
-    return name.strip()
-
-
 def _sync(directory: Path) -> None:
     """Make a rename survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
@@ -215,9 +212,22 @@ def _write_settings(path: Path, settings: NodeSettings) -> None:
         os.fsync(file.fileno())
 
 
-def _read_settings(path: Path) -> NodeSettings:
+def read_settings(path: Path) -> NodeSettings:
+    """What the operator wrote; HomeError if it is not a name and an address."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return NodeSettings(str(content["name"]), content["listen"])
+        data = read_at_most(path, MAX_SETTINGS_BYTES)
+        if data is None:
+            raise ValueError
+        content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
+        name, listen = content["name"], content["listen"]
+        quotas = content.get("quotas", 1.0)
+        if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
+            raise TypeError
+        if not 0 < quotas < math.inf:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
+    try:
+        return NodeSettings(check_name(name), None if listen is None else check_address(listen), float(quotas))
+    except (HomeError, UsageError) as error:
+        raise HomeError(f"{path} cannot be used: {error}") from None

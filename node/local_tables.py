@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from crypto.keys import PublicKey
-from node.database import Database
 from node.errors import StoreError
+from node.roster_tables import RosterTables
 
 OPERATOR: Final = "operator"
 
@@ -77,7 +77,7 @@ class Notice:
     since: float
 
 
-class LocalTables(Database):
+class LocalTables(RosterTables):
     """Peers, accepted tasks, and the reports of a running daemon."""
 
     def add_peer(self, peer: Peer) -> None:

@@ -6,13 +6,17 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crypto.errors import Malformed
 from crypto.keys import PublicKey
-from node.errors import UsageError
-from node.local_tables import Peer
-from node.store import Store
+from node.errors import HomeError, UsageError
+
+if TYPE_CHECKING:
+    from node.local_tables import Peer
+    from node.store import Store
+
+MAX_NAME_LENGTH: Final = 64
 
 MAX_ADDRESSES: Final = 8
 """Addresses of one peer: an office and a mobile line, IPv4 and IPv6 of each, and some room. Each is one more dial
@@ -66,6 +70,15 @@ class PeerBook:
         return [*now, *(peer for peer in self.store.added_peers() if peer.key not in {one.key for one in now})]
 
 
+def check_name(name: str) -> str:
+    """A name for people: printable, one line, short; HomeError otherwise."""
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
+    if name.startswith("tidings1"):
+        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
+    return name.strip()
+
+
 def parse_key(text: str) -> PublicKey:
     """A public key as typed; UsageError if it is mistyped."""
     try:
@@ -89,7 +102,7 @@ def check_addresses(texts: Iterable[str]) -> tuple[str, ...]:
 def check_address(text: str) -> str:
     """HOST:PORT, or [IPv6]:PORT; UsageError otherwise."""
     host, colon, port = text.strip().rpartition(":")
-    is_port = port.isascii() and port.isdigit() and int(port) <= 65_535
+    is_port = len(port) <= 5 and port.isascii() and port.isdigit() and int(port) <= 65_535
     if not colon or not is_port or not (_is_ipv6(host) if ":" in host or "[" in host else _HOST.fullmatch(host)):
         raise UsageError(f"{text!r} is not an address; write HOST:PORT, for example 10.0.0.7:7410 or [::1]:7410.")
     return text.strip()

@@ -40,8 +40,10 @@ from node.config import (
     HEADER_LIMIT_BYTES,
     PAYLOAD_LIMIT_BYTES,
     PROTOCOL_VERSION,
+    ROSTER_PAYLOAD_LIMIT_BYTES,
 )
-from node.errors import RecordError
+from node.errors import RecordError, RosterError
+from node.roster import SignedRoster, check_carried
 
 INCARNATION_BYTES: Final = 8
 NO_INCARNATION: Final = bytes(INCARNATION_BYTES)
@@ -69,6 +71,7 @@ class Kind(enum.IntEnum):
     WITHDRAWAL = 6
     HEAD = 7
     EVIDENCE = 8
+    ROSTER = 9
     REVOKE = 10
     SUCCESSION = 11
 
@@ -93,6 +96,7 @@ class Payload(enum.Enum):
     KEY_CARD = "key card"
     KEY_GRANT = "key grant"
     HEAD = "head"
+    ROSTER = "signed roster"
     EVIDENCE = "evidence"
     REVOCATION = "revocation"
     SUCCESSION = "succession"
@@ -120,9 +124,13 @@ RULES: Final = {
     Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
     Kind.HEAD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.MAY, Payload.HEAD),
     Kind.EVIDENCE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.EVIDENCE),
+    Kind.ROSTER: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.ROSTER),
     Kind.REVOKE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.REVOCATION),
     Kind.SUCCESSION: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.SUCCESSION),
 }  # fmt: skip
+
+PAYLOAD_LIMITS: Final = {Kind.ROSTER: ROSTER_PAYLOAD_LIMIT_BYTES}
+"""Kinds whose payload may be larger than PAYLOAD_LIMIT_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +266,7 @@ class Revocation:
         return recovery_hash(self.recovery_key)
 
 
-PayloadContent = KeyCard | KeyGrant | Head | Evidence | Revocation | Succession
+PayloadContent = KeyCard | KeyGrant | Head | Evidence | SignedRoster | Revocation | Succession
 
 
 class HeldState(enum.StrEnum):
@@ -382,6 +390,8 @@ def check_payload(kind: Kind, payload: PayloadContent | None) -> None:
             _check_head(payload)
         case Revocation() | Succession():
             _check_last_good(payload.good)
+        case SignedRoster():
+            _check_roster(payload)
         case Evidence():
             _check_evidence(payload)
 
@@ -459,8 +469,9 @@ def _check_kind(header: Header) -> None:
         raise RecordError(f"A task id has {TASK_ID_BYTES} bytes, this one {len(header.task_id)}.")
     if header.supersedes and len(header.supersedes) != RECORD_ID_BYTES:
         raise RecordError(f"A record id has {RECORD_ID_BYTES} bytes, the superseded one {len(header.supersedes)}.")
-    if len(header.payload) > PAYLOAD_LIMIT_BYTES:
-        raise RecordError(f"A payload has at most {PAYLOAD_LIMIT_BYTES} bytes, this one {len(header.payload)}.")
+    limit = PAYLOAD_LIMITS.get(header.kind, PAYLOAD_LIMIT_BYTES)
+    if len(header.payload) > limit:
+        raise RecordError(f"The payload of a {header.kind.label} has at most {limit} bytes, not {len(header.payload)}.")
     if rule.payload is Payload.NONE and header.payload:
         raise RecordError(f"A {header.kind.label} must not have a payload.")
 
@@ -536,3 +547,10 @@ def _check_head(head: Head) -> None:
             raise RecordError("A head tells of a privacy budget that cannot be.")
         if not 1 <= len(total.charged) <= MAX_CHARGES:
             raise RecordError(f"A dataset was charged in 1 to {MAX_CHARGES} numbers, this one in {len(total.charged)}.")
+
+
+def _check_roster(signed: SignedRoster) -> None:
+    try:
+        check_carried(signed)
+    except RosterError as error:
+        raise RecordError(f"The roster in a record is not one to pass on: {error}") from error

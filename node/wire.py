@@ -10,33 +10,35 @@ version may add some. Header bytes are decoded and never encoded again: what was
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from crypto.errors import Malformed
-from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
+from crypto.keys import PUBLIC_KEY_BYTES, Identity, public_key
 from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
+    CHUNKS_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
     MAX_ADVERTS,
     MAX_IDS,
+    MAX_LIARS,
     MAX_ORIGINS,
     MAX_PREFIXES,
     MAX_RANGES,
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    QUERY_CHUNK_BYTES,
     SMALL_BODY_BYTES,
 )
-from node.errors import RecordError, WireError
+from node.errors import RecordError, RosterError, WireError
 from node.frames import (
     Advert,
     Announce,
@@ -86,12 +88,17 @@ from node.records import (
     signed_record,
     statement_of,
 )
+from node.roster import SignedRoster
+from node.roster_wire import read_signed, write_signed
 
 STORE_ID_BYTES: Final = 8
 MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
 MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
+MAX_PROGRESS_CHARS: Final = 1_000
 MODEL_FORMATS: Final = ("onnx", "safetensors")
 MAX_HEAD_CHARS: Final = 64
+_HEAD: Final = re.compile(f"([a-z0-9][a-z0-9-]{{0,{MAX_HEAD_CHARS - 1}}})?")
+"""It becomes an argument of a command: no bytes that an argument cannot have, nothing that looks like an option."""
 
 # -------------------------------------------------------------------------------------------------------------- records
 
@@ -147,8 +154,8 @@ def read_header(header_bytes: bytes) -> Header:
     try:
         message.ParseFromString(header_bytes)
         kind = Kind(message.kind)
-        origin = _public_key(message.origin)
-        recipient = _public_key(message.recipient) if message.recipient else None
+        origin = public_key(message.origin)
+        recipient = public_key(message.recipient) if message.recipient else None
     except DecodeError:
         raise RecordError("These bytes are not a record header.") from None
     except Malformed:
@@ -188,17 +195,21 @@ def read_payload(header: Header) -> PayloadContent | None:
                 payload = KeyGrant(grant.wrapped_key, grant.key_card)
             case Payload.HEAD:
                 payload = _head_from_pb(pb.Head.FromString(header.payload))
+            case Payload.ROSTER:
+                payload = read_signed(header.payload)
             case Payload.EVIDENCE:
                 payload = _evidence_from_pb(pb.Evidence.FromString(header.payload))
             case Payload.REVOCATION:
                 payload = _revocation_from_pb(pb.Revocation.FromString(header.payload))
             case Payload.SUCCESSION:
                 ending = pb.Succession.FromString(header.payload)
-                payload = Succession(_public_key(ending.successor), ending.consent, _good_from_pb(ending.good))
+                payload = Succession(public_key(ending.successor), ending.consent, _good_from_pb(ending.good))
     except Malformed:
         raise RecordError(f"A {header.kind.label} names a key that is none.") from None
     except DecodeError:
         raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
+    except RosterError as error:
+        raise RecordError(f"The payload of a {header.kind.label} is refused: {error}") from error
     check_payload(header.kind, payload)
     return payload
 
@@ -229,6 +240,8 @@ def write_payload(payload: PayloadContent) -> bytes:
             return message.SerializeToString()
         case Evidence():
             return _evidence_to_pb(payload).SerializeToString()
+        case SignedRoster():
+            return write_signed(payload)
 
 
 def _evidence_to_pb(evidence: Evidence) -> pb.Evidence:
@@ -244,7 +257,7 @@ def _evidence_to_pb(evidence: Evidence) -> pb.Evidence:
 def _evidence_from_pb(message: pb.Evidence) -> Evidence:
     try:
         claims = tuple(Claim(Kind(one.kind), one.id, one.supersedes, one.signature) for one in message.claims)
-        return Evidence(_public_key(message.accused), message.incarnation, message.sequence, claims)
+        return Evidence(public_key(message.accused), message.incarnation, message.sequence, claims)
     except Malformed:
         raise RecordError("Evidence accuses what is not a public key.") from None
     except ValueError:
@@ -269,8 +282,8 @@ def _revocation_to_pb(revocation: Revocation) -> pb.Revocation:
 
 
 def _revocation_from_pb(message: pb.Revocation) -> Revocation:
-    successor = _public_key(message.successor) if message.successor else None
-    return Revocation(_public_key(message.recovery_key), _good_from_pb(message.good), successor, message.consent)
+    successor = public_key(message.successor) if message.successor else None
+    return Revocation(public_key(message.recovery_key), _good_from_pb(message.good), successor, message.consent)
 
 
 def _head_to_pb(head: Head) -> pb.Head:
@@ -299,12 +312,6 @@ def _head_from_pb(message: pb.Head) -> Head:
         ),
         tuple(message.accepted),
     )
-
-
-@functools.lru_cache(maxsize=4_096)
-def _public_key(raw: bytes) -> PublicKey:
-    """Checking a point costs 30 times as much as decoding the header it is in, and the same few keys keep coming."""
-    return PublicKey(raw)
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
@@ -366,9 +373,12 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
-            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes))
+            together = frame.together if frame.together > 1 else 0
+            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes, together=together))
         case Chunk():
-            return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
+            message = pb.Frame()  # filled in place: what a constructor is given it copies twice more
+            message.chunk.id, message.chunk.index, message.chunk.data = frame.id, frame.index, frame.data
+            return message
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
         case Bye():
@@ -516,11 +526,12 @@ def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
     _count("chunks", message.indexes, 1, MAX_WANT_CHUNKS)
     _distinct("chunks", message.indexes)
     _at_most("chunk number", max(message.indexes), MAX_CHUNKS)
-    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes))
+    together = max(1, message.together)
+    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes), together)
 
 
 def _read_chunk(message: pb.Chunk) -> Chunk:
-    _count("bytes of chunk", message.data, 1, CHUNK_MAX_BYTES)
+    _count("bytes of chunks", message.data, 1, CHUNKS_MAX_BYTES)
     index = _at_most("chunk number", message.index, MAX_CHUNKS)
     return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
 
@@ -562,12 +573,14 @@ def query_to_pb(query: Query) -> pb.QueryRequest:
         only_origins=query.only,
         without_origins=query.without,
         format=query.format,
+        robust=query.robust,
     )
 
 
 def query_from_pb(message: pb.QueryRequest) -> Query:
     """A query from outside; WireError if it is malformed."""
-    _at_most("length of a head's name", len(message.head), MAX_HEAD_CHARS)
+    if not _HEAD.fullmatch(message.head):
+        raise WireError(f"A head's name has at most {MAX_HEAD_CHARS} lower-case letters, digits and hyphens.")
     if message.format not in MODEL_FORMATS:
         raise WireError(f"A model's format is one of {', '.join(MODEL_FORMATS)}.")
     return Query(
@@ -576,7 +589,18 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         _read_query_origins(message.only_origins),
         _read_query_origins(message.without_origins),
         message.format,
+        _at_most("number of liars to withstand", message.robust, MAX_LIARS),
     )
+
+
+def reply_from_pb(message: pb.QueryReply) -> bytes | str:
+    """A reply to a query: what the node is doing, in words to be shown, or the next bytes of the file (none for a kind
+    of reply that we do not know); WireError if it is malformed."""
+    if message.HasField("progress"):
+        _at_most("length of a message", len(message.progress.message), MAX_PROGRESS_CHARS)
+        return message.progress.message
+    _at_most("part of a model file", len(message.chunk), QUERY_CHUNK_BYTES)
+    return message.chunk
 
 
 def query_to_bytes(query: Query) -> bytes:

@@ -155,11 +155,13 @@ class SendRecords:
 
 @dataclass(frozen=True, slots=True)
 class SendChunk:
-    """Load this chunk when its turn comes and send it as a Chunk frame; as a Missing frame if it is gone."""
+    """Load this chunk, or so many from it on, when its turn comes, and send a Chunk frame; a Missing frame if any is
+    gone."""
 
     link: int
     record_id: bytes
     index: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,13 +133,13 @@ class Fetcher:
         fetch.unasked = dict.fromkeys(missing)
         self._queue_everywhere(record.id, fetch)
 
-    def progress(self, link: int, record_id: bytes, now: float) -> None:
-        """Something of this record came over this link, wanted or not."""
+    def progress(self, link: int, record_id: bytes, now: float, chunks: int = 0) -> None:
+        """Something of this record came over this link, wanted or not: its header, or so many chunks."""
         source = self._links[link]
         fetch = self._fetches.get(record_id)
         if fetch is not None and fetch.record is None and record_id in source.asked:
             source.patience.answered(source.asked[record_id], now)
-        source.patience.arrived(now, was_owing=bool(source.asked))
+        source.patience.arrived(now, chunks, was_owing=bool(source.asked))
         if source.asked.pop(record_id, None) is not None:
             source.asked[record_id] = now
 
@@ -215,6 +215,12 @@ class Fetcher:
             self._queue_everywhere(record_id, fetch)
         if not fetch.sources and fetch.record is None:
             self.forget(record_id)
+
+    def give_up_headers(self, origin: bytes, *, with_body: bool) -> None:
+        """Ask for no more new records of this origin, with a body or without one; those that are here in part go on."""
+        for record_id, fetch in list(self._fetches.items()):
+            if fetch.origin == origin and fetch.record is None and (fetch.rank[1] > 0) == with_body:
+                self.forget(record_id)
 
     def distrust(self, origins: set[bytes]) -> None:
         """Ask for nothing of these origins; what is here of a body stays for a change of mind."""
@@ -346,7 +352,7 @@ class Fetcher:
                 self._ask(record_id, fetch, link, now)
             indexes = self._fly(fetch, link, min(room, MAX_WANT_CHUNKS))
             room -= len(indexes)
-            actions.append(Send(link, WantChunks(record_id, indexes)))
+            actions.append(Send(link, WantChunks(record_id, indexes, source.patience.together(self._settings))))
         return actions
 
     def _may_ask(self, fetch: _Fetch, link: int) -> bool:

@@ -18,6 +18,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_WITHDRAWAL: _ClassVar[Kind]
     KIND_HEAD: _ClassVar[Kind]
     KIND_EVIDENCE: _ClassVar[Kind]
+    KIND_ROSTER: _ClassVar[Kind]
     KIND_REVOKE: _ClassVar[Kind]
     KIND_SUCCESSION: _ClassVar[Kind]
 KIND_UNSPECIFIED: Kind
@@ -29,6 +30,7 @@ KIND_MODEL: Kind
 KIND_WITHDRAWAL: Kind
 KIND_HEAD: Kind
 KIND_EVIDENCE: Kind
+KIND_ROSTER: Kind
 KIND_REVOKE: Kind
 KIND_SUCCESSION: Kind
 
@@ -175,6 +177,54 @@ class DatasetTotal(_message.Message):
     delta: float
     charged: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, tag: _Optional[bytes] = ..., cap_epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., charged: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SignedRoster(_message.Message):
+    __slots__ = ("document", "signatures")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    document: bytes
+    signatures: _containers.RepeatedCompositeFieldContainer[RosterSignature]
+    def __init__(self, document: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[RosterSignature, _Mapping]]] = ...) -> None: ...
+
+class RosterSignature(_message.Message):
+    __slots__ = ("administrator", "signature")
+    ADMINISTRATOR_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    administrator: bytes
+    signature: bytes
+    def __init__(self, administrator: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("format", "version", "coalition", "previous", "name", "administrators", "threshold", "members")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    COALITION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADMINISTRATORS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    version: int
+    coalition: bytes
+    previous: bytes
+    name: str
+    administrators: _containers.RepeatedScalarFieldContainer[bytes]
+    threshold: int
+    members: _containers.RepeatedCompositeFieldContainer[RosterMember]
+    def __init__(self, format: _Optional[int] = ..., version: _Optional[int] = ..., coalition: _Optional[bytes] = ..., previous: _Optional[bytes] = ..., name: _Optional[str] = ..., administrators: _Optional[_Iterable[bytes]] = ..., threshold: _Optional[int] = ..., members: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ...) -> None: ...
+
+class RosterMember(_message.Message):
+    __slots__ = ("key", "name", "addresses", "query_only")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    QUERY_ONLY_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    name: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    query_only: bool
+    def __init__(self, key: _Optional[bytes] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., query_only: _Optional[bool] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans", "bye")
@@ -327,12 +377,14 @@ class Records(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ...) -> None: ...
 
 class WantChunks(_message.Message):
-    __slots__ = ("id", "indexes")
+    __slots__ = ("id", "indexes", "together")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     indexes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ...) -> None: ...
+    together: int
+    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ..., together: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("id", "index", "data")
@@ -351,18 +403,20 @@ class Missing(_message.Message):
     def __init__(self, id: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format")
+    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format", "robust")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     ONLY_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROBUST_FIELD_NUMBER: _ClassVar[int]
     task_id: bytes
     head: str
     only_origins: _containers.RepeatedScalarFieldContainer[bytes]
     without_origins: _containers.RepeatedScalarFieldContainer[bytes]
     format: str
-    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ...) -> None: ...
+    robust: int
+    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ..., robust: _Optional[int] = ...) -> None: ...
 
 class QueryReply(_message.Message):
     __slots__ = ("progress", "chunk")

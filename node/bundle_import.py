@@ -378,7 +378,12 @@ class _Keeper:
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
-        if held is None and not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, 0.0):
+        header, is_free = record.header, record.header.kind is Kind.REVOKE
+        if (
+            held is None
+            and not is_free
+            and not self._quotas.admits(header.origin.raw, record.id, header.body_bytes, 0.0)
+        ):
             self._imported.over_quota += 1
             return
         if held is None:

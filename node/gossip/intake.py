@@ -83,7 +83,8 @@ class Intake:
             is_acceptable = advert.kind in RULES and advert.id not in self._refused and advert.id not in self._waiting
             if not is_wanted or not is_acceptable or not self._holdings.trusts(advert.origin):
                 continue
-            if entry or self._quotas.admits(advert.origin, advert.id, advert.body_bytes, now):
+            is_free = entry is not None or advert.kind == Kind.REVOKE
+            if is_free or self._quotas.admits(advert.origin, advert.id, advert.body_bytes, now):
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
@@ -156,7 +157,7 @@ class Intake:
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
             self._out.append(Alarm(self._me, MET_ITSELF))
-        if not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, now):
+        if not self._has_room(record, now):
             self._fetcher.forget(record.id)
             return
         self._out.append(Keep(record))
@@ -170,6 +171,12 @@ class Intake:
             self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
         if record.header.kind is Kind.KEY_CARD:
             self._try_again(link, record.header.origin, now)
+
+    def _has_room(self, record: Record, now: float) -> bool:
+        """Whether its origin's quota admits a record. A revocation always comes in: a thief must not shut it out by
+        using up the quota of the key that he stole."""
+        header = record.header
+        return header.kind is Kind.REVOKE or self._quotas.admits(header.origin.raw, record.id, header.body_bytes, now)
 
     def _may_revoke(self, record: Record) -> bool:
         """Whether a valid revocation is of the recovery key that its origin published. Its number is drawn and says

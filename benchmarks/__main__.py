@@ -44,6 +44,7 @@ MODULES = (
     "regression",
     "sentiment",
     "taiwan",
+    "robust",
     "traffic",
     "reconciliation",
     "gossip",

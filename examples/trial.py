@@ -52,7 +52,11 @@ class Trial:
 
     def model(self, epsilon: float, head: str | None = None) -> Model:
         """The model behind `fused`."""
-        return self._built({name: noisy_summary(self.task, one, epsilon) for name, one in self._measured.items()}, head)
+        return build_model(self.task, self.drawn(epsilon), head)
+
+    def drawn(self, epsilon: float) -> list[Contribution]:
+        """The summary of every partner with fresh noise."""
+        return self._held({name: noisy_summary(self.task, one, epsilon) for name, one in self._measured.items()})
 
     def pooled(self) -> Scores:
         """All rows in one place, without privacy, by the same method."""
@@ -71,9 +75,12 @@ class Trial:
         middle, half = label_scale(self.task)
         return number_scores(middle + half * np.clip(outputs[:, 0], -1.0, 1.0), middle + half * label)
 
-    def _built(self, summaries: Mapping[str, Summary], head: str | None = None) -> Model:
+    def _built(self, summaries: Mapping[str, Summary]) -> Model:
+        return build_model(self.task, self._held(summaries))
+
+    def _held(self, summaries: Mapping[str, Summary]) -> list[Contribution]:
         ids = [(hashlib.sha256(name.encode()).digest(), one) for name, one in summaries.items()]
-        return build_model(self.task, [Contribution(key, key, one) for key, one in ids], head)
+        return [Contribution(key, key, one) for key, one in ids]
 
     @cached_property
     def _measured(self) -> dict[str, Measured]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fusion.encoders import Encoder, encoder_for
 from fusion.errors import ModelError, TaskError
 from fusion.heads import RELU, SQUARE, Layer, Layers
+from fusion.profiles import ENDS
 from fusion.summaries.moments import outputs
 from fusion.sums import Contribution
 from fusion.task import Task, dimension
@@ -135,7 +136,11 @@ def checked_model(manifest: object, tensors: Tensors) -> Model:
         _damaged("its list of summaries is empty or too long")
     for summary in manifest["summaries"]:
         _check_key(checked_fields(summary, "a summary of the manifest", SUMMARY_FIELDS), "record", "origin")
-    method = checked_fields(manifest["method"], "the method", METHOD_FIELDS)
+    is_robust = "robust" in manifest["method"]
+    fields = METHOD_FIELDS | {"robust": dict} if is_robust else METHOD_FIELDS
+    method = checked_fields(manifest["method"], "the method", fields)
+    if is_robust:
+        _check_robust(checked_fields(method["robust"], "the robust option", ROBUST_FIELDS), task)
     if not {*method["unseen_classes"]} <= {*task.class_names}:
         _damaged("it names classes that its task does not have")
     if manifest["quality"] is not None:
@@ -167,6 +172,9 @@ METHOD_FIELDS = {
     "seed": str,
     "unseen_classes": list,
 }
+ROBUST_FIELDS = {"liars": int, "most_rows": Number, "left_out": list, "weights": list, "unjudged": list}
+LEFT_OUT_FIELDS = {"record": str, "origin": str, "reason": str}
+WEIGHT_FIELDS = {"record": str, "weight": Number}
 QUALITY_FIELDS = {
     "relative_error": Number,
     "relative_error_std": Number,
@@ -190,9 +198,29 @@ def checked_fields(content: object, where: str, types: dict[str, Any]) -> dict[s
             _damaged(f"{where} has a number out of range in {key}")
         if isinstance(value, str) and (len(value) > MAX_TEXT_CHARS or not value.isprintable()):
             _damaged(f"{where} has a text that cannot be shown in {key}")
-        if isinstance(value, list) and key == "unseen_classes" and not all(isinstance(one, str) for one in value):
+        if (
+            isinstance(value, list)
+            and key in ("unseen_classes", "unjudged")
+            and not all(isinstance(one, str) for one in value)
+        ):
             _damaged(f"{where} has a wrong type in {key}")
     return content
+
+
+def _check_robust(robust: dict[str, Any], task: Task) -> None:
+    if not 1 <= robust["liars"] <= MAX_SUMMARIES:
+        _damaged("it withstands a number of liars that cannot be")
+    for name in ("left_out", "weights"):
+        if len(robust[name]) > MAX_SUMMARIES:
+            _damaged("a list of the robust option is too long")
+    for one in robust["left_out"]:
+        _check_key(checked_fields(one, "a summary left out", LEFT_OUT_FIELDS), "record", "origin")
+    for one in robust["weights"]:
+        _check_key(checked_fields(one, "a weight", WEIGHT_FIELDS), "record")
+        if not 0.0 < one["weight"] < 1.0:
+            _damaged("it has a weight that cannot be")
+    if not {*robust["unjudged"]} <= {*task.class_names, *ENDS}:
+        _damaged("it names classes that its task does not have")
 
 
 def _check_key(summary: dict[str, Any], *names: str) -> None:

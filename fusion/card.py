@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fusion.artifact import MAX_SUMMARIES, Model, canonical_json, checked_fields
+from fusion.artifact import LEFT_OUT_FIELDS, MAX_SUMMARIES, Model, canonical_json, checked_fields
 from fusion.errors import ModelError
 
 CARD_FIELDS = {"manifest": dict, "left_out": list, "attestation": dict}
-LEFT_OUT_FIELDS = {"record": str, "origin": str, "reason": str}
 ATTESTATION_FIELDS = {"node": str, "created": str, "digest": str, "signature": str}
 LINE_CHARS = 100
 MAX_LISTED = 12  # summaries with a line each; more are told together
@@ -138,9 +137,26 @@ def _method_lines(method: dict[str, Any]) -> list[str]:
     else:
         what = f"{method['summary']}, {method['denoiser']} denoising, {method['head']} head{shrinkage}"
         lines = [f"{what} ({method['choice']})"]
+    if "robust" in method:
+        lines.append(_robust_line(method["robust"]))
     if method["unseen_classes"]:
         lines.append("too few rows to tell from noise: " + ", ".join(method["unseen_classes"]))
     return lines
+
+
+def _robust_line(robust: dict[str, Any]) -> str:
+    """What the option did; who was left out stands with the reason under another heading."""
+    count = len(robust["left_out"])
+    line = (
+        f"withstands {robust['liars']} lying partner{'s' if robust['liars'] > 1 else ''}: {count or 'no'} "
+        f"{'summary stands' if count == 1 else 'summaries stand'} out, and no partner counts for more than "
+        f"{robust['most_rows']:,.0f} rows"
+    )
+    if robust["weights"]:
+        line += f" ({len(robust['weights'])} made lighter)"
+    if robust["unjudged"]:
+        line += f"; too few partners hold {', '.join(robust['unjudged'])} to judge them there"
+    return line
 
 
 def _quality_lines(quality: dict[str, Any] | None, summary: str) -> list[str]:

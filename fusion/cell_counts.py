@@ -12,9 +12,8 @@ from fusion import plausibility
 from fusion.partitions import Partition, Partitions, partitions_of
 from fusion.summaries.histograms import CELLS
 from fusion.summaries.mean_embedding import columns
-from fusion.summaries.moments import MAX_ROWS
 from fusion.sums import Sums
-from fusion.task import Task
+from fusion.task import MAX_ROWS, Task
 
 Floats = NDArray[np.float64]
 

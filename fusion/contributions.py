@@ -83,19 +83,23 @@ class Contributions:
     quarantined: tuple[tuple[Contribution, str], ...]
 
 
-def contributions(task: Task, summaries: Iterable[Contribution], progress: Progress | None = None) -> Contributions:
-    """Every partner's contribution to the model of `task`; `progress` hears how many models are fitted.
+def contributions(
+    task: Task, summaries: Iterable[Contribution], progress: Progress | None = None, liars: int = 0
+) -> Contributions:
+    """Every partner's contribution to the model of `task`; `progress` hears how many models are fitted. With `liars`,
+    of the partners that `fusion.robust` keeps, as they then count; the others are listed with the quarantined.
 
     NothingToFuse where no summary is usable, ModelError for a kind of summary that holds no moments.
     """
     with threadpool_limits(limits=1):
-        fused = fuse(task, summaries)
+        fused = fuse(task, summaries, liars)
         study = _Study(fused, progress or (lambda _: None))
         alone = [study.alone(k) for k in range(len(study.partners))]
         adds, together = study.added()
     parts = zip(study.partners, alone, adds, strict=True)
     listed = [_describe(study, k, members, *scores) for k, (members, *scores) in enumerate(parts)]
-    return Contributions(tuple(listed), together, fused.quarantined)
+    left_out = () if fused.screened is None else fused.screened.left_out
+    return Contributions(tuple(listed), together, (*fused.quarantined, *left_out))
 
 
 class _Study:

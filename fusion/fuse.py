@@ -10,24 +10,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from fusion.errors import NothingToFuse
+from fusion.plausibility import too_many_rows
 from fusion.statistics import Statistics
 from fusion.summaries import kind_of
 from fusion.sums import Contribution, RunningSums, Sums, total
-from fusion.task import Task
+from fusion.task import MAX_ROWS, Task
 
-__all__ = ["Contribution", "Fused", "Fuser", "Sums", "fuse", "total"]
+if TYPE_CHECKING:
+    from fusion.robust import Screened
+
+__all__ = ["Contribution", "Fused", "Fuser", "Sums", "fuse", "problem", "total"]
 
 
 @dataclass(frozen=True)
 class Fused:
-    """What fusing gave: the summaries used (by record id), those quarantined with the reason, and the sums."""
+    """What fusing gave: the summaries used (by record id), those quarantined with the reason, and the sums.
+
+    `screened` is what the robust option did, where it was asked for.
+    """
 
     task: Task
     sums: Sums
     used: tuple[Contribution, ...]
     quarantined: tuple[tuple[Contribution, str], ...]
+    screened: Screened | None = None
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -44,7 +53,6 @@ class Fuser:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._task_id = task.id  # hashed once
-        self._kind = kind_of(task)
         self._running = RunningSums()
         self._used: dict[bytes, Contribution] = {}
         self._quarantined: dict[bytes, tuple[Contribution, str]] = {}
@@ -85,18 +93,35 @@ class Fuser:
         if contribution.summary.task_id != self._task_id:
             return "it belongs to another task"
         sums = Sums.of(contribution.summary)
-        reason = self._kind.problem(self._task, sums)
+        reason = problem(self._task, sums)
         if reason is None:
             self._running.add(sums)
         return reason
 
 
-def fuse(task: Task, contributions: Iterable[Contribution]) -> Fused:
-    """The exact sum of all plausible summaries of `task`; the same record given twice counts once.
+def problem(task: Task, sums: Sums) -> str | None:
+    """Why a summary of `task` with these sums is quarantined, in words; None where an honest release looks like it."""
+    kind = kind_of(task)
+    reason = kind.problem(task, sums)
+    if reason is None and task.max_rows < MAX_ROWS:
+        reason = too_many_rows(task, kind.profile(task, sums))
+    return reason
 
-    The caller passes at most one live summary per origin and part of its data. NothingToFuse when none is usable.
+
+def fuse(task: Task, contributions: Iterable[Contribution], liars: int = 0) -> Fused:
+    """The exact sum of all plausible summaries of `task`; the same record given twice counts once. With `liars`, the
+    sum of those that `fusion.robust` keeps to withstand so many, weighted as it says.
+
+    The caller passes at most one live summary per origin and part of its data. NothingToFuse when none is usable,
+    ModelError where `liars` cannot be withstood.
     """
     fuser = Fuser(task)
     for one in contributions:
         fuser.add(one)
-    return fuser.fused()
+    fused = fuser.fused()
+    if not liars:
+        return fused
+    from fusion.robust import screen
+
+    screened = screen(task, fused.used, liars)
+    return Fused(task, total(screened.kept), screened.kept, fused.quarantined, screened)

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
@@ -24,10 +24,15 @@ from fusion.errors import ModelError
 from fusion.fitting import rounded
 from fusion.fuse import Contribution, Fused, fuse
 from fusion.model_files import MAX_MODEL_BYTES, read_model, write_onnx, write_safetensors
+from fusion.profiles import ENDS
 from fusion.scoring import Predictions, evaluate, predict
 from fusion.selection import Quality
 from fusion.summaries import kind_of
+from fusion.sums import FULL_WEIGHT
 from fusion.task import Task
+
+if TYPE_CHECKING:
+    from fusion.robust import Screened
 
 __all__ = [
     "MAX_MODEL_BYTES",
@@ -41,6 +46,7 @@ __all__ = [
     "predict",
     "read_model",
     "rebuild",
+    "records_of",
     "write_onnx",
     "write_safetensors",
 ]
@@ -50,8 +56,9 @@ SOFTWARE = "tidings 0.1.0"
 _SEED_PERSON = b"tidings-seed-v1"
 
 
-def build_model(task: Task, contributions: Iterable[Contribution], head: str | None = None) -> Model:
-    """The model of `task` fused from these summaries, with `head` or the one that does best on left-out summaries.
+def build_model(task: Task, contributions: Iterable[Contribution], head: str | None = None, liars: int = 0) -> Model:
+    """The model of `task` fused from these summaries, with `head` or the one that does best on left-out summaries,
+    withstanding so many `liars` as `fusion.robust` can.
 
     The caller passes at most one live summary per origin and part of its data. Implausible ones are left out and
     named in `quarantined`. NothingToFuse when none is left; ModelError for a head that the task cannot have.
@@ -59,11 +66,15 @@ def build_model(task: Task, contributions: Iterable[Contribution], head: str | N
     kind = kind_of(task)
     check_head(task, head)
     with threadpool_limits(limits=1):
-        fused = fuse(task, contributions)
+        fused = fuse(task, contributions, liars)
         seed = seed_of(fused)
         fitted = kind.fit(fused, head, seed)
     method = {"summary": task.summary, **fitted.method, "asked": head, "seed": seed.hex()}
-    return Model(_manifest(fused, method, fitted.quality), to_tensors(fitted.layers), fused.quarantined)
+    if fused.screened is not None:
+        method["robust"] = _robust_entry(task, fused.screened)
+    left_out = () if fused.screened is None else fused.screened.left_out
+    unused = (*fused.quarantined, *left_out)
+    return Model(_manifest(fused, method, fitted.quality), to_tensors(fitted.layers), unused)
 
 
 def check_head(task: Task, head: str | None) -> None:
@@ -75,7 +86,14 @@ def check_head(task: Task, head: str | None) -> None:
 
 def rebuild(task: Task, contributions: Iterable[Contribution], model: Model) -> Model:
     """The model that these summaries give when asked as `model` was; equal digests confirm it."""
-    return build_model(task, contributions, model.manifest["method"]["asked"])
+    method = model.manifest["method"]
+    return build_model(task, contributions, method["asked"], method["robust"]["liars"] if "robust" in method else 0)
+
+
+def records_of(model: Model) -> set[bytes]:
+    """The ids of the summaries that `rebuild` takes: those used, and those that the robust option left out."""
+    left_out = model.manifest["method"].get("robust", {}).get("left_out", [])
+    return {bytes.fromhex(one["record"]) for one in (*model.manifest["summaries"], *left_out)}
 
 
 def seed_of(fused: Fused) -> bytes:
@@ -106,6 +124,25 @@ def _summary_entry(contribution: Contribution) -> dict[str, Any]:
         "epsilon": claim.epsilon if math.isfinite(claim.epsilon) else None,
         "delta": claim.delta,
         "mechanism": claim.mechanism,
+    }
+
+
+def _robust_entry(task: Task, screened: Screened) -> dict[str, Any]:
+    """What `fusion.robust` did; the weight of a partner, where it is not 1, stands once for each of its summaries."""
+    names = task.class_names or ENDS
+    return {
+        "liars": screened.liars,
+        "most_rows": rounded(screened.most_rows),
+        "left_out": [
+            {"record": one.record_id.hex(), "origin": one.origin.hex(), "reason": reason}
+            for one, reason in screened.left_out
+        ],
+        "weights": [
+            {"record": one.record_id.hex(), "weight": one.weight / FULL_WEIGHT}
+            for one in screened.kept
+            if one.weight < FULL_WEIGHT
+        ],
+        "unjudged": [names[c] for c in screened.unjudged],
     }
 
 

@@ -20,11 +20,13 @@ from scipy.linalg import lapack
 
 from fusion.denoise import spectral_edge
 from fusion.statistics import Statistics
-from fusion.summaries.moments import MAX_ROWS
+from fusion.task import MAX_ROWS
 
 if TYPE_CHECKING:
     from fusion.class_means import ClassSums
+    from fusion.profiles import Profile
     from fusion.residual_fit import Residuals
+    from fusion.task import Task
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +51,14 @@ def _implausible_classes(statistics: Statistics, slack: float) -> str | None:
     gap_sigma = np.hypot(np.sqrt(statistics.classes) * sigma, statistics.gram_sigma / statistics.bias)
     if np.linalg.norm(gap) > gap_sigma * (np.sqrt(d) + DEVIATIONS) + slack:
         return "its class sums and its second moments contradict each other"
+    return None
+
+
+def too_many_rows(task: Task, profile: Profile) -> str | None:
+    """Whether a summary counts more rows than the task allows one release, whatever the noise."""
+    noise = DEVIATIONS * np.sqrt(len(profile.counts)) * profile.count_sigma
+    if profile.rows > task.max_rows * (1.0 + ROUNDING) + noise:
+        return f"it counts more rows than the {task.max_rows:,} that its task allows a release"
     return None
 
 

@@ -21,7 +21,7 @@ from fusion.errors import DataError
 from fusion.noise import discrete_gaussian
 from fusion.summaries import Measured, Progress, kind_of
 from fusion.summary import ADJACENCY, Claim, Plan, Summary, claim_of, limits_of, plan, step_for, step_of
-from fusion.task import Task
+from fusion.task import MAX_ROWS, Task
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch, RowReport
@@ -146,14 +146,15 @@ def _in_steps(values: NDArray[np.int64], step: int) -> NDArray[np.int64]:
 
 
 def _check_rows(task: Task, report: RowReport, part: Part | None) -> None:
-    from fusion.summaries.moments import MAX_ROWS
-
     # A part without rows is released like any other: one row more or less must not decide whether it is.
     if report.rows_used == 0 and part is None:
         column = f", or the column of persons {persons.column}" if (persons := task.privacy.person) else ""
         raise DataError(f"no row has a label that the task knows; check the label column and its classes{column}")
     if report.rows_used > MAX_ROWS:
         raise DataError(f"a release takes at most {MAX_ROWS} rows; split the data")
+    counted = report.persons if task.privacy.person is not None else report.rows_used
+    if counted > task.max_rows:
+        raise DataError(f"this task allows a release {task.max_rows:,} rows, and here are {counted:,}; publish parts")
     if task.model is not None:
         from fusion.summaries.model import check_memory
 

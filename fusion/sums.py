@@ -16,14 +16,27 @@ from fusion.summary import Summary
 
 Floats = NDArray[np.float64]
 
+WEIGHT_BITS = 20
+FULL_WEIGHT = 1 << WEIGHT_BITS
+
 
 @dataclass(frozen=True)
 class Contribution:
-    """One summary, the record that carried it and the key of the partner it comes from (32 bytes each)."""
+    """One summary, the record that carried it and the key of the partner it comes from (32 bytes each).
+
+    `weight`, in units of 2^-20, is what it counts for: FULL_WEIGHT unless `fusion.robust` says less.
+    """
 
     record_id: bytes
     origin: bytes
     summary: Summary
+    weight: int = FULL_WEIGHT
+
+    @property
+    def sums(self) -> Sums:
+        """The integers of the summary, weighted."""
+        sums = Sums.of(self.summary)
+        return sums if self.weight == FULL_WEIGHT else sums.weighted(self.weight)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,17 @@ class Sums:
     def minus(self, other: Sums) -> Sums:
         """What is left without `other`, which must be one of the summands."""
         return self._combined(other, -1)
+
+    def weighted(self, weight: int) -> Sums:
+        """These sums times `weight` / 2^20 with their noise, in whole units again, each rounded down; variances up."""
+        low = FULL_WEIGHT - 1
+        moved = {name: block * weight for name, block in self.whole.items()}  # below 2^51
+        fraction = {
+            name: ((moved[name] & low) << (32 - WEIGHT_BITS)) + (block * weight >> WEIGHT_BITS)
+            for name, block in self.fraction.items()
+        }
+        variances = {name: -(-value * weight * weight >> 2 * WEIGHT_BITS) for name, value in self.variances.items()}
+        return Sums({name: block >> WEIGHT_BITS for name, block in moved.items()}, fraction, variances)
 
     def _combined(self, other: Sums, sign: int) -> Sums:
         return Sums(
@@ -111,5 +135,5 @@ def total(contributions: Iterable[Contribution]) -> Sums:
     """The sum of one or more summaries."""
     running = RunningSums()
     for one in contributions:
-        running.add(Sums.of(one.summary))
+        running.add(one.sums)
     return running.now()

@@ -48,6 +48,7 @@ KINDS = ("classification", "regression")
 SUMMARY_KINDS = ("moments", "mean-embedding", "class-moments", "histograms", "residual-moments", "model")
 UNIT_RECORD = "record"
 MAX_PERSON_ROWS = 1_000
+MAX_ROWS = 2**30  # of a release: then every sum stays below 2^62 and int64 cannot overflow
 MAX_DIRECTIONS = 2**21  # entries of the directions of a lift: 16 MB in a model file
 MAX_GAMMA = 1_000.0  # of a lift: points of the unit ball further apart than 0.1 then share nothing
 DEFAULT_FEATURES = 256
@@ -378,6 +379,7 @@ class Task:
     class_moments: ClassMomentsSettings | None = None  # of that kind of summary alone
     model: ModelSettings | None = None  # likewise
     histograms: HistogramSettings | None = None
+    max_rows: int = MAX_ROWS  # that one release may count, or persons where they are the unit
 
     @classmethod
     def from_toml(cls, text: str, source: str, folder: Path | None = None) -> Task:
@@ -413,6 +415,8 @@ class Task:
             "columns": [_column_content(column) for column in self.columns],
             "encoder": self.encoder.content(),
         }
+        if self.max_rows < MAX_ROWS:
+            content["max_rows"] = self.max_rows
         if self.class_moments is not None:
             content["class-moments"] = vars(self.class_moments)
         if self.histograms is not None:

@@ -32,6 +32,7 @@ from fusion.task import (
     MAX_IMAGE_SIDE,
     MAX_MISSING,
     MAX_PERSON_ROWS,
+    MAX_ROWS,
     MAX_TASK_BYTES,
     MIN_DELTA,
     MIN_RELATIVE_WIDTH,
@@ -166,8 +167,9 @@ def _build(raw: object, fail: Fail) -> Task:
     class_moments = build_class_moments(top, label) if summary == "class-moments" else None
     histograms = build_histograms(top, label, columns, encoder) if summary == "histograms" else None
     model = build_model(top, label) if summary == "model" else None
+    max_rows = whole_number(top, "max_rows", 1, MAX_ROWS, MAX_ROWS)
     top.done()
-    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments, model, histograms)
+    task = Task(name, kind, summary, label, privacy, csv, columns, encoder, class_moments, model, histograms, max_rows)
     if histograms is not None and dimension(task) > MAX_DIMENSION:
         top.fail(
             "histograms", f"have {dimension(task) - 1} cells, over the {MAX_DIMENSION - 1} allowed; lower the bins"

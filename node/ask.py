@@ -51,14 +51,15 @@ def ask(
     only: str | None,
     without: str | None,
     head: str | None,
+    robust: int = 0,
     on_progress: Callable[[str], None],
 ) -> bytes:
     """A model file for an accepted task, from this node's own holdings or from the peer `node`, or one that was shared
     before where these have none to give."""
-    query = select(home, task_reference, only, without, head, _format_of(output))
+    query = select(home, task_reference, only, without, head, _format_of(output), robust)
     peer = home.peers.peer_of(node) if node and home.peers.key_of(node) != home.me else None
     # What was shared is as it is: nobody's summaries can be left out of it now.
-    as_shared = not (query.only or query.without or query.head)
+    as_shared = not (query.only or query.without or query.head or query.robust)
     try:
         data = answer(home, query, on_progress) if peer is None else _answer_of(home, query, peer, on_progress)
     except (CannotFuse, PeerUnreachable) as error:
@@ -74,7 +75,13 @@ def ask(
 
 
 def select(
-    home: Home, task_reference: str, only: str | None, without: str | None, head: str | None, file_format: str
+    home: Home,
+    task_reference: str,
+    only: str | None,
+    without: str | None,
+    head: str | None,
+    file_format: str,
+    robust: int = 0,
 ) -> Query:
     """The query that a person typed; UsageError where it cannot be meant."""
     task = find(home, task_reference)
@@ -92,6 +99,7 @@ def select(
         _keys(home, only),
         _keys(home, without),
         file_format,
+        robust,
     )
 
 
@@ -175,12 +183,12 @@ def verify_model(home: Home, reference: str) -> Verdict:
     """Fuse again, from the summaries held here, exactly those that a model names, and compare digests. `reference` is a
     model file, or the beginning of the id of a shared model's record."""
     from fusion.errors import FusionError
-    from fusion.model import read_model, rebuild
+    from fusion.model import read_model, rebuild, records_of
 
     model, card = read_model(_file_or_shared(home, reference))
     node = home.peers.name_of(check_attestation(card))
     task = find(home, card["manifest"]["task_id"])
-    wanted = {bytes.fromhex(one["record"]) for one in card["manifest"]["summaries"]}
+    wanted = records_of(model)
     held = holdings(home, task, Query(task.id, "", (), (), MODEL_FORMATS[0]))
     usable = [one for one in held.usable if one.record_id in wanted]
     if len(usable) < len(wanted):

@@ -202,7 +202,8 @@ def import_bundle(
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
     catch_up(home)
-    witness(home)
+    while witness(home):
+        pass
     imported.exporter_name = home.peers.name_of(exporter) if exporter else None
     imported.granted = home.epochs.grant_missing()
     return imported
@@ -268,9 +269,7 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
         if isinstance(frame, WireError):
             yield str(frame)
         elif isinstance(frame, Chunk):
-            record = group.get(frame.id)
-            fits = record is not None and is_chunk(record.header, frame.index, frame.data)
-            yield frame if fits else "a chunk that fits no record before it"
+            yield from _chunks(group.get(frame.id), frame.index, frame.data)
         else:
             group, bodies = {}, {}
             for signed in frame.records:
@@ -282,15 +281,17 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                     group[record.id] = record
                     bodies[record.id] = signed.body
             yield list(group.values())
-            for record in group.values():
-                yield from _chunks(record, bodies[record.id])
+            for record_id, body in bodies.items():
+                yield from _chunks(group[record_id], 0, body)
 
 
-def _chunks(record: Record, body: bytes) -> Iterator[Chunk | str]:
-    """The chunks of a body that came with its header, as far as they fit it."""
-    for index, data in enumerate(cut(body, record.header.chunk_bytes)):
-        fits = is_chunk(record.header, index, data)
-        yield Chunk(record.id, index, data) if fits else "a chunk that does not fit its record"
+def _chunks(record: Record | None, first: int, data: bytes) -> Iterator[Chunk | str]:
+    """One chunk after the other of what came together, up to the first that does not fit the record."""
+    for index, part in enumerate(cut(data, record.header.chunk_bytes) if record else [data], first):
+        if record is None or not is_chunk(record.header, index, part):
+            yield "a chunk that fits no record before it"
+            return
+        yield Chunk(record.id, index, part)
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:
@@ -378,7 +379,12 @@ class _Keeper:
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
-        if held is None and not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, 0.0):
+        is_revoke = record.header.kind is Kind.REVOKE  # a thief must not keep it out by filling a quota
+        if (
+            held is None
+            and not is_revoke
+            and not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, 0.0)
+        ):
             self._imported.over_quota += 1
             return
         if held is None:

@@ -12,12 +12,17 @@ import typer
 
 from node import show
 from node.cli_options import Json, TaskName, open_home
+from node.config import MAX_LIARS
 
 app = typer.Typer(rich_markup_mode=None)
 
 Only = Annotated[str | None, typer.Option("--only", metavar="A,B", help="Fuse these partners' summaries.")]
 Without = Annotated[str | None, typer.Option("--without", metavar="C", help="Leave these partners out.")]
 HeadName = Annotated[str | None, typer.Option("--head", metavar="H", help="How the model is fitted; else the best.")]
+
+Robust = Annotated[
+    int, typer.Option("--robust", metavar="F", min=0, max=MAX_LIARS, help="Withstand up to F partners who lie.")
+]
 
 
 @app.command()
@@ -29,13 +34,16 @@ def query(
     only: Only = None,
     without: Without = None,
     head: HeadName = None,
+    robust: Robust = 0,
     json: Json = False,
 ) -> None:
     """Get the fused model, from this node or a peer. Where nothing can be fused, one that a member shared."""
     from node.ask import ask, save
 
     home = open_home(context)
-    data = ask(home, task, output, node=node, only=only, without=without, head=head, on_progress=show.note)
+    data = ask(
+        home, task, output, node=node, only=only, without=without, head=head, robust=robust, on_progress=show.note
+    )
     received = save(home, data, output)
     if json:
         show.as_json(received.card)
@@ -50,6 +58,7 @@ def share(
     only: Only = None,
     without: Without = None,
     head: HeadName = None,
+    robust: Robust = 0,
     json: Json = False,
 ) -> None:
     """Gossip the fused model itself, for devices too small to fuse. Costs no budget."""
@@ -58,7 +67,7 @@ def share(
     from node.shared import share as share_model
 
     home = open_home(context)
-    shared = share_model(home, select(home, task, only, without, head, FORMAT), show.note)
+    shared = share_model(home, select(home, task, only, without, head, FORMAT, robust), show.note)
     show.as_json(shared.to_json()) if json else show.line(shared.describe())
 
 
@@ -130,6 +139,7 @@ def contributions(
     task: TaskName,
     only: Only = None,
     without: Without = None,
+    robust: Robust = 0,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it.")] = None,
     json: Json = False,
 ) -> None:
@@ -142,7 +152,7 @@ def contributions(
     if plot is not None:
         study.check_plot(plot)
     with show.progress("fitting", "models") as progress:
-        found = study.study(home, select(home, task, only, without, None, FORMAT), progress)
+        found = study.study(home, select(home, task, only, without, None, FORMAT, robust), progress)
     if plot is not None:
         study.plot(found, plot)
         show.note(f"Drew {plot}.")

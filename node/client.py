@@ -41,7 +41,7 @@ _stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated wi
 
 
 def _exchange(channel: grpc.aio.Channel) -> ExchangeCall:
-    """A stream of frames as bytes, which `wire` decodes."""
+    """A new stream of frames as bytes. What comes over it and does not decode is for `wire` to refuse."""
     return channel.stream_stream(EXCHANGE, None, None)(None)
 
 

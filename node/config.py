@@ -51,6 +51,9 @@ SMALL_BODY_BYTES: Final = 4 * 1024
 """Bodies up to this size travel with their header, in one frame and unasked: a round trip costs more than a rare second
 copy. A reader refuses larger ones in that place: they are asked for by chunk, so that a cut line loses little."""
 
+MAX_LIARS: Final = 1_023
+"""That a query may ask to withstand: fewer than half of the most origins."""
+
 MAX_ORIGINS: Final = 2_048
 MAX_PREFIXES: Final = 2_048
 MAX_SPANS: Final = 256

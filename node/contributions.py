@@ -35,7 +35,7 @@ def study(home: Home, query: Query, progress: Callable[[int], None]) -> dict[str
 
     task = find(home, query.task_id.hex())
     held = fusable(home, task, query)
-    found = contributions(task, held.usable, progress)
+    found = contributions(task, held.usable, progress, query.robust)
     listed: list[dict[str, Any]] = [
         {
             "origin": home.peers.name_of(PublicKey(one.origin)),

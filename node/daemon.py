@@ -421,9 +421,11 @@ class Daemon:
     def _witness(self) -> None:
         self._witness_timer = None
         try:
-            if evidence.witness(self._home, self._unheard):
-                self._read_records()
+            told = evidence.witness(self._home, self._unheard)
             self._unheard.clear()
+            if told:
+                self._read_records()
+                self._witness_soon()
         except StoreError as error:
             self.journal.store_failed(error)
         except KeystoreLocked as error:
@@ -432,8 +434,8 @@ class Daemon:
     def _look_at(self, record: Record) -> None:
         """A record that ends an identity changes who is trusted. A new key card wants a grant. So do all members, under
         a new epoch, when a record comes that another copy of this home signed: what was granted meanwhile may have gone
-        out under numbers that were taken, and is refused. HEADs, evidence and rosters are read when there is
-        time."""
+        out under numbers that were taken, and is refused. HEADs, evidence and
+        rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
         if kind is Kind.EVIDENCE:

@@ -153,8 +153,8 @@ class Bye:
 Frame = Hello | Digest | Origins | Spans | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing | Bye
 
 
-def kind_of(frame: Frame) -> str:
-    """The frame's kind as the wire contract calls it: `want_chunks`."""
+def frame_name(frame: Frame) -> str:
+    """What the wire contract calls a frame of this kind: `want_chunks`."""
     return _snake_case(type(frame).__name__)
 
 
@@ -165,10 +165,12 @@ def _snake_case(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which model is asked for. Origins are raw keys; an empty `head` lets the answering node choose."""
+    """Which model is asked for. Origins are raw keys; an empty `head` lets the answering node choose; `robust` is how
+    many lying partners it must withstand."""
 
     task_id: bytes
     head: str
     only: tuple[bytes, ...]
     without: tuple[bytes, ...]
     format: str
+    robust: int = 0

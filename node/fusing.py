@@ -61,7 +61,7 @@ def _answer(home: Home, query: Query) -> tuple[Told, bytes]:
     try:
         return Told.FUSED, answer(home, query)
     except CannotFuse:
-        if query.only or query.without or query.head:
+        if query.only or query.without or query.head or query.robust:
             raise
         accepted = next(one for one in home.store.tasks() if one.task_id == query.task_id)
         found = newest(home, Task.from_canonical(accepted.canonical))

@@ -150,8 +150,8 @@ class Home:
     @property
     def trusted(self) -> frozenset[PublicKey]:
         """The origins whose records this node keeps and passes on: its members, itself, and the earlier identities of
-        both."""
-        return self.store.standing().trusted
+        both, but those condemned."""
+        return self.store.standing().trusted - self.store.condemned()
 
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
@@ -220,14 +220,14 @@ def read_settings(path: Path) -> NodeSettings:
             raise ValueError
         content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
         name, listen = content["name"], content["listen"]
-        if not isinstance(name, str) or not isinstance(listen, str | None):
+        quotas = content.get("quotas", 1.0)
+        if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
             raise TypeError
-        quotas = float(content.get("quotas", 1.0))
         if not 0 < quotas < math.inf:
-            raise ValueError("quotas is a positive number")
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
     try:
-        return NodeSettings(check_name(name), None if listen is None else check_address(listen), quotas)
+        return NodeSettings(check_name(name), None if listen is None else check_address(listen), float(quotas))
     except (HomeError, UsageError) as error:
         raise HomeError(f"{path} cannot be used: {error}") from None

@@ -20,7 +20,7 @@ from typing import Final
 
 from crypto.keys import PublicKey
 from node.errors import NodeError
-from node.frames import Frame, Query, kind_of
+from node.frames import Frame, Query, frame_name
 from node.gossip.events import Disk, LinkState, Struck
 from node.local_tables import LinkReport
 from node.logs import tell
@@ -147,7 +147,7 @@ class Journal:
 
     def received(self, frame: Frame) -> None:
         """A well-formed frame came."""
-        self.counts.frames_received[kind_of(frame)] += 1
+        self.counts.frames_received[frame_name(frame)] += 1
 
     def struck(self, struck: Struck) -> None:
         """A peer sent something invalid, which was refused."""

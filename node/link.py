@@ -17,7 +17,7 @@ from crypto.keys import PublicKey
 from node import wire
 from node.bandwidth import Allowance
 from node.errors import WireError
-from node.frames import Chunk, Frame, Missing, Records, SignedRecord, kind_of
+from node.frames import Chunk, Frame, Missing, Records, SignedRecord, frame_name
 from node.records import Record
 from node.tolls import Toll, price_s
 
@@ -116,24 +116,24 @@ class Link:
         """What gRPC sends: what is queued, slowed to the bandwidth limit, until the link is closed."""
         while await self._has_something():
             if self._allowance is None:
-                message = self._message()
+                message = self._next()
             else:
                 async with self._allowance.turn(self._is_urgent) as charge:
-                    message = self._message()
+                    message = self._next()
                     charge(len(message))
             if message:
                 yield message
 
     async def receive(self, messages: AsyncIterable[bytes]) -> None:
         """Hand what arrives to the hub until the peer ends the stream or this side closes the link."""
-        async for message in messages:
+        async for data in messages:
             if self.closed_because is not None:
                 return
             if not self._hub.may_exchange(self.peer):
                 self.close("it was removed here")
                 return
-            self.bytes_received += len(message)
-            await self._take(message)
+            self.bytes_received += len(data)
+            await self._take(data)
         self.close("the other side closed it")
 
     async def _take(self, data: bytes) -> None:
@@ -162,30 +162,27 @@ class Link:
     def _is_urgent(self) -> bool:
         return bool(self._frames or self._records)
 
-    def _message(self) -> bytes:
-        """What goes first now, encoded and counted; empty if nothing does."""
-        frame = self._next()
-        if frame is None:
-            return b""
-        message = wire.encode(frame)
-        self.bytes_sent += len(message)
-        self.frames_sent[kind_of(frame)] += 1
-        return message
-
-    def _next(self) -> Frame | None:
-        """What goes first now; None if nothing does. A closed link sends frames that wait and no bodies."""
+    def _next(self) -> bytes:
+        """What goes first now, encoded; empty if nothing does. A closed link sends frames that wait and no bodies."""
         if self._frames:
-            return self._frames.popleft()
+            return self._encoded(self._frames.popleft())
         if self.closed_because is not None:
             self._records.clear()
             self._chunks.clear()
             self._loaded.clear()
-            return None
+            return b""
         if self._records:
-            return Records(tuple(map(self._with_body, self._records.popleft())))
+            return self._encoded(Records(tuple(map(self._with_body, self._records.popleft()))))
         if not self._loaded:
             self._load()
-        return self._loaded.popleft()
+        return self._encoded(self._loaded.popleft())
+
+    def _encoded(self, frame: Frame) -> bytes:
+        """What is sent now, counted."""
+        data = wire.encode(frame)
+        self.bytes_sent += len(data)
+        self.frames_sent[frame_name(frame)] += 1
+        return data
 
     def _with_body(self, record: Record) -> SignedRecord:
         body = _joined(self._hub.load_chunks(record.id, range(len(record.header.chunk_hashes))))

@@ -86,7 +86,7 @@ def answer(home: Home, query: Query, on_progress: Callable[[str], None] = lambda
     held = fusable(home, task, query)
     on_progress(f"fusing {summaries(len(held.usable))}")
     try:
-        model = build_model(task, held.usable, query.head or None)
+        model = build_model(task, held.usable, query.head or None, query.robust)
     except (NothingToFuse, ModuleNotFoundError) as error:
         raise CannotFuse(f"This node cannot fuse: {error}") from error
     except FusionError as error:

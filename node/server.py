@@ -196,7 +196,7 @@ class NodeServer:
 
 
 class _Servicer:
-    """What happens on each call. Requests come as bytes: what does not decode is for `wire` to refuse."""
+    """What happens on each call. Frames and requests pass as bytes: what does not decode is for `wire` to refuse."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ prints; other programs rely on them.
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from node import disk, heads, roster_status, shared
 from node.budget import statement
@@ -20,6 +20,9 @@ from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
 from node.succession import Standing
+
+if TYPE_CHECKING:
+    from node.plausible import Checks
 
 OLD_LEDGER: Final = "this node's privacy ledger is an old copy: nothing is released"
 
@@ -197,6 +200,7 @@ class _Reasons:
         self._home = home
         self._is_served = home.is_served()
         self._unsourced = home.store.unsourced() if self._is_served else set()
+        self._checks: dict[bytes, Checks | None] = {}
 
     def of(self, held: Held) -> str:
         """In words; empty if this one can."""
@@ -207,11 +211,22 @@ class _Reasons:
         try:
             if held.record.header.kind is Kind.MODEL:
                 shared.open_shared(self._home, held)
-            else:
-                self._home.epochs.open(held)
+                return ""
+            body = self._home.epochs.open(held)
         except NotReadable as reason:
             return f"{reason}{self._outlook(held)}"
-        return ""
+        return self._quarantined(held, body) if held.record.header.kind is Kind.SUMMARY else ""
+
+    def _quarantined(self, held: Held, body: bytes) -> str:
+        """Why no model takes a summary that can be read; empty if one can, or if its task is not accepted here."""
+        from node.plausible import Checks
+
+        task_id = held.record.header.task_id
+        if task_id not in self._checks:
+            accepted = (task for task in self._home.store.tasks() if task.task_id == task_id)
+            self._checks[task_id] = next((Checks(task.canonical) for task in accepted), None)
+        checks = self._checks[task_id]
+        return checks.problem(body) if checks else ""
 
     def _outlook(self, held: Held) -> str:
         """What becomes of a body that is still arriving."""

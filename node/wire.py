@@ -28,6 +28,7 @@ from node.config import (
     HEADER_LIMIT_BYTES,
     MAX_ADVERTS,
     MAX_IDS,
+    MAX_LIARS,
     MAX_ORIGINS,
     MAX_PREFIXES,
     MAX_RANGES,
@@ -572,6 +573,7 @@ def query_to_pb(query: Query) -> pb.QueryRequest:
         only_origins=query.only,
         without_origins=query.without,
         format=query.format,
+        robust=query.robust,
     )
 
 
@@ -587,6 +589,7 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         _read_query_origins(message.only_origins),
         _read_query_origins(message.without_origins),
         message.format,
+        _at_most("number of liars to withstand", message.robust, MAX_LIARS),
     )
 
 

@@ -16,9 +16,9 @@ from fusion.fuse import Contribution, Fuser, Sums, fuse, total
 from fusion.plausibility import problem_of
 from fusion.statistics import Statistics, statistics_of
 from fusion.summaries import Blocks, kind_of
-from fusion.summaries.moments import CROSS, DIAGONAL, MAX_ROWS, SQUARES, UPPER
+from fusion.summaries.moments import CROSS, DIAGONAL, SQUARES, UPPER
 from fusion.summary import Summary
-from fusion.task import Task
+from fusion.task import MAX_ROWS, Task
 from tests.partners import STAY, WARD, exact, noisy, stay_rows, ward_rows
 
 PARTNERS = [noisy(WARD, ward_rows(60, seed), 1.0 + seed, f"partner {seed}") for seed in range(5)]

@@ -22,9 +22,8 @@ from fusion.model import build_model, card, describe, read_model, write_onnx, wr
 from fusion.release import noisy_summary
 from fusion.scoring import onnx_inputs, softmax
 from fusion.summaries import Blocks, kind_of
-from fusion.summaries.moments import MAX_ROWS
 from fusion.summary import Claim, Summary, claim_of, plan
-from fusion.task import SUMMARY_KINDS, CategoryColumn, NumberColumn, Task
+from fusion.task import MAX_ROWS, SUMMARY_KINDS, CategoryColumn, NumberColumn, Task
 from tests.partners import CLASSES_TOML, NUMBER_TOML, exact, noisy, stay_rows, ward_rows
 
 OPTIONS: dict[str, str] = {}

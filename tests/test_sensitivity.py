@@ -39,7 +39,8 @@ from second_routes import assemble
 from fusion.dataset import Batch, inspect, person_pass, read_batches
 from fusion.errors import DataError
 from fusion.summaries import UNIT, moments
-from fusion.summaries.moments import MAX_ROWS, MOMENTS, quantize
+from fusion.summaries.moments import MOMENTS, quantize
+from fusion.task import MAX_ROWS
 
 hostile_float = (
     st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1e308, -0.0, 5e-324, -5.0, 40.0, 1.0]) | st.floats()

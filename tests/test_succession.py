@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from crypto.keys import Identity, PublicKey
 from crypto.keystore import LEAST, Keyring, Keystore
 from crypto.recovery import RecoveryKey, consent
+from crypto.signing import record_id, sign_record
 from fusion.task import Task
 from node import heads, keys, wire
 from node.errors import IdentityEnded, RecordError, UsageError
@@ -24,7 +25,7 @@ from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.publish import publish, withdraw
 from node.query import holdings
-from node.records import Header, HeldState, Kind, Record, Revocation, Succession
+from node.records import Header, HeldState, Kind, Record, Revocation, Succession, statement_of
 from node.replacement import replace
 from node.status import notices, peers
 from node.succession import MAX_LINE
@@ -368,8 +369,9 @@ def test_a_succession_that_breaks_a_rule_is_refused(payload: Succession, reason:
 def test_nobody_signs_the_succession_of_another() -> None:
     header = header_of(Kind.SUCCESSION, Succession(NEW.public_key, consent(NEW, OLD.public_key), ()))
     header_bytes = wire.write_header(header)
+    signature = sign_record(NEW, statement_of(header, record_id(header_bytes)))
     with pytest.raises(RecordError, match="signature"):
-        wire.read_record(header_bytes, wire.sign_header(NEW, header, header_bytes))
+        wire.read_record(header_bytes, signature)
 
 
 # ----------------------------------------------------------------------------------------------- any order of arrival

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -89,6 +90,9 @@ class SummaryKind(Protocol):
 
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """The moments of all rows; ModelError for a kind that does not hold them."""
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """The rows it counts, and the sums in which partners are compared with each other."""
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """The heads that a model of the task can be asked for, by name."""

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -108,6 +109,18 @@ class ClassMomentsKind:
         if not is_full(task):
             raise ModelError('class-moments with covariance = "diagonal" hold no covariances, which this needs')
         return pooled_statistics(task, sums)
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`; of the sums over classes."""
+        from fusion.class_gaussians import pooled_statistics
+        from fusion.class_means import ClassSums
+        from fusion.profiles import profile_of_class_sums, profile_of_statistics
+        from fusion.statistics import fixed_point_bias
+
+        if is_full(task):
+            return profile_of_statistics(pooled_statistics(task, sums))
+        cross = sums.values(CLASS_CROSS).reshape(-1, len(task.label.classes))
+        return profile_of_class_sums(ClassSums(cross, sums.sigma(CLASS_CROSS), fixed_point_bias(task)))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """Quadratic discriminants, a network and, where there are covariances, the other heads of moments."""

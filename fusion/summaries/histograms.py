@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -83,6 +84,13 @@ class HistogramsKind:
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """ModelError: cells are not moments of features."""
         raise ModelError("summaries of kind histograms hold no moments, which this needs; use moments")
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`."""
+        from fusion.cell_counts import tables_of
+        from fusion.profiles import profile_of_tables
+
+        return profile_of_tables(tables_of(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """One alone."""

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -93,6 +94,13 @@ class MeanEmbeddingKind:
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """ModelError: there are no second moments."""
         raise ModelError("summaries of kind mean-embedding hold no second moments, which this needs; use moments")
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`."""
+        from fusion.class_means import class_sums_of
+        from fusion.profiles import profile_of_class_sums
+
+        return profile_of_class_sums(class_sums_of(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """One alone."""

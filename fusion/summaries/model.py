@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -111,6 +112,13 @@ class ModelKind:
             'summaries of kind "model" hold trained weights and class means, not the sums that this needs; '
             'use a task of kind "moments" for it'
         )
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`; of the class sums. Of weights they say nothing."""
+        from fusion.class_means import class_sums_of
+        from fusion.profiles import profile_of_class_sums
+
+        return profile_of_class_sums(class_sums_of(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """See `fusion.distillation`."""

@@ -60,12 +60,13 @@ from numpy.typing import NDArray
 from fusion.encoders import encoder_for
 from fusion.errors import DataError
 from fusion.summaries import UNIT, BlockLayout, Blocks, Measured, Progress
-from fusion.task import Task, dimension
+from fusion.task import MAX_ROWS, Task, dimension
 
 if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -78,7 +79,6 @@ CROSS_WEIGHT = 1.0  # b: a larger one gives M more of the signal and G less; 0.7
 BLOCK_ROWS = 4_096  # encoded at a time: memory stays flat in the number of rows
 CACHED_ROWS = 512  # quantized at a time: at d = 512 they fit into a processor's cache until BLAS is done with them
 EXACT_ROWS = 2**20  # of squared length 2^32 keep float64 sums exact
-MAX_ROWS = 2**30  # then every sum stays below 2^62 and int64 cannot overflow
 
 DIAGONAL, UPPER, CROSS, SQUARES = "gram_diagonal", "gram_upper", "cross", "target_square"
 
@@ -135,6 +135,12 @@ class MomentsKind:
         from fusion.statistics import statistics_of
 
         return statistics_of(task, sums)
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`."""
+        from fusion.profiles import profile_of_statistics
+
+        return profile_of_statistics(self.statistics(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """See `fusion.heads`."""

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fusion.dataset import Batch
     from fusion.fitting import Fitted
     from fusion.fuse import Fused
+    from fusion.profiles import Profile
     from fusion.statistics import Statistics
     from fusion.sums import Sums
 
@@ -136,6 +137,13 @@ class ResidualMomentsKind:
     def statistics(self, task: Task, sums: Sums) -> Statistics:
         """ModelError: residuals are not the moments of rows."""
         raise ModelError("summaries of kind residual-moments hold no moments of rows, which this needs; use moments")
+
+    def profile(self, task: Task, sums: Sums) -> Profile:
+        """See `fusion.profiles`."""
+        from fusion.profiles import profile_of_residuals
+        from fusion.residual_fit import residuals_of
+
+        return profile_of_residuals(residuals_of(task, sums))
 
     def heads(self, task: Task) -> tuple[str, ...]:
         """One alone."""

@@ -83,7 +83,7 @@ class Intake:
             is_acceptable = advert.kind in RULES and advert.id not in self._refused and advert.id not in self._waiting
             if not is_wanted or not is_acceptable or not self._holdings.trusts(advert.origin):
                 continue
-            if entry or self._quotas.admits(advert.origin, advert.id, advert.body_bytes, now):
+            if entry or self._has_room_for(advert.kind, advert.origin, advert.id, advert.body_bytes, now):
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
@@ -156,7 +156,9 @@ class Intake:
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
             self._out.append(Alarm(self._me, MET_ITSELF))
-        if not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, now):
+        if not self._has_room_for(
+            record.header.kind, record.header.origin.raw, record.id, record.header.body_bytes, now
+        ):
             self._fetcher.forget(record.id)
             return
         self._out.append(Keep(record))
@@ -194,6 +196,11 @@ class Intake:
         for record in [one for one in self._waiting.values() if one.header.origin == origin]:
             del self._waiting[record.id]
             self._take(link, record, now)
+
+    def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
+        """Whether an origin's quota has room for this. What ends a stolen identity is never kept out by what the thief
+        filled it with; only the recovery key makes that kind."""
+        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, body_bytes, now)
 
     def _count(self, record: Record, now: float, age_s: float = 0.0) -> None:
         """A record is here that was not: its origin's quota is smaller by it, and larger by what it took back."""

@@ -403,18 +403,20 @@ class Missing(_message.Message):
     def __init__(self, id: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format")
+    __slots__ = ("task_id", "head", "only_origins", "without_origins", "format", "robust")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     ONLY_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ROBUST_FIELD_NUMBER: _ClassVar[int]
     task_id: bytes
     head: str
     only_origins: _containers.RepeatedScalarFieldContainer[bytes]
     without_origins: _containers.RepeatedScalarFieldContainer[bytes]
     format: str
-    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ...) -> None: ...
+    robust: int
+    def __init__(self, task_id: _Optional[bytes] = ..., head: _Optional[str] = ..., only_origins: _Optional[_Iterable[bytes]] = ..., without_origins: _Optional[_Iterable[bytes]] = ..., format: _Optional[str] = ..., robust: _Optional[int] = ...) -> None: ...
 
 class QueryReply(_message.Message):
     __slots__ = ("progress", "chunk")

@@ -70,6 +70,20 @@ CREATE TABLE signed_rosters (
     hash      BLOB NOT NULL,
     PRIMARY KEY (coalition, version, hash)
 ) STRICT;
+CREATE TABLE recovery (
+    public_key BLOB PRIMARY KEY,
+    hash       BLOB NOT NULL
+) STRICT;
+CREATE TABLE place (
+    file      INTEGER NOT NULL,
+    directory INTEGER NOT NULL
+) STRICT;
+CREATE TABLE numbered (
+    incarnation   BLOB PRIMARY KEY,
+    last_sequence INTEGER NOT NULL
+) STRICT;
+INSERT INTO numbered SELECT incarnation, last_sequence FROM node;
+CREATE INDEX records_about_keys ON records (position) WHERE kind IN (1, 10, 11);
 CREATE TABLE proofs (
     origin      BLOB NOT NULL,
     incarnation BLOB NOT NULL,

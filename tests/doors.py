@@ -607,7 +607,7 @@ def _changed_key_text(data: bytes, change: Change, rng: random.Random) -> bytes:
     from crypto import keys
 
     raw = change(keys.PublicKey.parse(data.decode()).raw)[:32].ljust(32, b"\0")
-    return keys._text_of(raw).encode()
+    return keys.TEXT_FORM.write(raw).encode()
 
 
 def _keystore(scratch: Path) -> Read:
@@ -880,7 +880,7 @@ ALL = (
         is_stable=True, mutate=protobuf(_pb("Succession")), modules=("node.wire", "node.records"),
     ),
     Door(
-        "revocation", "node.wire.read_payload", _payload("REVOKE"), ("RecordError",), gives=_payload_bytes,
+        "revoke", "node.wire.read_payload", _payload("REVOKE"), ("RecordError",), gives=_payload_bytes,
         is_stable=True, mutate=protobuf(_pb("Revocation")), modules=("node.wire", "node.records"),
     ),
     Door(

@@ -82,7 +82,8 @@ def test_a_scraped_node_says_what_it_did(tmp_path: Path) -> None:
         assert now["tidings_records", (("kind", "summary"), ("state", "complete"))] == 1
         assert now["tidings_body_bytes", ()] == record.header.body_bytes
         assert now["tidings_received_bytes_total", ()] > len(body)
-        assert now["tidings_frames_received_total", (("kind", "chunk"),)] == len(record.header.chunk_hashes)
+        # A frame may bring several chunks.
+        assert 1 <= now["tidings_frames_received_total", (("kind", "chunk"),)] <= len(record.header.chunk_hashes)
         assert now["tidings_frames_sent_total", (("kind", "hello"),)] == 1
         assert now["tidings_anti_entropy_rounds_total", ()] >= 1
         assert now["tidings_members", ()] == now["tidings_serving", ()] == now["tidings_links_opened_total", ()] == 1

@@ -74,6 +74,7 @@ from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
 from node.show import duration
 from node.store import Store, Tally
+from node.succession import ABOUT_KEYS
 from node.tolls import Tolls
 from node.wire import read_evidence
 
@@ -120,10 +121,12 @@ class Daemon:
         doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
         self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
+        self._former_dialers = [Dialer.for_identity(former) for former in home.keystore.former]
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
         self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
         self._peers: dict[PublicKey, Peer] = {}
+        self._trusted = frozenset({home.me})
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._disk = DiskWatch(home.path)
@@ -230,9 +233,9 @@ class Daemon:
         self._is_open = is_open
 
     def _read_peers(self) -> None:
-        peers = {peer.key: peer for peer in self._home.store.peers()}
-        if peers != self._peers:
-            self._peers = peers
+        peers, trusted = {peer.key: peer for peer in self._home.store.peers()}, self._home.trusted
+        if (peers, trusted) != (self._peers, self._trusted):
+            self._peers, self._trusted = peers, trusted
             self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
@@ -246,7 +249,8 @@ class Daemon:
         for held in [*grown, *added]:
             self._handle(RecordAdded(held))
         self.arrivals.found([held.record for held in added])
-        if any(held.record.header.kind is Kind.KEY_CARD for held in added):
+        if any(held.record.header.kind in ABOUT_KEYS for held in added):
+            self._read_peers()
             self._grant()
 
     def _grant(self) -> None:
@@ -361,7 +365,8 @@ class Daemon:
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged({peer.key: peer.addresses for peer in members})
+        origins = frozenset(origin.raw for origin in self._trusted)
+        return PeersChanged({peer.key: peer.addresses for peer in members}, origins)
 
     def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
@@ -417,23 +422,27 @@ class Daemon:
     def _witness(self) -> None:
         self._witness_timer = None
         try:
-            if evidence.witness(self._home, self._unheard):
-                self._read_records()
+            told = evidence.witness(self._home, self._unheard)
             self._unheard.clear()
+            if told:
+                self._read_records()
+                self._witness_soon()
         except StoreError as error:
             self.journal.store_failed(error)
         except KeystoreLocked as error:
             self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:
-        """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
-        this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs, evidence and rosters are read when there is time."""
+        """A record that ends an identity changes who is trusted. A new key card wants a grant. So do all members, under
+        a new epoch, when a record comes that another copy of this home signed: what was granted meanwhile may have gone
+        out under numbers that were taken, and is refused. HEADs, evidence and rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
         if kind is Kind.EVIDENCE:
             origin = read_evidence(record).accused
             self._witness_soon()
+        if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
+            asyncio.get_running_loop().call_soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
@@ -530,12 +539,28 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+            await self._reach(peer, address)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
                 self.journal.dial_failed()
                 self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
+
+    async def _reach(self, peer: PublicKey, address: str) -> None:
+        """Gossip with a peer. One that does not know this node's key may know one that it had before: then the news
+        goes over a link as that one, which the peer ends when it has heard."""
+        try:
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+        except PeerRefused as refused:
+            for dialer in self._former_dialers:
+                try:
+                    await dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+                except PeerRefused:
+                    continue
+                except PeerUnreachable:
+                    break
+                return
+            raise refused from None
 
     # ------------------------------------------------------------------------------------------------ the hub
 

@@ -92,6 +92,19 @@ CREATE TABLE denied_peers (                       -- whom the operator removed: 
     since      REAL NOT NULL,
     reason     TEXT NOT NULL
 ) STRICT;
+CREATE TABLE recovery (                           -- what this node's key cards say, by its identity
+    public_key BLOB PRIMARY KEY,
+    hash       BLOB NOT NULL
+) STRICT;
+CREATE TABLE place (                              -- which file on which disk this is: a copy is another one
+    file      INTEGER NOT NULL,
+    directory INTEGER NOT NULL
+) STRICT;
+CREATE TABLE numbered (                           -- how far this store numbered its node's records
+    incarnation   BLOB PRIMARY KEY,
+    last_sequence INTEGER NOT NULL
+) STRICT;
+CREATE INDEX records_about_keys ON records (position) WHERE kind IN (1, 10, 11);
 CREATE TABLE peer_addresses (
     peer    BLOB NOT NULL REFERENCES peers (key) ON DELETE CASCADE,
     place   INTEGER NOT NULL,                     -- the preferred one is 0

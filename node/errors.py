@@ -32,6 +32,10 @@ class WireError(NodeError):
     """Bytes from outside do not decode to what they claim to be."""
 
 
+class IdentityEnded(NodeError):
+    """This node's identity was replaced or revoked: it signs nothing more."""
+
+
 class NotReadable(NodeError):
     """A sealed body cannot be read here yet, or never: the sentence says which and why."""
 

@@ -38,6 +38,8 @@ def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None
     if peer.name == home.settings.name:
         raise UsageError(f"{peer.name} is this node's own name; choose another --name for the peer.")
     with home.store.batch():
+        if known is not None and known.replaces is not None:
+            home.store.remove_peer(known.replaces)  # it stood there for this one, and its name is free now
         home.store.allow(key)
         home.store.add_peer(peer)
     home.epochs.grant_missing()
@@ -45,11 +47,15 @@ def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None
 
 
 def remove_peer(home: Home, key_or_name: str) -> str:
-    """Stop trusting a peer and start a new epoch, granted to those who remain; returns its name here."""
+    """Stop trusting a peer, whatever identities it has had, and start a new epoch, granted to those who remain; returns
+    its name here."""
     peer = home.peers.peer_of(key_or_name)
     with home.store.batch():
-        home.store.remove_peer(peer.key)
-        home.store.deny(peer.key, f"{peer.name} was removed here")
+        standing = home.store.standing()
+        added = [one.key for one in home.store.added_peers() if standing.person(one.key) == standing.person(peer.key)]
+        for key in {peer.key, *added}:
+            home.store.remove_peer(key)
+            home.store.deny(key, f"{peer.name} was removed here")
     home.epochs.grant_missing()
     return peer.name
 
@@ -76,7 +82,7 @@ def change_members(
     gets the beginning of the key after it. Links, epochs and grants follow as with `peer add` and `peer remove`.
     """
     with home.store.batch():
-        here = {peer.key: peer for peer in home.store.peers()}
+        here = {peer.key: peer for peer in home.store.added_peers()}
         removed = [here[key] for key in leaving if key in here and here[key].via != OPERATOR]
         for peer in removed:
             home.store.remove_peer(peer.key)

@@ -19,6 +19,8 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_HEAD: _ClassVar[Kind]
     KIND_EVIDENCE: _ClassVar[Kind]
     KIND_ROSTER: _ClassVar[Kind]
+    KIND_REVOKE: _ClassVar[Kind]
+    KIND_SUCCESSION: _ClassVar[Kind]
 KIND_UNSPECIFIED: Kind
 KIND_KEY_CARD: Kind
 KIND_KEY_GRANT: Kind
@@ -29,6 +31,8 @@ KIND_WITHDRAWAL: Kind
 KIND_HEAD: Kind
 KIND_EVIDENCE: Kind
 KIND_ROSTER: Kind
+KIND_REVOKE: Kind
+KIND_SUCCESSION: Kind
 
 class SignedRecord(_message.Message):
     __slots__ = ("header", "signature", "body")
@@ -77,10 +81,42 @@ class Header(_message.Message):
     def __init__(self, version: _Optional[int] = ..., kind: _Optional[_Union[Kind, str]] = ..., coalition: _Optional[bytes] = ..., origin: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., body_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., chunk_hashes: _Optional[_Iterable[bytes]] = ..., key_commitment: _Optional[bytes] = ..., task_id: _Optional[bytes] = ..., recipient: _Optional[bytes] = ..., supersedes: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class KeyCard(_message.Message):
-    __slots__ = ("encryption_public",)
+    __slots__ = ("encryption_public", "recovery_hash")
     ENCRYPTION_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_HASH_FIELD_NUMBER: _ClassVar[int]
     encryption_public: bytes
-    def __init__(self, encryption_public: _Optional[bytes] = ...) -> None: ...
+    recovery_hash: bytes
+    def __init__(self, encryption_public: _Optional[bytes] = ..., recovery_hash: _Optional[bytes] = ...) -> None: ...
+
+class LastGood(_message.Message):
+    __slots__ = ("incarnation", "sequence")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    incarnation: bytes
+    sequence: int
+    def __init__(self, incarnation: _Optional[bytes] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class Succession(_message.Message):
+    __slots__ = ("successor", "consent", "good")
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    successor: bytes
+    consent: bytes
+    good: _containers.RepeatedCompositeFieldContainer[LastGood]
+    def __init__(self, successor: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., good: _Optional[_Iterable[_Union[LastGood, _Mapping]]] = ...) -> None: ...
+
+class Revocation(_message.Message):
+    __slots__ = ("recovery_key", "good", "successor", "consent")
+    RECOVERY_KEY_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    recovery_key: bytes
+    good: _containers.RepeatedCompositeFieldContainer[LastGood]
+    successor: bytes
+    consent: bytes
+    def __init__(self, recovery_key: _Optional[bytes] = ..., good: _Optional[_Iterable[_Union[LastGood, _Mapping]]] = ..., successor: _Optional[bytes] = ..., consent: _Optional[bytes] = ...) -> None: ...
 
 class KeyGrant(_message.Message):
     __slots__ = ("wrapped_key", "key_card")

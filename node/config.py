@@ -23,6 +23,13 @@ payloads."""
 PAYLOAD_LIMIT_BYTES: Final = 16 * 1024
 """Largest payload inside a header; a wrapped key is 1.2 kB."""
 
+ROSTER_LIMIT_BYTES: Final = 56 * 1024
+"""Largest roster document. It travels in one header, so that whoever has the record has the whole list: 1,000 members
+with names of 17 letters and no address, 600 with names of 20 letters and one address each (`node.roster`)."""
+
+ROSTER_PAYLOAD_LIMIT_BYTES: Final = 63 * 1024
+"""The payload of a ROSTER: the document, and 64 signatures of 104 bytes. What is left of a header is 1 kB."""
+
 BODY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Largest sealed body. A summary of 2,000 dimensions is about 1 MB."""
 

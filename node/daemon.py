@@ -70,9 +70,11 @@ from node.local_tables import LinkReport, Peer
 from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
 from node.records import Kind, Record, Slot
 from node.reports import follow
+from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
 from node.show import duration
 from node.store import Store, Tally
+from node.succession import ABOUT_KEYS
 from node.tolls import Tolls
 from node.wire import read_evidence
 
@@ -123,9 +125,11 @@ class Daemon:
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
         self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
         self._peers: dict[PublicKey, Peer] = {}
+        self._trusted = frozenset({home.me})
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._disk = DiskWatch(home.path)
+        self._roster = RosterWatch(home)
         self._lacks_grants = False
         self._position = 0
         self._core = self._new_core()
@@ -203,6 +207,7 @@ class Daemon:
                 self._look_at_disk()
                 latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
+                    self._roster.look_again()
                     self._read_peers()
                     self._read_records()
                     self._answers.changed()
@@ -210,6 +215,9 @@ class Daemon:
                         # Else again: what was imported into a record that is arriving here too can be told from what
                         # arrived only when that is on disk.
                         counter = latest
+                if self._roster.tend(asyncio.get_running_loop().time()):
+                    self._read_peers()
+                    self._read_records()
                 await self._readmit()
                 notify.notify(notify.ALIVE)
             except StoreError as error:
@@ -224,9 +232,9 @@ class Daemon:
         self._is_open = is_open
 
     def _read_peers(self) -> None:
-        peers = {peer.key: peer for peer in self._home.store.peers()}
-        if peers != self._peers:
-            self._peers = peers
+        peers, trusted = {peer.key: peer for peer in self._home.store.peers()}, self._home.trusted
+        if (peers, trusted) != (self._peers, self._trusted):
+            self._peers, self._trusted = peers, trusted
             self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
@@ -240,7 +248,8 @@ class Daemon:
         for held in [*grown, *added]:
             self._handle(RecordAdded(held))
         self.arrivals.found([held.record for held in added])
-        if any(held.record.header.kind is Kind.KEY_CARD for held in added):
+        if any(held.record.header.kind in ABOUT_KEYS for held in added):
+            self._read_peers()
             self._grant()
 
     def _grant(self) -> None:
@@ -355,7 +364,8 @@ class Daemon:
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged({peer.key: peer.addresses for peer in members})
+        origins = frozenset(origin.raw for origin in self._trusted)
+        return PeersChanged({peer.key: peer.addresses for peer in members}, origins)
 
     def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
@@ -420,17 +430,22 @@ class Daemon:
             self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:
-        """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
-        this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs and evidence are read when there is time."""
+        """A record that ends an identity changes who is trusted. A new key card wants a grant. So do all members, under
+        a new epoch, when a record comes that another copy of this home signed: what was granted meanwhile may have gone
+        out under numbers that were taken, and is refused. HEADs, evidence and
+        rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
         if kind is Kind.EVIDENCE:
             origin = read_evidence(record).accused
             self._witness_soon()
+        if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
+            asyncio.get_running_loop().call_soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
+        if kind is Kind.ROSTER:
+            self._roster.look_again()
 
     def _tell_findings(self) -> None:
         """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""

@@ -185,6 +185,56 @@ def _changed_evidence(data: bytes, change: Change, rng: random.Random) -> bytes:
     return message.SerializeToString()
 
 
+def signed_roster(document: bytes, *seeds: int) -> bytes:
+    """The payload of a ROSTER: a document, signed by the fixed identities of these seeds, or by the usual one."""
+    from crypto.signing import ROSTER_LABEL, sign
+    from node.pb import tidings_pb2 as pb
+
+    signers = sorted((identity(seed) for seed in seeds or (7,)), key=lambda one: one.public_key)
+    signatures = [
+        pb.RosterSignature(administrator=one.public_key.raw, signature=sign(one, ROSTER_LABEL, document))
+        for one in signers
+    ]
+    return pb.SignedRoster(document=document, signatures=signatures).SerializeToString()
+
+
+def _changed_roster(data: bytes, change: Change, rng: random.Random) -> bytes:
+    """A roster that says something else, signed again; sometimes only its signatures are changed."""
+    from node.pb import tidings_pb2 as pb
+
+    if rng.random() < 0.2:
+        return protobuf(_pb("SignedRoster"))(data, change, rng)
+    document = protobuf(_pb("Roster"))(pb.SignedRoster.FromString(data).document, change, rng)
+    return signed_roster(document)
+
+
+def _roster_file(_: Path) -> Read:
+    from node.roster_wire import read_versions
+
+    return lambda data: read_versions(data, "the file")
+
+
+def roster_file(*payloads: bytes) -> bytes:
+    """These versions as a file."""
+    from node.roster_wire import FILE_START
+
+    return FILE_START + b"".join(map(framed, payloads))
+
+
+def _roster_file_bytes(versions: Any) -> bytes:
+    from node.roster_wire import write_signed
+
+    return roster_file(*map(write_signed, versions))
+
+
+def _changed_roster_file(data: bytes, change: Change, rng: random.Random) -> bytes:
+    from node.roster_wire import FILE_START
+
+    content = data.removeprefix(FILE_START)
+    size = int.from_bytes(content[:4], "big")
+    return roster_file(_changed_roster(content[4 : 4 + size], change, rng), content[8 + size :])
+
+
 def _query(_: Path) -> Read:
     from node.wire import query_from_bytes
 
@@ -804,6 +854,15 @@ ALL = (
     Door(
         "evidence", "node.wire.read_payload", _payload("EVIDENCE"), ("RecordError",), gives=_payload_bytes,
         is_stable=True, mutate=_changed_evidence, modules=("node.wire", "node.records"),
+    ),
+    Door(
+        "roster", "node.wire.read_payload", _payload("ROSTER"), ("RecordError",), gives=_payload_bytes,
+        is_stable=True, mutate=_changed_roster, max_bytes=8_192,
+        modules=("node.wire", "node.records", "node.roster", "node.roster_wire"),
+    ),
+    Door(
+        "roster-file", "node.roster_wire.read_versions", _roster_file, ("RosterError",), gives=_roster_file_bytes,
+        is_stable=True, mutate=_changed_roster_file, modules=("node.roster_wire",), max_bytes=16_384,
     ),
     Door(
         "query", "node.wire.query_from_bytes", _query, ("WireError",), gives=_query_bytes, is_stable=True,

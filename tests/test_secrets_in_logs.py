@@ -20,6 +20,7 @@ import pytest
 from secret_search import bytes_of, found_in, secrets_of
 
 from crypto.keystore import LEAST
+from crypto.recovery import RecoveryKey
 from node.home import Home
 from node.records import Kind
 
@@ -41,6 +42,7 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.written = b""
+        self.recovery_keys: list[RecoveryKey] = []
         directory.mkdir()
         self.passphrase_file = directory / "passphrase"
         self.passphrase_file.write_text(PASSPHRASE)
@@ -50,9 +52,14 @@ class Run:
         chosen = ["--passphrase-file", str(self.passphrase_file)]
         return [sys.executable, "-m", "node", "--home", str(home), "--debug", *chosen, *words]
 
-    def tidings(self, home: Path, *words: str, code: int = 0) -> str:
-        done = subprocess.run(self.command(home, *words), capture_output=True, timeout=120, stdin=subprocess.DEVNULL)
-        self.written += done.stdout + done.stderr
+    def tidings(self, home: Path, *words: str, code: int = 0, typed: str = "", shown_once: bool = False) -> str:
+        done = subprocess.run(self.command(home, *words), capture_output=True, timeout=120, input=typed.encode())
+        stderr = done.stderr
+        if shown_once:
+            (shown,) = [line for line in stderr.splitlines() if line.startswith(b"tidings-recovery1")]
+            self.recovery_keys.append(RecoveryKey.parse(shown.decode()))
+            stderr = stderr.replace(shown, b"")
+        self.written += done.stdout + stderr
         assert done.returncode == code, done.stderr.decode()
         return done.stdout.decode()
 
@@ -133,7 +140,8 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
         Home.init(home, home.name, "127.0.0.1:0", lambda: PASSPHRASE, LEAST).store.close()
     known = secrets_of(Home.open(a, lambda _: PASSPHRASE))  # those that a rotation replaces, too
     key_of = {home: run.tidings(home, "id").strip() for home in (a, b)}
-    run.tidings(tmp_path / "c", "init")  # at the usual cost
+    recovery_of = {home: RecoveryKey.generate() for home in (a, b)}  # what `init` shows, and nothing else may
+    run.tidings(tmp_path / "c", "init", shown_once=True)  # at the usual cost
     run.tidings(a, "task", "add", str(task_file))
     run.tidings(a, "peer", "add", key_of[b], "--name", "b")
 
@@ -158,6 +166,11 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
                 run.tidings(a, *words)
     assert any(b"--keys-on-stdin" in one for one in shown_by_processes)
     wrong_ones(run, a)
+    a_new_identity(run, a, recovery_of[a])
+    a_new_identity(run, b, recovery_of[b])
+    known |= {f"recovery key of {home.name}": key.identity.seed for home, key in recovery_of.items()}
+    known |= {f"recovery key {number}": key.identity.seed for number, key in enumerate(run.recovery_keys)}
+    assert len(run.recovery_keys) == 3
 
     for home in (a, b, tmp_path / "c"):
         known |= {
@@ -176,6 +189,19 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
     # The models and the files of the homes, store, ledger and logs of SQLite; the keystores are sealed, so they too.
     everything = run.written + logs + b"".join(shown_by_processes) + bytes_of(tmp_path, but=("passphrase",))
     assert found_in(everything, known) == []
+
+
+def a_new_identity(run: Run, home: Path, recovery: RecoveryKey) -> None:
+    """A recovery key is published, typed wrong and right, and a new one shown."""
+    opened = Home.open(home, lambda _: PASSPHRASE)
+    opened.store.set_recovery_hash(opened.me, recovery.hash)
+    opened.author.key_card()
+    opened.store.close()
+    run.tidings(home, "keys", "replace")
+    run.tidings(home, "keys", "revoke", typed=recovery.text[:-1], code=2)
+    run.tidings(home, "keys", "revoke", typed=RecoveryKey.generate().text, code=2)
+    run.tidings(home, "keys", "revoke", "--new-recovery-key", typed=recovery.text, shown_once=True)
+    run.tidings(home, "keys", "show")
 
 
 def wrong_ones(run: Run, home: Path) -> None:

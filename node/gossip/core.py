@@ -138,10 +138,12 @@ class Gossip:
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
         is_larger, gone = self._links.set_members(event, now)
-        self._holdings.trust(event.origins if self._me.raw in event.origins else event.origins | {self._me.raw})
+        is_wider = self._holdings.trust(
+            event.origins if self._me.raw in event.origins else event.origins | {self._me.raw}
+        )
         self._quotas.set_members(len(event.members))
-        self._fetcher.distrust(gone)
-        if is_larger:
+        self._fetcher.distrust({origin for origin in gone if not self._holdings.trusts(origin)})
+        if is_larger or is_wider:
             for link in self._links.ready():
                 self._comparison.begin_anew(link)
 

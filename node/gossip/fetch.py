@@ -3,8 +3,8 @@
 Announce ids, pull bodies (docs/adr/0004): a record is asked of one link at a time, however many announced
 it. First its header, then the chunks of its body that are not here yet; a chunk is kept the moment it
 arrives, so a fetch resumes where it was, from any link that announces the record. Each link has one window
-of headers and one of chunks in flight; what is asked first is what ranks first: withdrawals, then records
-without a body, then small bodies, then large ones.
+of headers and one of chunks in flight; what is asked first is what ranks first: withdrawals and what ends an
+identity, then records without a body, then small bodies, then large ones.
 
 Four ways a link loses a fetch: it goes down or says Missing; it owes something small and is silent for longer than it
 usually takes to answer (`patience`); it owes chunks and delivers nothing at all (`stall_s`); it delivers others but
@@ -35,8 +35,9 @@ Rank = tuple[int, int, int]
 
 
 def priority(kind: int, body_bytes: int) -> int:
-    """What is sent and asked for first: 0 withdrawals and evidence, 1 no body, 2 a small one, 3 a large one."""
-    if kind in (Kind.WITHDRAWAL, Kind.EVIDENCE):
+    """What is sent and asked for first: 0 withdrawals, evidence and what ends an identity, 1 no body, 2 a small one,
+    3 a large one."""
+    if kind in (Kind.WITHDRAWAL, Kind.EVIDENCE, Kind.REVOKE, Kind.SUCCESSION):
         return 0
     if body_bytes == 0:
         return 1

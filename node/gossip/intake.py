@@ -1,8 +1,12 @@
 """Intake: what comes in is checked, then kept, then settled and made news.
 
-Refused: records of origins that are not members, or condemned; a second record for one sequence of an origin, which
+Refused: records of origins that are not trusted, or condemned; a second record for one sequence of an origin, which
 the shell answers with EVIDENCE; whatever a rule of `records` or `wire` forbids. Anything invalid is a strike against
 the link that brought it.
+
+A revocation is kept once it is known to be of the recovery key that its origin published. Until the key card with that
+hash is here it waits in memory; one of another recovery key is refused, and is no strike, since its bearer may have
+learned another hash first.
 """
 
 from __future__ import annotations
@@ -21,10 +25,19 @@ from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
 from node.gossip.quotas import Quotas, sort_of
 from node.gossip.rumors import Rumors
-from node.records import RULES, Held, HeldState, Record, cut, is_chunk
-from node.wire import read_record
+from node.records import RULES, Held, HeldState, Kind, Record, Revocation, cut, is_chunk
+from node.wire import read_payload, read_record
 
 MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"
+
+
+NOT_ITS_RECOVERY_KEY: Final = (
+    "a revocation came that is not made with the recovery key that it published first: somebody has published another "
+    "one in its name, or tries to revoke it"
+)
+MAX_WAITING: Final = 64
+"""Revocations that wait for a key card. Any member can make up more; those that are dropped are offered again by the
+next round of anti-entropy."""
 
 
 def equivocation(second: Record) -> str:
@@ -57,6 +70,7 @@ class Intake:
         self._out = out
         self._refused: dict[bytes, None] = {}
         self._has_met_itself = False
+        self._waiting: dict[bytes, Record] = {}
 
     # ------------------------------------------------------------------------------------------------------- from peers
 
@@ -66,10 +80,10 @@ class Intake:
             self._rumors.heard(link.number, advert.id)
             entry = self._holdings.get(advert.id)
             is_wanted = entry is None or not entry.is_settled
-            is_acceptable = advert.kind in RULES and advert.id not in self._refused
+            is_acceptable = advert.kind in RULES and advert.id not in self._refused and advert.id not in self._waiting
             if not is_wanted or not is_acceptable or not self._holdings.trusts(advert.origin):
                 continue
-            if entry or self._quotas.admits(advert.origin, advert.id, sort_of(advert.kind, advert.body_bytes), now):
+            if entry or self._has_room_for(advert.kind, advert.origin, advert.id, advert.body_bytes, now):
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
@@ -77,7 +91,7 @@ class Intake:
         for signed in records:
             known_id = record_id(signed.header_bytes)
             self._fetcher.progress(link.number, known_id, now)
-            if not self._holdings.get(known_id) and known_id not in self._refused:
+            if not (self._holdings.get(known_id) or known_id in self._refused or known_id in self._waiting):
                 # Only then: it is the signature that costs.
                 try:
                     self._take(link, read_record(signed.header_bytes, signed.signature), now)
@@ -131,6 +145,8 @@ class Intake:
         """A valid, new record came: keep it if it is a member's, within its quota, and alone in its sequence."""
         if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
             return
+        if record.header.kind is Kind.REVOKE and not self._may_revoke(record):
+            return
         if self._holdings.is_contested(record):
             self._drop(record)
             return
@@ -140,8 +156,9 @@ class Intake:
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
             self._out.append(Alarm(self._me, MET_ITSELF))
-        sort = sort_of(record.header.kind, record.header.body_bytes)
-        if not self._quotas.admits(record.header.origin.raw, record.id, sort, now):
+        if not self._has_room_for(
+            record.header.kind, record.header.origin.raw, record.id, record.header.body_bytes, now
+        ):
             self._fetcher.forget(record.id)
             return
         self._out.append(Keep(record))
@@ -153,6 +170,37 @@ class Intake:
             self._rumors.start(record.id, knowing)
         else:
             self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
+        if record.header.kind is Kind.KEY_CARD:
+            self._try_again(link, record.header.origin, now)
+
+    def _may_revoke(self, record: Record) -> bool:
+        """Whether a valid revocation is of the recovery key that its origin published. Its number is drawn and says
+        nothing about the origin: of two with one number the second is dropped, and nobody is accused."""
+        payload, published = read_payload(record.header), self._holdings.recovery_hash(record.header.origin.raw)
+        if isinstance(payload, Revocation) and payload.recovery_hash == published:
+            if self._holdings.is_equivocation(record):
+                self._forget(record)
+            return not self._holdings.is_equivocation(record)
+        if published is None:
+            self._fetcher.forget(record.id)
+            self._waiting[record.id] = record
+            if len(self._waiting) > MAX_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+        else:
+            self._forget(record)
+            self._out.append(Alarm(record.header.origin, NOT_ITS_RECOVERY_KEY))
+        return False
+
+    def _try_again(self, link: PeerLink, origin: PublicKey, now: float) -> None:
+        """A key card came: revocations of its origin may have waited for it."""
+        for record in [one for one in self._waiting.values() if one.header.origin == origin]:
+            del self._waiting[record.id]
+            self._take(link, record, now)
+
+    def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
+        """Whether an origin's quota has room for this. What ends a stolen identity is never kept out by what the thief
+        filled it with; only the recovery key makes that kind."""
+        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
 
     def _count(self, record: Record, now: float, age_s: float = 0.0) -> None:
         """A record is here that was not: its origin's quota is smaller by it, and larger by what it took back."""

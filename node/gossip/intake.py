@@ -177,8 +177,8 @@ class Intake:
         return self._has_room_for(header.kind, header.origin.raw, record.id, header.body_bytes, now)
 
     def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
-        """The same of what is only announced. A revocation always comes in: a thief must not shut it out by using up the
-        quota of the key that he stole, and only the recovery key makes one."""
+        """The same of what is only announced. A revocation always comes in: a thief must not shut it out by using up
+        the quota of the key that he stole, and only the recovery key makes one."""
         return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
 
     def _may_revoke(self, record: Record) -> bool:

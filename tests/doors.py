@@ -940,7 +940,7 @@ ALL = (
     ),
     Door(
         "handed-keys", "crypto.keystore.Keystore.from_bytes", _handed_keys, ("Malformed",), gives=_keystore_bytes,
-        is_stable=True, max_bytes=416,
+        is_stable=True, max_bytes=416, modules=("crypto.keystore",),
     ),
     Door(
         "node-settings", "node.home.read_settings", _settings, ("HomeError",), mutate=canonical_json,

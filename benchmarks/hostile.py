@@ -91,6 +91,10 @@ KINDS = (
 )
 
 
+CONTROL = "nobody"
+"""No flood at all: how much what is measured varies by itself."""
+
+
 def _encoded(frame: Frame) -> bytes:
     return wire.frame_to_pb(frame).SerializeToString()
 
@@ -245,6 +249,10 @@ def _message(content: bytes) -> bytes:
 async def attack(identity: Identity, address: str, kind: str, seconds: float, connections: int) -> Tally:
     """Flood from so many connections at once."""
     tally = Tally()
+    if kind == CONTROL:
+        await asyncio.sleep(seconds)
+        tally.seconds = seconds
+        return tally
     messages = frames(kind, identity)
     context = _context(identity)
     until = time.monotonic() + seconds

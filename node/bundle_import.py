@@ -29,7 +29,7 @@ from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
 from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
-from node.gossip.quotas import of_store
+from node.gossip.quotas import of_store, sort_of
 from node.home import Home
 from node.records import Held, HeldState, Kind, Record, Revocation, cut, is_chunk
 from node.roster_follow import catch_up
@@ -379,12 +379,9 @@ class _Keeper:
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
+        sort = sort_of(record.header.kind, record.header.body_bytes)
         is_revoke = record.header.kind is Kind.REVOKE  # a thief must not keep it out by filling a quota
-        if (
-            held is None
-            and not is_revoke
-            and not self._quotas.admits(record.header.origin.raw, record.id, record.header.body_bytes, 0.0)
-        ):
+        if not (held or is_revoke or self._quotas.admits(record.header.origin.raw, record.id, sort, 0.0)):
             self._imported.over_quota += 1
             return
         if held is None:

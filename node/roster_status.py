@@ -54,7 +54,7 @@ def notices(home: Home) -> list[str]:
     if held is None:
         return []
     told = [_dispute(home, held)] if held.standing.is_disputed else []
-    stayed = [peer.name for peer in home.store.peers() if peer.via == OPERATOR and _left(home, held, peer.key)]
+    stayed = [peer.name for peer in home.store.added_peers() if peer.via == OPERATOR and _left(home, held, peer.key)]
     return told + [
         f"{name} left the roster and stays because it was added by hand; `tidings peer remove {name}`"
         for name in stayed
@@ -105,7 +105,7 @@ def _administrators(home: Home, signed: SignedRoster) -> list[dict[str, Any]]:
 
 
 def _members(home: Home, signed: SignedRoster, members: Collection[PublicKey]) -> list[dict[str, Any]]:
-    peers = {peer.key: peer for peer in home.store.peers()}
+    peers = {peer.key: peer for peer in home.store.added_peers()}
     denied = {one.key: one.reason for one in home.store.denied()}
     carded = {held.record.header.origin for held in home.store.held(kind=Kind.KEY_CARD)}
     listed = []

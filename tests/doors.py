@@ -919,7 +919,10 @@ ALL = (
         "handed-keys", "crypto.keystore.Keystore.from_bytes", _handed_keys, ("Malformed",), gives=_keystore_bytes,
         is_stable=True, max_bytes=416,
     ),
-    Door("node-settings", "node.home.read_settings", _settings, ("HomeError",), mutate=canonical_json),
+    Door(
+        "node-settings", "node.home.read_settings", _settings, ("HomeError",), mutate=canonical_json,
+        gives=lambda settings: compact([settings.name, settings.listen, settings.quotas]),
+    ),
     Door(
         "passphrase-file", "node.passphrase.source", _passphrase, ("KeystoreError",),
         gives=lambda text: text.encode(), max_bytes=8_192,

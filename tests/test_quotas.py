@@ -24,7 +24,7 @@ from node.bundle_import import import_bundle
 from node.config import QUOTA_BODY_BYTES, QUOTA_BODY_BYTES_A_DAY
 from node.errors import HomeError
 from node.gossip.core import Gossip
-from node.gossip.quotas import DAY_S, MAX_WAITING, REOPEN_SHARE, Quotas, of_store, quota, words
+from node.gossip.quotas import DAY_S, MAX_WAITING, REOPEN_SHARE, Quotas, Sort, of_store, quota, sort_of, words
 from node.home import Home
 from node.membership import add_peer
 from node.records import Held, HeldState, Kind, Record
@@ -37,8 +37,8 @@ MakeHome = Callable[..., Home]
 ME, ORIGIN, OTHER = (Identity.from_seed(bytes([number]) * 32) for number in range(3))
 TINY = 0.001
 """So many times the usual quotas: 20 records with a body, 10 of them a day; 0.5 MB of bodies a day."""
-A_DAY = round(quota(0, with_body=True, times=TINY).records_a_day)
-IN_ALL = round(quota(0, with_body=True, times=TINY).records)
+A_DAY = round(quota(0, Sort.BODY, times=TINY).records_a_day)
+IN_ALL = round(quota(0, Sort.BODY, times=TINY).records)
 
 
 def summary(sequence: int, size: int = 100, by: Identity = ORIGIN) -> Record:
@@ -50,7 +50,7 @@ def fill(quotas: Quotas, count: int, now: float, first: int = 1, size: int = 100
     admitted = []
     for sequence in range(first, first + count):
         record = summary(sequence, size)
-        admitted.append(quotas.admits(ORIGIN.public_key.raw, record.id, size, now))
+        admitted.append(quotas.admits(ORIGIN.public_key.raw, record.id, Sort.BODY, now))
         if admitted[-1]:
             quotas.add(record, now)
     return admitted
@@ -60,13 +60,13 @@ def fill(quotas: Quotas, count: int, now: float, first: int = 1, size: int = 100
 
 
 def test_the_formula_is_generous_and_grows_with_the_members_where_grants_do() -> None:
-    assert quota(0, with_body=True) == quota(10_000, with_body=True)
-    small, large = quota(0, with_body=False), quota(10_000, with_body=False)
+    assert quota(0, Sort.BODY) == quota(10_000, Sort.BODY)
+    small, large = quota(0, Sort.NOTE), quota(10_000, Sort.NOTE)
     assert large.records_a_day - small.records_a_day >= 10_000  # a new epoch a day, granted to everybody
-    for size in (quota(0, with_body=True).bytes, quota(0, with_body=True).bytes_a_day):
+    for size in (quota(0, Sort.BODY).bytes, quota(0, Sort.BODY).bytes_a_day):
         assert size > QUOTA_BODY_BYTES_A_DAY
-    assert quota(0, with_body=True).bytes > QUOTA_BODY_BYTES
-    assert quota(3, with_body=False, times=2).records == 2 * quota(3, with_body=False).records
+    assert quota(0, Sort.BODY).bytes > QUOTA_BODY_BYTES
+    assert quota(3, Sort.NOTE, times=2).records == 2 * quota(3, Sort.NOTE).records
 
 
 def test_a_day_is_used_up_and_grows_back_an_hour_at_a_time() -> None:
@@ -84,12 +84,12 @@ def test_a_day_is_used_up_and_grows_back_an_hour_at_a_time() -> None:
 
 def test_what_is_here_in_all_is_bounded_and_a_body_taken_back_makes_room() -> None:
     quotas = Quotas(ME.public_key.raw, TINY)
-    size = int(quota(0, with_body=True, times=TINY).bytes) // 3
+    size = int(quota(0, Sort.BODY, times=TINY).bytes) // 3
     kept = []
     for day in range(20):
         now = day * DAY_S
         record = summary(day + 1, size)
-        if quotas.admits(ORIGIN.public_key.raw, record.id, size, now):
+        if quotas.admits(ORIGIN.public_key.raw, record.id, Sort.BODY, now):
             quotas.add(record, now)
             kept.append(record)
     assert len(kept) in (3, 4)  # the last one may exceed what is left
@@ -99,20 +99,35 @@ def test_what_is_here_in_all_is_bounded_and_a_body_taken_back_makes_room() -> No
     assert quotas.reopened(20 * DAY_S)
 
 
-def test_records_without_a_body_have_an_account_of_their_own() -> None:
+def test_what_is_vital_comes_whatever_else_was_used_up() -> None:
+    bodies = {Kind.TASK, Kind.SUMMARY, Kind.MODEL}
+    assert {sort_of(kind, 1) for kind in Kind} == {Sort.BODY}
+    assert {kind: sort_of(kind, 0) for kind in Kind if kind not in bodies} == {
+        kind: {"key-card": Sort.NOTE, "key-grant": Sort.NOTE, "head": Sort.NOTE, "withdrawal": Sort.WITHDRAWAL}.get(
+            kind.label, Sort.VITAL
+        )
+        for kind in Kind
+        if kind not in bodies
+    }
+    assert sort_of(77, 0) is Sort.VITAL  # a kind of a later version
+
+
+def test_withdrawals_have_an_account_of_their_own() -> None:
     quotas = Quotas(ME.public_key.raw, TINY)
     fill(quotas, A_DAY + 1, 0.0)
     origin = ORIGIN.public_key.raw
-    assert not quotas.admits(origin, bytes(32), 1, 0.0)
+    assert not quotas.admits(origin, bytes(32), Sort.BODY, 0.0)
     light = 0
     for sequence in range(1_000, 2_000):
         withdrawal = author_record(ORIGIN, sequence, supersedes=os.urandom(32))
-        if not quotas.admits(origin, withdrawal.id, 0, 0.0):
+        if not quotas.admits(origin, withdrawal.id, Sort.WITHDRAWAL, 0.0):
             break
         quotas.add(withdrawal, 0.0)
         light += 1
     assert light == A_DAY
-    assert quotas.admits(OTHER.public_key.raw, bytes(32), 1, 0.0)
+    for sort in (Sort.NOTE, Sort.VITAL):
+        assert quotas.admits(origin, bytes(32), sort, 0.0)
+    assert quotas.admits(OTHER.public_key.raw, bytes(32), Sort.BODY, 0.0)
 
 
 def test_this_nodes_own_records_have_no_quota() -> None:
@@ -128,12 +143,12 @@ def test_a_body_of_any_size_gets_through_some_day() -> None:
 @given(st.lists(st.tuples(st.floats(0, 2 * DAY_S), st.integers(40, 200_000)), max_size=60))
 def test_no_day_brings_more_than_two_days_shares_and_one_record(arrivals: list[tuple[float, int]]) -> None:
     """A bucket that is full at the start of a day lets its content through, and what grows back."""
-    quotas, of = Quotas(ME.public_key.raw, TINY), quota(0, with_body=True, times=TINY)
+    quotas, of = Quotas(ME.public_key.raw, TINY), quota(0, Sort.BODY, times=TINY)
     now, kept = 0.0, []
     for sequence, (pause, size) in enumerate(arrivals, 1):
         now += pause
         record = summary(sequence, size)
-        if quotas.admits(ORIGIN.public_key.raw, record.id, size, now):
+        if quotas.admits(ORIGIN.public_key.raw, record.id, Sort.BODY, now):
             quotas.add(record, now)
             kept.append((now, size + len(record.header_bytes)))
     for start, _ in kept:
@@ -148,15 +163,17 @@ def test_no_clock_shuts_anybody_out(jump_s: float) -> None:
     began = 1_000_000_000.0
     held = [Held(summary(number), HeldState.COMPLETE, began) for number in range(1, A_DAY + 1)]
     quotas = of_store(ME.public_key.raw, 3, held, began + jump_s, TINY)
-    is_open = quotas.admits(ORIGIN.public_key.raw, bytes(32), 1, 0.0)
+    is_open = quotas.admits(ORIGIN.public_key.raw, bytes(32), Sort.BODY, 0.0)
     assert is_open == (jump_s != 0.0)
-    assert quotas.admits(ORIGIN.public_key.raw, bytes(32), 1, DAY_S)
+    assert quotas.admits(ORIGIN.public_key.raw, bytes(32), Sort.BODY, DAY_S)
 
 
 def test_restarts_do_not_bring_a_new_day() -> None:
     held = [Held(summary(number), HeldState.COMPLETE, 0.0) for number in range(1, A_DAY + 2)]
-    assert not of_store(ME.public_key.raw, 3, held, 60.0, TINY).admits(ORIGIN.public_key.raw, bytes(32), 1, 0.0)
-    assert of_store(ME.public_key.raw, 3, held, DAY_S / 2, TINY).admits(ORIGIN.public_key.raw, bytes(32), 1, 0.0)
+    assert not of_store(ME.public_key.raw, 3, held, 60.0, TINY).admits(ORIGIN.public_key.raw, bytes(32), Sort.BODY, 0.0)
+    assert of_store(ME.public_key.raw, 3, held, DAY_S / 2, TINY).admits(
+        ORIGIN.public_key.raw, bytes(32), Sort.BODY, 0.0
+    )
 
 
 def test_what_waits_is_counted_up_to_a_bound() -> None:

@@ -216,10 +216,11 @@ class Fetcher:
         if not fetch.sources and fetch.record is None:
             self.forget(record_id)
 
-    def give_up_headers(self, origin: bytes, *, with_body: bool) -> None:
-        """Ask for no more new records of this origin, with a body or without one; those that are here in part go on."""
+    def give_up_headers(self, origin: bytes, of_priority: int) -> None:
+        """Ask for no more new records of this origin and priority, bodies of all sizes being one; those that are here
+        in part go on."""
         for record_id, fetch in list(self._fetches.items()):
-            if fetch.origin == origin and fetch.record is None and (fetch.rank[1] > 0) == with_body:
+            if fetch.origin == origin and fetch.record is None and min(fetch.rank[0], 2) == min(of_priority, 2):
                 self.forget(record_id)
 
     def distrust(self, origins: set[bytes]) -> None:

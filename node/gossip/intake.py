@@ -20,10 +20,10 @@ from node.config import GossipSettings
 from node.errors import RecordError
 from node.frames import Advert, Chunk, SignedRecord
 from node.gossip.events import Action, Alarm, Keep, KeepChunk, Offence
-from node.gossip.fetch import Fetcher
+from node.gossip.fetch import Fetcher, priority
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
-from node.gossip.quotas import Quotas
+from node.gossip.quotas import Quotas, sort_of
 from node.gossip.rumors import Rumors
 from node.records import RULES, Held, HeldState, Kind, Record, Revocation, cut, is_chunk
 from node.wire import read_payload, read_record
@@ -200,14 +200,17 @@ class Intake:
     def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
         """Whether an origin's quota has room for this. What ends a stolen identity is never kept out by what the thief
         filled it with; only the recovery key makes that kind."""
-        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, body_bytes, now)
+        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
 
     def _count(self, record: Record, now: float, age_s: float = 0.0) -> None:
         """A record is here that was not: its origin's quota is smaller by it, and larger by what it took back."""
         entry = self._holdings.get(record.id)
         is_buried = entry is not None and entry.buried_by is not None
         if self._quotas.add(record, now, is_buried=is_buried, age_s=age_s):
-            self._fetcher.give_up_headers(record.header.origin.raw, with_body=bool(record.header.body_bytes))
+            # Others of its priority may be vital: these are announced again.
+            self._fetcher.give_up_headers(
+                record.header.origin.raw, priority(record.header.kind, record.header.body_bytes)
+            )
         target = self._holdings.get(record.header.supersedes)
         if target is not None and target.buried_by is record:
             self._quotas.buried(target.record)

@@ -1,8 +1,8 @@
 """Quotas: how much of this node's store one member may fill, in all and a day.
 
-Two accounts per origin: records with a body, and records without one. So what takes back, proves or tells (withdrawals,
-evidence, HEADs, grants) still gets through when an origin has used up what it may send of bodies, and that is bounded
-too. A body that was taken back counts no more; its header does, because it stays.
+Four accounts per origin: records with a body; withdrawals; cards, grants and HEADs; and what is vital to others, as
+evidence is. So each of the latter still gets through when an origin, or who stole its key, has used up the others, and
+is bounded too. A body that was taken back counts no more; its header does, because it stays.
 
 What is over a quota is nobody's offence: whoever brings it is a relay. It is left where it is, neither asked for nor
 kept, and compared again when there is room. A day's share grows back evenly over 24 hours of a monotonic clock, so no
@@ -12,6 +12,7 @@ again; where that clock has jumped, less is counted, and never more than a day's
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from node.config import (
     QUOTA_RECORDS_A_DAY_PER_MEMBER,
     QUOTA_RECORDS_PER_MEMBER,
 )
-from node.records import Held, HeldState, Record
+from node.records import Held, HeldState, Kind, Record
 
 DAY_S: Final = 86_400.0
 REOPEN_SHARE: Final = 1 / 24
@@ -35,6 +36,27 @@ not a record every few seconds, each of which would set off a comparison."""
 
 MAX_WAITING: Final = 1_024
 """Ids remembered of what an origin has waiting, in order to say how many."""
+
+
+class Sort(enum.Enum):
+    """What has an account of its own."""
+
+    BODY = "body"
+    WITHDRAWAL = "withdrawal"
+    NOTE = "note"
+    VITAL = "vital"
+
+
+_NOTES: Final = (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.HEAD)
+
+
+def sort_of(kind: int, body_bytes: int) -> Sort:
+    """Where a record counts; a kind that is new here and has no body is vital."""
+    if body_bytes:
+        return Sort.BODY
+    if kind == Kind.WITHDRAWAL:
+        return Sort.WITHDRAWAL
+    return Sort.NOTE if kind in _NOTES else Sort.VITAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +69,9 @@ class Quota:
     bytes_a_day: float
 
 
-def quota(members: int, *, with_body: bool, times: float = 1.0) -> Quota:
+def quota(members: int, sort: Sort, times: float = 1.0) -> Quota:
     """The quota of each origin in a coalition of so many members (the formula is in `config`)."""
+    with_body = sort is Sort.BODY
     records = QUOTA_RECORDS + (0 if with_body else QUOTA_RECORDS_PER_MEMBER * members)
     a_day = QUOTA_RECORDS_A_DAY + (0 if with_body else QUOTA_RECORDS_A_DAY_PER_MEMBER * members)
     in_all = records * QUOTA_HEADER_BYTES + (QUOTA_BODY_BYTES if with_body else 0)
@@ -75,58 +98,57 @@ class Quotas:
     def __init__(self, me: bytes, times: float = 1.0) -> None:
         self._me = me
         self._times = times
-        self._quotas = {with_body: quota(0, with_body=with_body, times=times) for with_body in (False, True)}
-        self._accounts: dict[tuple[bytes, bool], _Account] = {}
-        self._lacking: dict[tuple[bytes, bool], _Account] = {}
+        self._quotas = {sort: quota(0, sort, times) for sort in Sort}
+        self._accounts: dict[tuple[bytes, Sort], _Account] = {}
+        self._lacking: dict[tuple[bytes, Sort], _Account] = {}
         """Those with something waiting: few, where there are many."""
 
     def set_members(self, count: int) -> None:
         """So many members there are now."""
-        self._quotas = {with_body: quota(count, with_body=with_body, times=self._times) for with_body in (False, True)}
+        self._quotas = {sort: quota(count, sort, self._times) for sort in Sort}
 
-    def admits(self, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
+    def admits(self, origin: bytes, record_id: bytes, sort: Sort, now: float) -> bool:
         """Whether a record of this origin may come now; if not, it waits. The last one may exceed what is left: a body
         of any size gets through some day."""
-        with_body = body_bytes > 0
-        account = self._accounts.get((origin, with_body))
+        account = self._accounts.get((origin, sort))
         if origin == self._me or account is None:
             return True
-        if not self._is_full(account, with_body, now):
+        if not self._is_full(account, sort, now):
             return True
         if len(account.waiting) < MAX_WAITING:
             account.waiting[record_id] = None
-        self._lacking[origin, with_body] = account
+        self._lacking[origin, sort] = account
         return False
 
     def add(self, record: Record, now: float, *, is_buried: bool = False, age_s: float = 0.0) -> bool:
         """A record is here since `age_s` seconds; returns whether nothing more of its sort may come now."""
         header = record.header
-        with_body = bool(header.body_bytes)
+        sort = sort_of(header.kind, header.body_bytes)
         if header.origin.raw == self._me:
             return False
-        account = self._accounts.setdefault((header.origin.raw, with_body), _Account(at=now))
+        account = self._accounts.setdefault((header.origin.raw, sort), _Account(at=now))
         size = len(record.header_bytes) + (0 if is_buried else header.body_bytes)
         account.records += 1
         account.size += size
         share = max(0.0, 1 - age_s / DAY_S) if age_s >= 0 else 0.0
-        self._grow_back(account, with_body, now)
+        self._grow_back(account, sort, now)
         account.records_today += share
         account.size_today += share * size
         account.waiting.pop(record.id, None)
         if not account.waiting:
-            self._lacking.pop((header.origin.raw, with_body), None)
-        return self._is_full(account, with_body, now)
+            self._lacking.pop((header.origin.raw, sort), None)
+        return self._is_full(account, sort, now)
 
     def buried(self, record: Record) -> None:
         """The body of a record that is here was taken back."""
-        account = self._accounts.get((record.header.origin.raw, True))
+        account = self._accounts.get((record.header.origin.raw, Sort.BODY))
         if account is not None:
             account.size -= record.header.body_bytes
 
     def cap_today(self) -> None:
         """What was here at the start counts for no more than one day's share."""
-        for (_, with_body), account in self._accounts.items():
-            of = self._quotas[with_body]
+        for (_, sort), account in self._accounts.items():
+            of = self._quotas[sort]
             account.records_today = min(account.records_today, of.records_a_day)
             account.size_today = min(account.size_today, of.bytes_a_day)
 
@@ -148,21 +170,21 @@ class Quotas:
             counts[origin] = counts.get(origin, 0) + len(account.waiting)
         return counts
 
-    def _is_full(self, account: _Account, with_body: bool, now: float) -> bool:
-        of = self._quotas[with_body]
-        self._grow_back(account, with_body, now)
+    def _is_full(self, account: _Account, sort: Sort, now: float) -> bool:
+        of = self._quotas[sort]
+        self._grow_back(account, sort, now)
         used = max(account.records_today / of.records_a_day, account.size_today / of.bytes_a_day)
         account.is_closed = used >= 1 or (account.is_closed and used > 1 - REOPEN_SHARE)
         return account.is_closed or account.records >= of.records or account.size >= of.bytes
 
-    def _grow_back(self, account: _Account, with_body: bool, now: float) -> None:
-        of, days = self._quotas[with_body], (now - account.at) / DAY_S
+    def _grow_back(self, account: _Account, sort: Sort, now: float) -> None:
+        of, days = self._quotas[sort], (now - account.at) / DAY_S
         account.records_today = max(0.0, account.records_today - days * of.records_a_day)
         account.size_today = max(0.0, account.size_today - days * of.bytes_a_day)
         account.at = now
 
-    def _opens_at(self, account: _Account, with_body: bool) -> float:
-        of = self._quotas[with_body]
+    def _opens_at(self, account: _Account, sort: Sort) -> float:
+        of = self._quotas[sort]
         if account.records >= of.records or account.size >= of.bytes:
             return math.inf  # only a withdrawal, or a larger quota, makes room
         used = max(account.records_today / of.records_a_day, account.size_today / of.bytes_a_day)

@@ -151,6 +151,10 @@ def _settings() -> Cases:
         "an-address-that-is-a-number": (b'{"name": "alpha", "listen": 7410}', unreadable),
         "a-name-that-garbles-a-terminal": (b'{"name": "\\u001b[2J", "listen": null}', "1 to 64 printable characters"),
         "a-name-that-looks-like-a-key": (b'{"name": "tidings1abc", "listen": null}', "must not look like a key"),
+        "good-with-quotas": (b'{"name": "alpha", "listen": null, "quotas": 10}', ""),
+        "quotas-of-nothing": (b'{"name": "alpha", "listen": null, "quotas": 0}', unreadable),
+        "quotas-that-are-true": (b'{"name": "alpha", "listen": null, "quotas": true}', unreadable),
+        "quotas-beyond-all-numbers": (b'{"name": "alpha", "listen": null, "quotas": 1' + b"0" * 400 + b"}", unreadable),
         "an-address-without-a-port": (b'{"name": "alpha", "listen": "localhost"}', "is not an address"),
     }
 

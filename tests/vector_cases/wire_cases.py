@@ -191,6 +191,8 @@ def _queries() -> Cases:
         "a-long-head": (changed(head="h" * 65), "head's name has at most"),
         "a-head-with-a-zero-byte": (changed(head="lda\0"), "head's name has at most"),
         "a-head-that-looks-like-an-option": (changed(head="--output"), "head's name has at most"),
+        "good-robust": (changed(robust=1), ""),
+        "liars-beyond-all-members": (changed(robust=2**32 - 1), "number of liars to withstand is at most"),
         "another-format": (changed(format="pickle"), "one of onnx, safetensors"),
         "a-short-origin": (changed(only_origins=[b"x"]), "origin has 32"),
         "an-origin-too-many": (changed(without_origins=[bytes(32)] * (MAX_ORIGINS + 1)), "0 to 2048 origins"),

@@ -379,9 +379,10 @@ class _Keeper:
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
-        sort = sort_of(record.header.kind, record.header.body_bytes)
-        is_revoke = record.header.kind is Kind.REVOKE  # a thief must not keep it out by filling a quota
-        if not (held or is_revoke or self._quotas.admits(record.header.origin.raw, record.id, sort, 0.0)):
+        header = record.header
+        is_revoke = header.kind is Kind.REVOKE  # a thief must not keep it out by filling a quota
+        sort = sort_of(header.kind, header.body_bytes)
+        if held is None and not is_revoke and not self._quotas.admits(header.origin.raw, record.id, sort, 0.0):
             self._imported.over_quota += 1
             return
         if held is None:

@@ -258,7 +258,8 @@ def act(home: Home) -> Changed:
         return Changed((), (), ())
     peers = {peer.key: peer for peer in home.store.added_peers()}
     others = {home.settings.name, *(peer.name for peer in peers.values() if not is_brought(peer))}
-    wanted = {key: _peer(held, member, others) for key, member in held.members.items() if key != home.me}
+    selves = home.store.standing().selves
+    wanted = {key: _peer(held, member, others) for key, member in held.members.items() if key not in selves}
     here = {key: peer for key, peer in peers.items() if is_brought(peer)}
     leaving = [key for key in here if key not in wanted]
     changing = [

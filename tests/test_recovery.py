@@ -31,8 +31,9 @@ from crypto.signing import record_id, sign_record
 from fusion.errors import BudgetError
 from node import heads, keys, wire
 from node.bundle_import import import_bundle
+from node.config import GossipSettings
 from node.errors import IdentityEnded, RecordError, UsageError
-from node.frames import Announce, Records, SignedRecord, Want
+from node.frames import Advert, Announce, Records, SignedRecord, Want
 from node.gossip.events import Alarm, Keep, Send
 from node.gossip.intake import NOT_ITS_RECOVERY_KEY
 from node.home import Home
@@ -394,11 +395,24 @@ def test_a_revocation_of_another_recovery_key_is_told_and_neither_kept_nor_asked
     rig.say(bob, signed(wrong))
     assert kept(rig) == []
     assert [alarm.reason for alarm in of(rig.actions, Alarm)] == [NOT_ITS_RECOVERY_KEY]
-    from node.frames import Advert
-
     rig.say(bob, Announce((Advert(wrong.id, Kind.REVOKE, ALICE.public_key.raw, 0),)))
     assert [one for one in of(rig.actions, Send) if isinstance(one.frame, Want)] == []
     rig.say(bob, signed(alices(RECOVERY, sequence=6)))
+    assert kept(rig) == [Kind.REVOKE]
+
+
+def test_a_quota_that_a_thief_used_up_shuts_no_revocation_out() -> None:
+    rig = Rig(settings=GossipSettings(quotas=1e-9))
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(card_of(ALICE, RECOVERY)))
+    payload = card_of(ALICE, None).header.payload
+    another = wire.author(ALICE, Header(Kind.KEY_CARD, ALICE.public_key, b"incarnat", 2, 1, payload=payload))
+    rig.say(bob, signed(another))
+    assert kept(rig) == [], "its quota is used up"
+    rig.say(bob, Announce((Advert(alices(RECOVERY).id, Kind.REVOKE, ALICE.public_key.raw, 0),)))
+    assert len([one for one in of(rig.actions, Send) if isinstance(one.frame, Want)]) == 1
+    rig.say(bob, signed(alices(RECOVERY)))
     assert kept(rig) == [Kind.REVOKE]
 
 

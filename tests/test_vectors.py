@@ -36,6 +36,7 @@ OUT_OF_REACH = {
     "symmetric key is exactly": "a key of our own",
     "a chunk holds at least": "our own chunks",
     "wrapped stream key is": "a bundle is read in pieces of that size",
+    "is text: ": "a value of a file, which is no text; a keystore has it",
     "free memory": "the machine's, not the file's",
     "_not_written": "writing",
     "already a keystore": "writing",

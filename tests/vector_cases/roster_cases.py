@@ -71,7 +71,7 @@ def _payloads() -> Cases:
 
 def _record() -> bytes:
     """The record that carries version 1."""
-    header = Header(Kind.ROSTER, identity().public_key, bytes(8), 1, 0, payload=ONE)
+    header = Header(Kind.ROSTER, identity().public_key, b"12345678", 1, 0, payload=ONE)
     return signed_header(write_header(header))
 
 

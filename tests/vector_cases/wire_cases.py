@@ -147,6 +147,16 @@ def _payloads() -> dict[str, Cases]:
         unknown.SerializeToString(),
         "of a kind that is not known",
     )
+    drawn = pb.Evidence.FromString(doors["evidence"]["good"][0])
+    drawn.incarnation = bytes(8)
+    doors["evidence"]["numbers-of-a-revocation"] = (drawn.SerializeToString(), "those of revocations are drawn")
+    card = pb.KeyCard.FromString(KEY_CARD)
+    for name, size, words in (
+        ("good-with-a-recovery-key", 32, ""),
+        ("a-short-recovery-hash", 31, "recovery key has 32"),
+    ):
+        card.recovery_hash = bytes(size)
+        doors["key-card"][name] = (card.SerializeToString(), words)
     doors["key-grant"]["garbage"] = (b"\xff", "payload of a key-grant")
     doors["key-grant"]["a-key-a-byte-long"] = (
         pb.KeyGrant(wrapped_key=bytes(1169)).SerializeToString(),

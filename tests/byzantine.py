@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from disks import rolled_back
+
 from crypto.signing import sign_record
 from node import wire
 from node.frames import (
@@ -118,8 +120,7 @@ def _twin(liar: Home, path: Path, number: int, rows: str) -> list[tuple[Record, 
     """What the liar's next publication would be with these rows. The last of the twins is of another dataset, so that
     it does not take back what the liar published before."""
     place = path / f"{liar.settings.name}-twin{number}"
-    shutil.copytree(liar.path, place)
-    twin = Home.open(place)
+    twin = Home.open(rolled_back(Path(shutil.copytree(liar.path, place))))
     before = {held.record.id for held in twin.store.held()}
     _publish(twin, path, rows, "cases" if number < TWINS - 1 else "others")
     made = [held.record for held in twin.store.held() if held.record.id not in before]
@@ -414,6 +415,7 @@ class Coalition:
         chronicle = Chronicle()
         self.nodes: list[Partner] = []
         for number, name in enumerate(NAMES):
+            rolled_back(place / name)
             kind = Liar if number < LIARS else Honest
             self.nodes.append(kind(self.swarm, number, name, place / name, chronicle))
         for liar, strategy in zip(self.nodes, strategies, strict=False):

@@ -135,12 +135,14 @@ class Keystore:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Keystore":
         """The keystore that `to_bytes` wrote; Malformed if it is none."""
-        return cls._from_secrets(data[1:], data[0] if data else 0)
+        has_former = len(data) % SEED_BYTES == 1
+        return cls._from_secrets(data[1:], data[0]) if has_former else cls._from_secrets(data, 0)
 
     def to_bytes(self) -> bytes:
-        """Every secret, for a process that this one starts on the same home: the number of former identities in a
-        byte, the seed of the identity, those of the former ones, and 96 bytes for each encryption key."""
-        return bytes([len(self.former)]) + self._secrets()
+        """Every secret, for a process that this one starts on the same home: the seed of the identity and 96 bytes for
+        each encryption key; where there are former identities, their number in a byte before all, and their seeds
+        after the first one. So the length tells the two forms apart."""
+        return bytes([len(self.former)] if self.former else []) + self._secrets()
 
     def _secrets(self) -> bytes:
         seeds = b"".join(one.seed for one in (self.identity, *self.former))

@@ -110,7 +110,7 @@ def _read(file: Path, what: str = "passphrase file") -> str:
         raise KeystoreError(f"The {what} {file} cannot be read ({error.strerror}).") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise KeystoreError(f"The {what} {file} is empty: write it into it.")
+        raise KeystoreError(f"The {what} {file} is empty: write the {what.removesuffix(' file')} into it.")
     return text
 
 

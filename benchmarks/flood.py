@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.hostile import KINDS
+from benchmarks.hostile import CONTROL, KINDS
 from benchmarks.progress import Progress
 from crypto.keys import Identity
 from crypto.sealing import new_epoch_key
@@ -38,6 +38,7 @@ WAIT_S = 120.0
 POLL_S = 0.01
 MEGABYTE = 1_048_576
 CPU_BAR, GOODPUT_BAR = 0.20, 0.80
+RATE = "8MB/s"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Effort:
     megabytes: int
 
 
-FULL = Effort(KINDS, seconds=10.0, repetitions=3, bodies=6, megabytes=8)
-QUICK = Effort(("wrong lengths", "vectors"), seconds=3.0, repetitions=1, bodies=2, megabytes=4)
+FULL = Effort((CONTROL, *KINDS), seconds=10.0, repetitions=3, bodies=6, megabytes=4)
+QUICK = Effort(("wrong lengths", "vectors"), seconds=3.0, repetitions=1, bodies=3, megabytes=4)
 
 
 def run(_out: Path) -> str:
@@ -71,22 +72,29 @@ def _section(effort: Effort) -> str:
     for kind in effort.kinds:
         with tempfile.TemporaryDirectory() as scratch, Stage.set(Path(scratch), 1 + effort.repetitions) as stage:
             costs = stage.cost_of(kind, effort.seconds)
-            shares = [stage.share_left(kind, effort) for _ in range(effort.repetitions)]
-        rows.append((kind, costs, shares))
-        tell(f"{kind}: {costs.cpu:.0%} of a core, {mean(shares):.0%} of the goodput left")
+            pairs = [stage.goodputs(kind, effort) for _ in range(effort.repetitions)]
+        rows.append((kind, costs, pairs))
+        tell(f"{kind}: {costs.cpu:.0%} of a core, {_left(pairs):.0%} of the goodput left")
     return _page(effort, rows)
 
 
-def _page(effort: Effort, rows: Sequence[tuple[str, Costs, Sequence[float]]]) -> str:
+def _left(pairs: Sequence[tuple[float, float]]) -> float:
+    """All that came in the floods against all that came just before them."""
+    return mean(flooded for _, flooded in pairs) / mean(calm for calm, _ in pairs)
+
+
+def _page(effort: Effort, rows: Sequence[tuple[str, Costs, Sequence[tuple[float, float]]]]) -> str:
     lines = [
         "## A member that floods",
         "",
         f"One member with {CONNECTIONS} connections at once that comes back whenever it is thrown out, for "
         f"{effort.seconds:g} s a kind; the victim is linked with two honest nodes. Processor time as a share of one "
         "core, over the whole flood with its beginning, while nothing else happens. Memory is resident, at the end and "
-        f"at most. Goodput: {effort.bodies} bodies of {effort.megabytes} MiB of each honest node at once, in a flood "
-        "against just before it. The flooder runs at nice 19: on a member's machine it would take nothing from the "
-        f"victim's {os.cpu_count()} cores. Sent is what TCP and HTTP/2 took of it.",
+        f"at most. Goodput: {effort.bodies} bodies of {effort.megabytes} MiB of each honest node at once, each sent at "
+        f"{RATE}, in a flood against just before it, {effort.repetitions} times. The flooder runs at nice 19: on a "
+        f"member's machine it would take nothing from the victim's {os.cpu_count()} cores. Sent is what TCP and HTTP/2 "
+        f"took of it. `{CONTROL}` is no flood: how much the figures vary by themselves; the machine's load average was "
+        f"{os.getloadavg()[2]:.0f} in the last quarter of an hour.",
         "",
         "| kind | sent, frames/s | streams | victim's CPU | memory, MB (before, after, peak) | goodput left (worst) |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -100,9 +108,9 @@ def _page(effort: Effort, rows: Sequence[tuple[str, Costs, Sequence[float]]]) ->
     return "\n".join(lines)
 
 
-def _row(kind: str, costs: Costs, shares: Sequence[float]) -> str:
+def _row(kind: str, costs: Costs, pairs: Sequence[tuple[float, float]]) -> str:
     memory = f"{costs.memory_before:.0f}, {costs.memory_after:.0f}, {costs.memory_peak:.0f}"
-    left = f"{mean(shares):.0%} ({min(shares):.0%})"
+    left = f"{_left(pairs):.0%} ({min(flooded / calm for calm, flooded in pairs):.0%})"
     sent, streams = costs.tally["sent"] / costs.tally["seconds"], costs.tally["streams"]
     return f"| {kind} | {sent:,.0f} | {streams:,} | {costs.cpu:.1%} | {memory} | {left} |"
 
@@ -143,8 +151,9 @@ class Stage:
         victim, *honest = sites
         _introduce(victim, honest, hostile)
         try:
-            for site in sites:
-                site.start()
+            victim.start()
+            for site in honest:
+                _start_limited(site)
             _when(lambda: sum(link.state == "linked" for link in victim.open().store.links()) == 2)
             yield cls(victim, (honest[0], honest[1]), hostile)
         finally:
@@ -169,13 +178,13 @@ class Stage:
         used_s = cpu_s(pid) - before_s
         return Costs(used_s / tally["seconds"], memory_before, memory(pid, "VmRSS"), memory(pid, "VmHWM"), tally)
 
-    def share_left(self, kind: str, effort: Effort) -> float:
-        """Goodput in a flood against that just before it."""
+    def goodputs(self, kind: str, effort: Effort) -> tuple[float, float]:
+        """Goodput just before a flood, and in it."""
         calm = self.goodput(effort)
         flood = self.flooder(kind, WAIT_S)
         try:
             time.sleep(2.0)  # it imports, connects and is under way
-            return self.goodput(effort) / calm
+            return calm, self.goodput(effort)
         finally:
             flood.kill()
             flood.communicate()
@@ -206,6 +215,13 @@ class Stage:
             return int(store.execute(sql, values).fetchone()[0])
         finally:
             store.close()
+
+
+def _start_limited(site: Site) -> None:
+    """Serve with a limit to what is sent, so that what decides is the victim and not how many cores all share."""
+    command = [sys.executable, "-m", "node", "--home", str(site.path), "serve", "--bandwidth", RATE]
+    with open(site.path / "serve.log", "ab") as log:
+        site.process = subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def _introduce(victim: Site, honest: Sequence[Site], hostile: Sequence[Identity]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import os
 import ssl
 import struct
@@ -88,6 +89,10 @@ KINDS = (
     *("garbage", "malformed", "wrong lengths", "bad signatures", "wrong chunks", "unasked chunks", "unknown fields"),
     *("empty", "hellos", "digests", "vectors", "announces", "wants", "oversize", "connections", "queries"),
 )
+
+
+CONTROL = "nobody"
+"""No flood at all: how much what is measured varies by itself."""
 
 
 def _encoded(frame: Frame) -> bytes:
@@ -244,6 +249,10 @@ def _message(content: bytes) -> bytes:
 async def attack(identity: Identity, address: str, kind: str, seconds: float, connections: int) -> Tally:
     """Flood from so many connections at once."""
     tally = Tally()
+    if kind == CONTROL:
+        await asyncio.sleep(seconds)
+        tally.seconds = seconds
+        return tally
     messages = frames(kind, identity)
     context = _context(identity)
     until = time.monotonic() + seconds
@@ -314,6 +323,7 @@ def _context(identity: Identity) -> ssl.SSLContext:
 
 def main(words: list[str]) -> None:
     """Attack as the arguments say."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # a connection that ended is what it is about
     seed, address, kind, seconds, connections = words
     identity = Identity.from_seed(bytes.fromhex(seed))
     tally = asyncio.run(attack(identity, address, kind, float(seconds), int(connections)))

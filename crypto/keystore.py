@@ -1,4 +1,5 @@
 """The keystore: the file that holds a node's secrets, open (version 1) or sealed under a passphrase (version 2).
+Versions 3 and 4 are the same with the seeds of former identities, which this one took the place of.
 
 The key that seals is Argon2id (RFC 9106, version 1.3, one lane, as in libsodium) of the passphrase and 16 random bytes
 of salt; the cipher is XChaCha20-Poly1305, with everything that is stored in the clear as associated data: the public
@@ -19,7 +20,7 @@ import os
 import secrets
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,9 +44,12 @@ from crypto.keys import (
 FORMAT: Final = "tidings-keystore"
 OPEN_VERSION: Final = 1
 SEALED_VERSION: Final = 2
+OPEN_FORMER_VERSION: Final = 3
+SEALED_FORMER_VERSION: Final = 4
 OPEN_PERSON: Final = b"tidings-store-v1"
 SEALED_PERSON: Final = b"tidings-store-v2"
 SEALED_LABEL: Final = b"tidings/v1/keystore\0"
+FORMER_LABEL: Final = b"tidings/v1/keystore-with-former\0"
 KDF: Final = "argon2id13"
 SALT_BYTES: Final = argon2id.SALTBYTES
 WRAPPING_KEY_BYTES: Final = 32
@@ -54,7 +58,9 @@ TAG_BYTES: Final = 16
 
 MAX_ENCRYPTION_KEYS: Final = 1000
 """The newest one and those it followed; daily rotation reaches this in 2.7 years."""
-MAX_SECRET_BYTES: Final = SEED_BYTES + MAX_ENCRYPTION_KEYS * ENCRYPTION_PRIVATE_BYTES
+MAX_FORMER: Final = 16
+"""Identities that one home had before its present one."""
+MAX_SECRET_BYTES: Final = 1 + (1 + MAX_FORMER) * SEED_BYTES + MAX_ENCRYPTION_KEYS * ENCRYPTION_PRIVATE_BYTES
 # A key is about 240 characters of JSON, its id included.
 MAX_KEYSTORE_BYTES: Final = 1 << 18
 
@@ -108,14 +114,18 @@ class WrappingKey:
 
 @dataclass(frozen=True, repr=False)
 class Keystore:
-    """The secrets of one node; encryption keys newest first. Malformed for more of them than a file may hold."""
+    """The secrets of one node; encryption keys and former identities newest first. Malformed for more of either than a
+    file may hold."""
 
     identity: Identity
     encryption_keys: tuple[EncryptionKey, ...]
+    former: tuple[Identity, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.encryption_keys) <= MAX_ENCRYPTION_KEYS:
             raise Malformed(f"A keystore holds 1 to {MAX_ENCRYPTION_KEYS} encryption keys.")
+        if len(self.former) > MAX_FORMER:
+            raise Malformed(f"A keystore holds at most {MAX_FORMER} former identities.")
 
     @classmethod
     def generate(cls) -> "Keystore":
@@ -125,19 +135,32 @@ class Keystore:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Keystore":
         """The keystore that `to_bytes` wrote; Malformed if it is none."""
-        seed, rest = data[:SEED_BYTES], data[SEED_BYTES:]
-        starts = range(0, len(rest), ENCRYPTION_PRIVATE_BYTES)
-        keys = (EncryptionKey.from_bytes(rest[at : at + ENCRYPTION_PRIVATE_BYTES]) for at in starts)
-        return cls(Identity.from_seed(seed), tuple(keys))
+        return cls._from_secrets(data[1:], data[0] if data else 0)
 
     def to_bytes(self) -> bytes:
-        """Every secret: the seed of the identity and 96 bytes for each encryption key. For the file, and for a process
-        that this one starts on the same home."""
-        return self.identity.seed + b"".join(key.to_bytes() for key in self.encryption_keys)
+        """Every secret, for a process that this one starts on the same home: the number of former identities in a
+        byte, the seed of the identity, those of the former ones, and 96 bytes for each encryption key."""
+        return bytes([len(self.former)]) + self._secrets()
+
+    def _secrets(self) -> bytes:
+        seeds = b"".join(one.seed for one in (self.identity, *self.former))
+        return seeds + b"".join(key.to_bytes() for key in self.encryption_keys)
+
+    @classmethod
+    def _from_secrets(cls, data: bytes, former: int) -> "Keystore":
+        seeds = [data[at : at + SEED_BYTES] for at in range(0, (1 + former) * SEED_BYTES, SEED_BYTES)]
+        identity, *others = (Identity.from_seed(seed) for seed in seeds)
+        starts = range((1 + former) * SEED_BYTES, len(data), ENCRYPTION_PRIVATE_BYTES)
+        keys = (EncryptionKey.from_bytes(data[at : at + ENCRYPTION_PRIVATE_BYTES]) for at in starts)
+        return cls(identity, tuple(keys), tuple(others))
 
     @property
     def public_key(self) -> PublicKey:
         return self.identity.public_key
+
+    @property
+    def former_keys(self) -> tuple[PublicKey, ...]:
+        return tuple(one.public_key for one in self.former)
 
     @property
     def encryption_ids(self) -> tuple[bytes, ...]:
@@ -166,8 +189,9 @@ class Keystore:
     def _open_fields(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "version": OPEN_VERSION,
+            "version": OPEN_FORMER_VERSION if self.former else OPEN_VERSION,
             "identity_seed": self.identity.seed.hex(),
+            **({"former_seeds": [one.seed.hex() for one in self.former]} if self.former else {}),
             "encryption_keys": [key.to_bytes().hex() for key in self.encryption_keys],
             "checksum": self._checksum().hex(),
         }
@@ -177,6 +201,7 @@ class Keystore:
         keystore = cls(
             Identity.from_seed(bytes.fromhex(fields["identity_seed"])),
             tuple(EncryptionKey.from_bytes(bytes.fromhex(text)) for text in fields["encryption_keys"]),
+            tuple(Identity.from_seed(bytes.fromhex(text)) for text in _former_fields(fields, "former_seeds")),
         )
         # One flipped digit would otherwise be a different node, quietly.
         if not hmac.compare_digest(bytes.fromhex(fields["checksum"]), keystore._checksum()):
@@ -184,7 +209,7 @@ class Keystore:
         return keystore
 
     def _checksum(self) -> bytes:
-        return hashlib.blake2b(self.to_bytes(), digest_size=32, person=OPEN_PERSON).digest()
+        return hashlib.blake2b(self._secrets(), digest_size=32, person=OPEN_PERSON).digest()
 
     def __repr__(self) -> str:
         return f"Keystore({self.public_key.text}, {len(self.encryption_keys)} encryption keys)"
@@ -200,14 +225,22 @@ class SealedKeystore:
     salt: bytes
     nonce: bytes
     sealed: bytes = field(repr=False)
+    former_keys: tuple[PublicKey, ...] = ()
 
     @classmethod
     def seal(cls, keystore: Keystore, wrapping: WrappingKey) -> "SealedKeystore":
         """Seal under a new nonce."""
         nonce = secrets.token_bytes(NONCE_BYTES)
-        clear = cls(keystore.public_key, keystore.encryption_ids, wrapping.cost, wrapping.salt, nonce, b"")
-        sealed = aead_encrypt(keystore.to_bytes(), clear._associated(), nonce, wrapping.key)
-        return cls(clear.public_key, clear.encryption_ids, clear.cost, clear.salt, nonce, sealed)
+        clear = cls(
+            keystore.public_key,
+            keystore.encryption_ids,
+            wrapping.cost,
+            wrapping.salt,
+            nonce,
+            b"",
+            keystore.former_keys,
+        )
+        return replace(clear, sealed=aead_encrypt(keystore._secrets(), clear._associated(), nonce, wrapping.key))
 
     def is_under(self, wrapping: WrappingKey) -> bool:
         """Whether this was sealed under the passphrase that the key was derived from, as far as the file tells."""
@@ -217,10 +250,11 @@ class SealedKeystore:
         """The secrets; WrongPassphrase if this key does not open them."""
         try:
             data = aead_decrypt(self.sealed, self._associated(), self.nonce, wrapping.key)
-            keystore = Keystore.from_bytes(data)
+            keystore = Keystore._from_secrets(data, len(self.former_keys))
         except (nacl.exceptions.CryptoError, Malformed):
             raise WrongPassphrase("This is not the passphrase of the keystore: nothing was changed.") from None
-        if (keystore.public_key, keystore.encryption_ids) != (self.public_key, self.encryption_ids):
+        named = (self.public_key, self.encryption_ids, self.former_keys)
+        if (keystore.public_key, keystore.encryption_ids, keystore.former_keys) != named:
             raise KeystoreError("The keystore names other keys than it holds: restore it from its backup.")
         return keystore
 
@@ -228,8 +262,9 @@ class SealedKeystore:
         """What the file says, as JSON."""
         return {
             "format": FORMAT,
-            "version": SEALED_VERSION,
+            "version": SEALED_FORMER_VERSION if self.former_keys else SEALED_VERSION,
             "public_key": self.public_key.text,
+            **({"former_identities": [one.text for one in self.former_keys]} if self.former_keys else {}),
             "encryption_key_ids": [one.hex() for one in self.encryption_ids],
             "protection": {
                 "kdf": KDF,
@@ -255,9 +290,10 @@ class SealedKeystore:
             _of_length(protection["salt"], SALT_BYTES),
             _of_length(fields["nonce"], NONCE_BYTES),
             bytes.fromhex(fields["sealed"]),
+            tuple(PublicKey.parse(text) for text in _former_fields(fields, "former_identities")),
         )
-        count = len(keystore.encryption_ids)
-        secret_bytes = SEED_BYTES + count * ENCRYPTION_PRIVATE_BYTES
+        count, seeds = len(keystore.encryption_ids), 1 + len(keystore.former_keys)
+        secret_bytes = seeds * SEED_BYTES + count * ENCRYPTION_PRIVATE_BYTES
         if not 1 <= count <= MAX_ENCRYPTION_KEYS or len(keystore.sealed) != secret_bytes + TAG_BYTES:
             raise ValueError("not as many keys as ids")
         # Tells damage from a wrong passphrase. Whoever changes the file on purpose makes a new one: the seal is
@@ -268,10 +304,14 @@ class SealedKeystore:
 
     def _associated(self) -> bytes:
         """Everything in the clear, at fixed lengths."""
+        former = b""
+        if self.former_keys:
+            former = len(self.former_keys).to_bytes(4, "big") + b"".join(key.raw for key in self.former_keys)
         return b"".join(
             (
-                SEALED_LABEL,
+                FORMER_LABEL if former else SEALED_LABEL,
                 self.public_key.raw,
+                former,
                 len(self.encryption_ids).to_bytes(4, "big"),
                 *self.encryption_ids,
                 self.cost.operations.to_bytes(4, "big"),
@@ -295,7 +335,7 @@ def read(path: Path) -> Keystore | SealedKeystore:
         raise KeystoreError(
             f"The keystore {path} cannot be read ({error.strerror}): check its owner and permissions."
         ) from None
-    except (ValueError, TypeError, KeyError, RecursionError, Malformed):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, Malformed):
         # The cause may quote the secrets it tripped over, so it is dropped.
         raise KeystoreError(f"The keystore {path} is damaged: restore it from its backup.") from None
 
@@ -304,13 +344,23 @@ def _decoded(data: bytes) -> Keystore | SealedKeystore:
     fields: Any = json.loads(data)
     if fields["format"] != FORMAT:
         raise ValueError("not a keystore")
-    if fields["version"] == OPEN_VERSION:
+    if fields["version"] in (OPEN_VERSION, OPEN_FORMER_VERSION):
         return Keystore._from_fields(fields)
-    if fields["version"] == SEALED_VERSION:
+    if fields["version"] in (SEALED_VERSION, SEALED_FORMER_VERSION):
         return SealedKeystore.from_fields(fields)
     raise KeystoreError(
-        f"This keystore is not of version {OPEN_VERSION} or {SEALED_VERSION}: use the release that wrote it."
+        f"This keystore is not of version {OPEN_VERSION} to {SEALED_FORMER_VERSION}: use the release that wrote it."
     )
+
+
+def _former_fields(fields: dict[str, Any], name: str) -> list[str]:
+    """The list that the versions with former identities have, 1 to MAX_FORMER entries long."""
+    if fields["version"] in (OPEN_VERSION, SEALED_VERSION):
+        return []
+    former = fields[name]
+    if type(former) is not list or not 1 <= len(former) <= MAX_FORMER:
+        raise ValueError("not a list of former identities")
+    return former
 
 
 def _whole(value: Any) -> int:
@@ -373,9 +423,19 @@ class Keyring:
         return self._content.encryption_ids
 
     @property
+    def former_keys(self) -> tuple[PublicKey, ...]:
+        """The identities that this one took the place of and whose seeds are in the file; needs no passphrase."""
+        return self._content.former_keys
+
+    @property
     def identity(self) -> Identity:
-        """The identity, which never changes; asks as `open` does."""
+        """The identity, which only `succeed` changes; asks as `open` does."""
         return (self._opened or self.open()).identity
+
+    @property
+    def former(self) -> tuple[Identity, ...]:
+        """The identities that this one took the place of, newest first; asks as `open` does."""
+        return (self._opened or self.open()).former
 
     @property
     def encryption_keys(self) -> tuple[EncryptionKey, ...]:
@@ -404,8 +464,23 @@ class Keyring:
             raise KeystoreError(f"This keystore holds {MAX_ENCRYPTION_KEYS} encryption keys, the most it can.")
         wrapping = self._wrapping_of(self._content) if isinstance(self._content, SealedKeystore) else None
         newest = EncryptionKey.generate()
-        self._replace(Keystore(before.identity, (newest, *before.encryption_keys)), wrapping)
+        self._replace(replace(before, encryption_keys=(newest, *before.encryption_keys)), wrapping)
         return newest
+
+    def succeed(self, successor: Identity) -> None:
+        """Become another identity, with a new encryption key, and keep everything that there was behind them: one
+        writing of the file. The caller holds the home's lock and no program serves it; KeystoreError changes nothing.
+        """
+        before = self.open()
+        if len(before.former) == MAX_FORMER or len(before.encryption_keys) == MAX_ENCRYPTION_KEYS:
+            raise KeystoreError(
+                f"This keystore holds {MAX_FORMER} former identities or {MAX_ENCRYPTION_KEYS} encryption keys, the "
+                "most it can: make a new home, and have your peers add its key."
+            )
+        wrapping = self._wrapping_of(self._content) if isinstance(self._content, SealedKeystore) else None
+        keys = (EncryptionKey.generate(), *before.encryption_keys)
+        self._replace(Keystore(successor, keys, (before.identity, *before.former)), wrapping)
+        self.public_key = successor.public_key
 
     def set_passphrase(self, passphrase: str | None, cost: Cost = MODERATE) -> None:
         """Seal the file under another passphrase, or under none. The caller holds the home's lock; KeystoreError

@@ -25,7 +25,10 @@ RECORD_ID_BYTES: Final = 32
 RECORD_LABEL_PREFIX: Final = b"tidings/v1/record/"
 MODEL_CARD_LABEL: Final = b"tidings/v1/model-card\0"
 BUNDLE_LABEL: Final = b"tidings/v1/bundle\0"
+ROSTER_LABEL: Final = b"tidings/v1/roster\0"
 RECORD_ID_PERSON: Final = b"tidings-id-v1"
+ROSTER_PERSON: Final = b"tidings-roster"
+ROSTER_HASH_BYTES: Final = 32
 
 _LABEL: Final = re.compile(rb"tidings/v1/[a-zA-Z0-9_/-]+\x00")
 _KIND: Final = re.compile(r"[a-zA-Z0-9_-]+")
@@ -79,6 +82,11 @@ def verify_record(public_key: PublicKey, statement: Statement, signature: bytes)
 def record_id(header: bytes) -> bytes:
     """32 bytes: BLAKE2b-256 of the header as carried. The signature is no part of it."""
     return hashlib.blake2b(header, digest_size=RECORD_ID_BYTES, person=RECORD_ID_PERSON).digest()
+
+
+def roster_hash(document: bytes) -> bytes:
+    """32 bytes that name one version of a roster: BLAKE2b-256 of its document as carried, without signatures."""
+    return hashlib.blake2b(document, digest_size=ROSTER_HASH_BYTES, person=ROSTER_PERSON).digest()
 
 
 def _record_label(kind: str) -> bytes:

@@ -16,6 +16,7 @@ years. Opens no socket: PEM in, PEM out.
 """
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -145,8 +146,10 @@ def _one_certificate(x509_pem: bytes) -> x509.Certificate:
     if len(x509_pem) > MAX_CERTIFICATE_BYTES:
         raise Malformed("A peer's certificate is too large to be one of ours: refuse the connection.")
     try:
-        certificates = x509.load_pem_x509_certificates(x509_pem)
-    except (ValueError, x509.InvalidVersion):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of what later releases of the library refuse, and of nothing else
+            certificates = x509.load_pem_x509_certificates(x509_pem)
+    except (ValueError, x509.InvalidVersion, Warning):
         raise Malformed("A peer's certificate cannot be read: refuse the connection.") from None
     if len(certificates) != 1:
         raise Malformed("A peer showed several certificates in place of one: refuse the connection.")

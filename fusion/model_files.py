@@ -8,21 +8,29 @@ Runtime see it. Everything else is refused with ModelError; nothing is ever unpi
 
 from __future__ import annotations
 
-import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from fusion.artifact import Model, Tensors, canonical_json, checked_model
+from fusion.artifact import MAX_LAYERS, Model, Tensors, canonical_json, checked_model
 from fusion.card import check_card
 from fusion.errors import ModelError
+from fusion.outside import check_protobuf, parse_json, protobuf_parts
 
 MAX_MODEL_BYTES = 64 * 2**20
 MAX_CARD_BYTES = 32 * 2**20
+MAX_CARD_VALUES = 2_000_000  # a summary takes five, and there are at most 100,000; so does one that was left out
+MAX_CARD_DEPTH = 16
+MAX_TENSORS = 2 * MAX_LAYERS
+MAX_TENSOR_FIELDS = 16  # sizes, type, name, bytes
+MAX_MODEL_FIELDS = 100
+MAX_GRAPH_PARTS = 100_000  # nodes, constants, inputs: about six for a column, of which there are at most 4,096
 CARD_KEY = "tidings.card"
 
 _LENGTH = struct.Struct("<Q")  # of the header of a safetensors file
+_GRAPH, _METADATA_PROPS, _INITIALIZER = 7, 14, 5  # numbers of fields in onnx.proto
 
 
 def write_safetensors(model: Model, card: dict[str, Any]) -> bytes:
@@ -67,33 +75,51 @@ def _read_safetensors(data: bytes) -> tuple[Tensors, str]:
     from safetensors.numpy import load
 
     try:
+        header = data[_LENGTH.size : _LENGTH.size + _LENGTH.unpack_from(data)[0]]
+        content = parse_json(header.decode("utf-8"), values=MAX_CARD_VALUES, depth=MAX_CARD_DEPTH)
+        text = content["__metadata__"][CARD_KEY]
+        if len(content) > 1 + MAX_TENSORS:
+            raise ValueError
         tensors = load(data)
-        (length,) = _LENGTH.unpack_from(data)
-        header = json.loads(data[_LENGTH.size : _LENGTH.size + length])
-        text = header["__metadata__"][CARD_KEY]
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise ModelError("this is not a model file that can be read; ask for it again") from None
     return tensors, _text(text)
 
 
 def _read_onnx(data: bytes) -> tuple[Tensors, str]:
-    """The layers among the initializers, and the card; the graph itself is compared by `read_model`."""
+    """The layers among the initializers, and the card. The rest of the graph is never parsed: `read_model` compares it,
+    as bytes, with the one that belongs to these."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        proto = onnx.ModelProto.FromString(data)
-    except DecodeError:
+        parts = list(protobuf_parts(data, fields=MAX_MODEL_FIELDS))
+        entries = [onnx.StringStringEntryProto.FromString(one) for number, one in parts if number == _METADATA_PROPS]
+        texts = [_text(one.value) for one in entries if one.key == CARD_KEY]
+        if len(texts) != 1:
+            raise ModelError("this ONNX file has no model card of this software; it was made by something else")
+        tensors = dict(_layers(b"".join(one for number, one in parts if number == _GRAPH)))
+    except (DecodeError, ValueError):
         raise ModelError("this is not a model file that can be read; ask for it again") from None
-    texts = [_text(one.value) for one in proto.metadata_props if one.key == CARD_KEY]
-    if len(texts) != 1:
-        raise ModelError("this ONNX file has no model card of this software; it was made by something else")
-    tensors: Tensors = {}
-    for initializer in proto.graph.initializer:
+    return tensors, texts[0]
+
+
+def _layers(graph: bytes) -> Iterator[tuple[str, Any]]:
+    """The tensors of the layers in the bytes of a graph, by name."""
+    import onnx
+
+    found = 0
+    for number, content in protobuf_parts(graph, fields=MAX_GRAPH_PARTS):
+        if number != _INITIALIZER or b"layer" not in content:
+            continue
+        found += 1
+        if found > MAX_TENSORS:
+            raise ValueError
+        check_protobuf(content, onnx.TensorProto.DESCRIPTOR, fields=MAX_TENSOR_FIELDS, depth=1)
+        initializer = onnx.TensorProto.FromString(content)
         name = _text(initializer.name).rpartition("/")[2]
         if name.startswith("layer"):
-            tensors[name] = _float_tensor(initializer)
-    return tensors, texts[0]
+            yield name, _float_tensor(initializer)
 
 
 def _text(value: object) -> str:
@@ -116,7 +142,7 @@ def _parse_card(text: str) -> dict[str, Any]:
     if len(text) > MAX_CARD_BYTES:
         raise ModelError("the card of this model file is too long; ask for it again")
     try:
-        content = json.loads(text)
+        content = parse_json(text, values=MAX_CARD_VALUES, depth=MAX_CARD_DEPTH)
         canonical = canonical_json(content).decode()
     except (ValueError, RecursionError):
         raise ModelError("the card of this model file is not JSON; ask for it again") from None

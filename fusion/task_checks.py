@@ -7,7 +7,6 @@ would garble a terminal.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fusion.errors import TaskError
+from fusion.outside import parse_json
 from fusion.task import (
     CANONICAL_VERSION,
     DEFAULT_DELTA,
@@ -55,6 +55,9 @@ from fusion.task import (
 from fusion.task_encoders import build_encoder
 from fusion.task_kinds import build_class_moments, build_histograms, build_model, check_class_moments, check_training
 from fusion.task_tables import Fail, FieldPath, Table, field_name, line_of, syntax_message, whole_number
+
+MAX_TASK_VALUES = 1_000_000  # as commas and brackets: 100,000 categories and 10,000 columns are 200,000
+MAX_TASK_DEPTH = 16
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -131,7 +134,7 @@ def task_from_canonical(data: bytes) -> Task:
     if len(data) > MAX_TASK_BYTES:
         raise TaskError(f"a task of over {MAX_TASK_BYTES} bytes arrived and was refused; its author must shorten it")
     try:
-        raw = json.loads(data.decode("utf-8"))
+        raw = parse_json(data.decode("utf-8"), values=MAX_TASK_VALUES, depth=MAX_TASK_DEPTH)
     except (ValueError, RecursionError):
         raise TaskError("a task arrived that is not canonical JSON; ask its author to send it again") from None
     if not isinstance(raw, dict) or raw.pop("version", None) != CANONICAL_VERSION:

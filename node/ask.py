@@ -24,7 +24,7 @@ from crypto.keys import PublicKey
 from node.client import Dialer
 from node.config import MODEL_LIMIT_BYTES
 from node.errors import CannotFuse, PeerUnreachable, QueryRefused, UsageError
-from node.files import written_whole
+from node.files import read_at_most, written_whole
 from node.frames import Query
 from node.home import Home
 from node.local_tables import Peer
@@ -242,9 +242,10 @@ def predict_file(model: Path, data: Sequence[Path], output: Path | None, progres
 
 def read_bounded(path: Path) -> bytes:
     """The bytes of a model file, if it is not larger than one can be."""
-    if path.stat().st_size > MODEL_LIMIT_BYTES:
+    data = read_at_most(path, MODEL_LIMIT_BYTES)
+    if data is None:
         raise UsageError(f"{path} is larger than a model file can be ({size(MODEL_LIMIT_BYTES)}).")
-    return path.read_bytes()
+    return data
 
 
 def _read(home: Home, data: bytes) -> ModelInHand:

@@ -7,16 +7,34 @@ nothing. If a record is here that another copy of this home signed, the store be
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from crypto.keys import PublicKey
+from crypto.keys import Identity, PublicKey
 from crypto.keystore import Keyring
+from crypto.recovery import consent
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
-from node.records import Evidence, Head, Header, KeyCard, KeyGrant, Kind, Record, core, with_body
+from node.records import (
+    MAX_GOOD,
+    MAX_SEQUENCE,
+    NO_INCARNATION,
+    Evidence,
+    Head,
+    Header,
+    KeyCard,
+    KeyGrant,
+    Kind,
+    Record,
+    Revocation,
+    Succession,
+    core,
+    with_body,
+)
+from node.roster import SignedRoster
 from node.store import Store
 
 
@@ -41,9 +59,50 @@ class Author:
         self.lock = lock
 
     def key_card(self) -> Record:
-        """Publish the newest encryption key, so that members can grant us theirs."""
-        card = KeyCard(self._keystore.encryption_keys[0].public)
+        """Publish the newest encryption key, so that members can grant us theirs, and the hash of the recovery key."""
+        card = KeyCard(self._keystore.encryption_keys[0].public, self.recovery_hash() or b"")
         return self._without_body(Kind.KEY_CARD, payload=wire.write_payload(card))
+
+    def recovery_hash(self) -> bytes | None:
+        """The hash of this identity's recovery key, as far as this home knows of one."""
+        me = self._keystore.public_key
+        published = self._store.recovery_hashes(me)
+        return published[0] if published else self._store.own_recovery_hash(me)
+
+    def succession(self, former: Identity, succession: Succession) -> Record:
+        """The last word of an identity that this home had: another takes its place."""
+        return self._without_body(Kind.SUCCESSION, former, payload=wire.write_payload(succession))
+
+    def finish_succession(self) -> Record | None:
+        """Say the last word of the identity that this one took the place of, unless that was done. The keystore changes
+        first and in one step; whatever stops a replacement after that, this makes up for it."""
+        former, me = self._keystore.former_keys[:1], self._keystore.public_key  # under `lock`
+        if not former or self._is_told(former[0], me):
+            return None
+        identity = self._keystore.former[0]
+        self._store.renew_incarnation()  # a number that another copy of this home may have used would not be believed
+        good = tuple(sorted(self._store.last_sequences(former[0]).items()))[-MAX_GOOD:]
+        return self.succession(identity, Succession(me, consent(self._keystore.identity, former[0]), good))
+
+    def _is_told(self, former: PublicKey, me: PublicKey) -> bool:
+        ending = self._store.standing().endings.get(former)
+        if ending is None or me in ending.named:
+            return ending is not None
+        words = (wire.read_payload(held.record.header) for held in self._store.held(Kind.SUCCESSION, origin=former))
+        return any(isinstance(word, Succession) and word.successor == me for word in words)
+
+    def revocation(self, origin: PublicKey, recovery: Identity, revocation: Revocation) -> Record:
+        """Take an identity out of service with its recovery key. It has no incarnation to number records in, and a
+        number that is drawn falls on that of another copy by no chance that matters."""
+        header = Header(
+            kind=Kind.REVOKE,
+            origin=origin,
+            incarnation=NO_INCARNATION,
+            sequence=1 + secrets.randbelow(MAX_SEQUENCE),
+            created_unix_ms=_now_ms(),
+            payload=wire.write_payload(revocation),
+        )
+        return self._kept(wire.author(recovery, header))
 
     def grant(self, recipient: PublicKey, epoch: int, wrapped_key: bytes, key_card: bytes) -> Record:
         """Hand a wrapped epoch key to the member whose key card (a record id) it was wrapped to."""
@@ -51,12 +110,19 @@ class Author:
         return self._without_body(Kind.KEY_GRANT, epoch=epoch, recipient=recipient, payload=payload)
 
     def withdrawal(self, target: Record) -> Record:
-        """Take back a record of ours: every node that hears of it drops the body for ever."""
-        return self._without_body(Kind.WITHDRAWAL, supersedes=target.id, task_id=target.header.task_id)
+        """Take back a record of ours: every node that hears of it drops the body for ever. One of an earlier identity
+        is taken back with its key; where that is lost, with the present one, and then nobody uses the body any more."""
+        signer = next((one for one in self._keystore.former if one.public_key == target.header.origin), None)
+        fields = {"supersedes": target.id, "task_id": target.header.task_id}
+        return self._without_body(Kind.WITHDRAWAL, signer, **fields)
 
     def head(self, head: Head, previous: bytes) -> Record:
         """Tell peers how far our records and our privacy ledger have come; `previous` is the HEAD before this one."""
         return self._without_body(Kind.HEAD, payload=wire.write_payload(head), supersedes=previous)
+
+    def roster(self, signed: SignedRoster) -> Record:
+        """Pass on a version of a roster, which administrators signed."""
+        return self._without_body(Kind.ROSTER, payload=wire.write_payload(signed))
 
     def evidence(self, evidence: Evidence) -> Record:
         """Tell others that an origin signed two records with one number."""
@@ -84,20 +150,27 @@ class Author:
             self._store.add(record, body, note=note)
             return record
 
-    def _without_body(self, kind: Kind, **fields: Any) -> Record:
+    def _without_body(self, kind: Kind, signer: Identity | None = None, **fields: Any) -> Record:
+        identity = signer or self._keystore.identity
         with self.lock:
-            record = wire.author(self._keystore.identity, self._header(kind, **fields))
-            self._store.add(record, None)
-            return record
+            return self._kept(wire.author(identity, self._header(kind, identity.public_key, **fields)))
 
-    def _header(self, kind: Kind, **fields: Any) -> Header:
-        origin = self._keystore.public_key
+    def _kept(self, record: Record) -> Record:
+        self._store.add(record, None)
+        return record
+
+    def _header(self, kind: Kind, origin: PublicKey | None = None, **fields: Any) -> Header:
+        origin = origin or self._keystore.public_key
         incarnation, sequence = self._store.reserve_sequence(origin)
         return Header(
             kind=kind,
             origin=origin,
             incarnation=incarnation,
             sequence=sequence,
-            created_unix_ms=time.time_ns() // 1_000_000,
+            created_unix_ms=_now_ms(),
             **fields,
         )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

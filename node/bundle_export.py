@@ -100,7 +100,7 @@ def export_bundle(
     return Exported(path, file_bytes, written, len(chosen) - written, recipient, since)
 
 
-def parse_since(text: str, now: float) -> float:
+def parse_since(text: str, now: float, option: str = "--since") -> float:
     """Seconds since 1970, from a duration before now (`7d`, `12h`) or a moment in ISO 8601, UTC unless it says
     otherwise; UsageError for anything else."""
     match = _DURATION.fullmatch(text.strip())
@@ -113,7 +113,7 @@ def parse_since(text: str, now: float) -> float:
         return at.timestamp()
     except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"--since {text!r} is no time; write for example 7d, 12h, 30min, 2026-11-20 or 2026-11-20T14:30 (UTC)."
+            f"{option} {text!r} is no time; write for example 7d, 12h, 30min, 2026-11-20 or 2026-11-20T14:30 (UTC)."
         ) from None
 
 
@@ -140,7 +140,7 @@ def _recipient(home: Home, peer: Peer) -> Recipient:
 
 def _choose(home: Home, since: float | None) -> list[tuple[bytes, bool]]:
     """Ids in the order in which they are written, each with whether it is a tombstone."""
-    trusted = home.trusted - home.store.condemned()
+    trusted = home.trusted
     ranked: dict[bytes, tuple[int, int]] = {}
     buriers: list[bytes] = []
 

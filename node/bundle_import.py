@@ -3,7 +3,8 @@
     look      the whole file, storing nothing: does the exporter's signature hold, is every record of a trusted origin?
     admit     from a member: go on. From nobody we know, or cut off, or damaged: only if all its records are trusted
     take      the whole file again: keep what passes every check and is of a trusted origin, batch by batch
-    follow    tell of new proofs of equivocation; grant epoch keys to members whose key cards came
+    follow    tell of new proofs of equivocation; take the versions of the roster that came; grant epoch keys to members
+              whose key cards came
 
 In both passes a record passes the rules of `records` and a chunk has the hash and size that its header says, or it
 counts as refused. The second pass trusts nothing that the first one saw: a file that changes in between can bring no
@@ -14,6 +15,7 @@ link, goes on from there; importing again changes nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +28,27 @@ from node.errors import BundleError, RecordError, WireError
 from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
-from node.gossip.intake import MET_ITSELF, equivocation
+from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
+from node.gossip.quotas import of_store, sort_of
 from node.home import Home
-from node.records import Held, HeldState, Record, cut, is_chunk
+from node.records import Held, HeldState, Kind, Record, Revocation, cut, is_chunk
+from node.roster_follow import catch_up
 from node.show import moment
-from node.wire import read_record
+from node.succession import ENDINGS
+from node.wire import read_payload, read_record
 
 BATCH_BYTES: Final = 1024 * 1024
 """What is kept in one transaction. More waits less often for the disk, and keeps a running daemon waiting longer."""
 
 BATCH_ITEMS: Final = 4_096
 """Frames of which little or nothing is kept take memory too while they wait."""
+
+MAX_ENDINGS: Final = 256
+"""Replaced and revoked identities that one bundle may tell of; the rest counts from the next import on."""
+
+NO_RECOVERY_KEY: Final = (
+    "a revocation came, and no key card of it with the hash of a recovery key is here: import it again when one is"
+)
 
 MAX_TOLD: Final = 10
 """Unfinished records and other findings that are told one by one; the rest is counted."""
@@ -47,6 +59,9 @@ class Looked:
     """What a pass over the file found; nothing of it is stored."""
 
     reader: BundleReader
+    trusted: frozenset[PublicKey]
+    """The origins that are trusted, those included whom records in the bundle make so."""
+    endings: list[Record] = field(default_factory=list)
     records: int = 0
     refused: int = 0
     not_trusted: int = 0
@@ -74,6 +89,8 @@ class Imported:
     missing: list[dict[str, Any]] = field(default_factory=list)
     findings: list[dict[str, str]] = field(default_factory=list)
     granted: int = 0
+    over_quota: int = 0
+    """New records that were left out because their origins have used up their quotas here."""
     was_low: bool = False
     """Whether bodies were left out because the disk is nearly full."""
 
@@ -87,7 +104,9 @@ class Imported:
     @property
     def is_complete(self) -> bool:
         """Whether everything of trusted origins that the bundle was to bring is here now."""
-        return self.looked.reader.ending is Ending.WHOLE and not self.looked.refused and not self.unfinished
+        return self.looked.reader.ending is Ending.WHOLE and not (
+            self.looked.refused or self.unfinished or self.over_quota
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -109,6 +128,7 @@ class Imported:
             "missing": self.missing,
             "not_trusted": self.looked.not_trusted,
             "refused": self.looked.refused,
+            "over_quota": self.over_quota,
             "disk_low": self.was_low,
             "findings": self.findings,
             "granted": self.granted,
@@ -131,6 +151,10 @@ class Imported:
         told = [f"{one['origin']}: {one['reason']}" for one in self.findings]
         if self.was_low:
             told.append(f"{WORDS[Disk.LOW]}. Make room and import the bundle again.")
+        if self.over_quota:
+            told.append(
+                f"{_count(self.over_quota)} of origins over their quotas here were left out. Import it again tomorrow."
+            )
         if self.looked.refused:
             told.append(f"{self.looked.refused} parts of the bundle failed a check and were not kept.")
         if self.looked.reader.ending is not Ending.WHOLE:
@@ -168,16 +192,19 @@ def import_bundle(
     `progress` takes the bytes read so far, in both passes together."""
     if not path.is_file():
         raise BundleError(f"{path} is not a file, or not one that can be read twice: check the path and the stick.")
-    trusted = home.trusted
     with path.open("rb") as file:
-        looked = _look(home, file, path, trusted, progress)
+        looked = _look(home, file, path, progress)
+        trusted = looked.trusted
         exporter = looked.exporter if looked.exporter in trusted else None
         if exporter is None and looked.not_trusted:
             raise _refusal(home, looked, path)
-        imported = Imported(path, looked, exporter, home.peers.name_of(exporter) if exporter else None)
+        imported = Imported(path, looked, exporter)
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
-    witness(home)
+    catch_up(home)
+    while witness(home):
+        pass
+    imported.exporter_name = home.peers.name_of(exporter) if exporter else None
     imported.granted = home.epochs.grant_missing()
     return imported
 
@@ -185,23 +212,31 @@ def import_bundle(
 # ----------------------------------------------------------------------------------------------------------- the passes
 
 
-def _look(
-    home: Home, file: IO[bytes], path: Path, trusted: frozenset[PublicKey], progress: Callable[[int], None]
-) -> Looked:
+def _look(home: Home, file: IO[bytes], path: Path, progress: Callable[[int], None]) -> Looked:
     reader = BundleReader(file, path, home.me, home.keystore.encryption_keys)
-    looked = Looked(reader)
+    looked = Looked(reader, home.trusted)
     for item in _checked(reader):
         progress(reader.bytes_read)
         if isinstance(item, list):
             looked.records += len(item)
-            strangers = [record.header.origin for record in item if record.header.origin not in trusted]
+            _look_for_successors(home, looked, item)
+            strangers = [record.header.origin for record in item if record.header.origin not in looked.trusted]
             looked.not_trusted += len(strangers)
             looked.stranger = looked.stranger or next(iter(strangers), None)
         elif isinstance(item, str):
             looked.refused += 1
-        if looked.not_trusted and reader.start.exporter not in trusted:
+        if looked.not_trusted and reader.start.exporter not in looked.trusted:
             break  # refused, whatever follows
     return looked
+
+
+def _look_for_successors(home: Home, looked: Looked, records: list[Record]) -> None:
+    """A member may have another key since, as a record of its old one says that the bundle brings before all others."""
+    news = [record for record in records if record.header.kind in ENDINGS and home.store.get(record.id) is None]
+    while named := [record for record in news if record.header.origin in looked.trusted]:
+        news = [record for record in news if record not in named]
+        looked.endings += named[: MAX_ENDINGS - len(looked.endings)]
+        looked.trusted = home.store.trusted_with(looked.endings)
 
 
 def _take(
@@ -234,9 +269,7 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
         if isinstance(frame, WireError):
             yield str(frame)
         elif isinstance(frame, Chunk):
-            record = group.get(frame.id)
-            fits = record is not None and is_chunk(record.header, frame.index, frame.data)
-            yield frame if fits else "a chunk that fits no record before it"
+            yield from _chunks(group.get(frame.id), frame.index, frame.data)
         else:
             group, bodies = {}, {}
             for signed in frame.records:
@@ -248,15 +281,17 @@ def _checked(reader: BundleReader) -> Iterator[list[Record] | Chunk | str]:
                     group[record.id] = record
                     bodies[record.id] = signed.body
             yield list(group.values())
-            for record in group.values():
-                yield from _chunks(record, bodies[record.id])
+            for record_id, body in bodies.items():
+                yield from _chunks(group[record_id], 0, body)
 
 
-def _chunks(record: Record, body: bytes) -> Iterator[Chunk | str]:
-    """The chunks of a body that came with its header, as far as they fit it."""
-    for index, data in enumerate(cut(body, record.header.chunk_bytes)):
-        fits = is_chunk(record.header, index, data)
-        yield Chunk(record.id, index, data) if fits else "a chunk that does not fit its record"
+def _chunks(record: Record | None, first: int, data: bytes) -> Iterator[Chunk | str]:
+    """One chunk after the other of what came together, up to the first that does not fit the record."""
+    for index, part in enumerate(cut(data, record.header.chunk_bytes) if record else [data], first):
+        if record is None or not is_chunk(record.header, index, part):
+            yield "a chunk that fits no record before it"
+            return
+        yield Chunk(record.id, index, part)
 
 
 def _refusal(home: Home, looked: Looked, path: Path) -> BundleError:
@@ -286,6 +321,10 @@ class _Keeper:
         self._batch_bytes = 0
         self._wanted: dict[bytes, set[int]] = {}
         self._is_low = False
+        store, times = home.store, home.settings.quotas
+        self._quotas = of_store(home.me.raw, len(home.epochs.members()), store.walk(), time.time(), times)
+        self._waiting: list[Record] = []
+        self._is_last_try = False
 
     def group(self, records: list[Record]) -> None:
         """The records of one frame; chunks that follow are theirs."""
@@ -298,7 +337,10 @@ class _Keeper:
         self._add_bytes(len(chunk.data))
 
     def close(self) -> None:
-        """Keep the last batch."""
+        """Keep the last batch, and the revocations that waited for a key card in this bundle."""
+        self._keep()
+        self._is_last_try = True
+        self._batch.append(self._waiting)
         self._keep()
         self._leave_group()
 
@@ -331,17 +373,38 @@ class _Keeper:
     def _keep_record(self, record: Record) -> None:
         store = self._home.store
         held = store.get(record.id)
+        if held is None and record.header.kind is Kind.REVOKE and not self._may_revoke(record):
+            return
         if held is None and store.is_equivocation(record):
             store.add_conflict(record)
             self._tell(record.header.origin, equivocation(record))
             return
+        sort = sort_of(record.header.kind, record.header.body_bytes)
+        is_revoke = record.header.kind is Kind.REVOKE  # a thief must not keep it out by filling a quota
+        if not (held or is_revoke or self._quotas.admits(record.header.origin.raw, record.id, sort, 0.0)):
+            self._imported.over_quota += 1
+            return
         if held is None:
             held = store.add_record(record)
+            self._quotas.add(record, 0.0, is_buried=held.state is HeldState.BURIED)
             self._imported.new += 1
         else:
             self._imported.known += 1
         if held.missing:
             self._wanted[record.id] = set(held.missing)
+
+    def _may_revoke(self, record: Record) -> bool:
+        """Whether a revocation is of the recovery key that its origin published; one whose origin has published none so
+        far waits until all of the bundle was read."""
+        payload = read_payload(record.header)
+        published = self._home.store.recovery_hashes(record.header.origin)[:1]
+        if isinstance(payload, Revocation) and published == [payload.recovery_hash]:
+            return not self._home.store.is_equivocation(record)
+        if not published and not self._is_last_try:
+            self._waiting.append(record)
+        else:
+            self._tell(record.header.origin, NOT_ITS_RECOVERY_KEY if published else NO_RECOVERY_KEY)
+        return False
 
     def _keep_chunk(self, chunk: Chunk) -> None:
         wanted = self._wanted.get(chunk.id, set())

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_simulate, show
+from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_roster, cli_simulate, show
 from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_answer.app)
 app.add_typer(cli_bundle.app, name="bundle")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_roster.app, name="roster")
 app.add_typer(cli_doctor.app)
 app.add_typer(cli_simulate.app)
 
@@ -83,17 +84,25 @@ def init(
         bool,
         typer.Option("--passphrase", help="Seal the keystore under a passphrase: asked for, or --passphrase-file."),
     ] = False,
+    json: Json = False,
 ) -> None:
-    """Make this node's identity and store; prints its public key."""
+    """Make this node's identity and store; prints its public key, and, this once, its recovery key."""
+    from crypto.recovery import RecoveryKey
     from node import passphrase
-    from node.home import Home, check_name
-    from node.peers import check_address
+    from node.home import Home
+    from node.peers import check_address, check_name
 
     file = context.meta["passphrase_file"]
     choose = passphrase.choice(file, environment=True) if protected or file else None
-    home = Home.init(context.obj, check_name(name), check_address(listen) if listen else None, choose)
+    recovery = RecoveryKey.generate()
+    address = check_address(listen) if listen else None
+    home = Home.init(context.obj, check_name(name), address, choose, recovery_hash=recovery.hash)
+    if json:
+        show.as_json({"home": str(home.path), "key": home.me.text, "recovery_key": recovery.text})
+        return
     show.note(f"A new node lives in {home.path}. Give its public key to your peers:")
     show.line(home.me.text)
+    cli_keys.show_recovery(recovery)
 
 
 @app.command("id")
@@ -142,6 +151,13 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
         show.line(line)
         show.line(f"    {one['key']}")
         show.line(f"    {', '.join(one['addresses']) or 'no address'}")
+        show.line(f"    {_came(one)}; {'recovery key known' if one['recovery_key'] else 'no recovery key known'}")
+
+
+def _came(one: dict[str, Any]) -> str:
+    """How a peer came in."""
+    by = "added by hand" if one["via"] == "operator" else one["via"]
+    return f"in place of {one['replaces']}, {by}" if one["replaces"] else by
 
 
 def _peer_lines(listed: list[dict[str, Any]]) -> list[str]:

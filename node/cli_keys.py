@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node import show
 from node.cli_options import Json, look_at_home, open_home
 
+if TYPE_CHECKING:
+    from crypto.keys import PublicKey
+    from crypto.recovery import RecoveryKey
+    from node.home import Home
+    from node.records import LastGood
+
 app = typer.Typer(
-    help="The keys of this node: look, rotate, set a passphrase.", no_args_is_help=True, rich_markup_mode=None
+    help="The keys of this node: look, rotate, set a passphrase, replace, revoke.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -25,6 +33,11 @@ def keys_show(context: typer.Context, json: Json = False) -> None:
         show.as_json(found)
         return
     show.line(found["identity"])
+    if found["ended"]:
+        show.line(f"this identity was {found['ended']}: peers count nothing that it signs from now on")
+    for former in found["former"]:
+        show.line(f"in place of {former['identity']}, {former['state']}")
+    show.line(f"recovery key: {'published' if found['recovery_key'] else 'none; `tidings keys recovery` makes one'}")
     show.line(f"passphrase: {'yes' if found['protected'] else 'none; `tidings keys passphrase` sets one'}")
     rows = [[one["id"], one["since"] or "not published yet", one["state"]] for one in found["encryption_keys"]]
     show.table(["encryption key", "since (UTC)", ""], rows, empty="")
@@ -76,3 +89,144 @@ def keys_passphrase(
     show.line("The keystore is sealed under the new passphrase. Earlier copies and backups of it are as they were.")
     if home.is_served():
         show.note("The running node goes on. Start it again before the next `keys rotate --encryption`.")
+
+
+@app.command("recovery")
+def keys_recovery(context: typer.Context, json: Json = False) -> None:
+    """Make a recovery key for an identity that has none: shown once, its hash published."""
+    from crypto.recovery import RecoveryKey
+    from node.replacement import publish_recovery
+
+    recovery = RecoveryKey.generate()
+    publish_recovery(open_home(context), recovery)
+    show.as_json({"recovery_key": recovery.text}) if json else show_recovery(recovery)
+
+
+@app.command("replace")
+def keys_replace(
+    context: typer.Context,
+    new_recovery_key: Annotated[
+        bool, typer.Option("--new-recovery-key", help="The new identity gets another one, shown once.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Give this node a new identity, signed by the old one, which peers follow by themselves. Stop the node first."""
+    from node.replacement import replace
+
+    home = open_home(context)
+    recovery = _new_recovery(new_recovery_key or home.author.recovery_hash() is None, json)
+    replaced = replace(home, recovery)
+    if json:
+        show.as_json(replaced.to_json() | ({"recovery_key": recovery.text} if recovery else {}))
+    else:
+        show.line(replaced.describe())
+
+
+@app.command("revoke")
+def keys_revoke(
+    context: typer.Context,
+    identity: Annotated[
+        str | None, typer.Argument(metavar="[KEY|NAME]", help="Whose identity; else this node's own.")
+    ] = None,
+    recovery_key_file: Annotated[
+        Path | None,
+        typer.Option("--recovery-key-file", metavar="FILE", help="Holds its recovery key; else it is asked for."),
+    ] = None,
+    last_good: Annotated[
+        list[str] | None,
+        typer.Option("--last-good", metavar="INCARNATION:N", help="What still counts; several times, or none."),
+    ] = None,
+    good_until: Annotated[
+        str | None,
+        typer.Option("--good-until", metavar="TIME", help="What arrived here by then counts: 7d, 2026-11-20T14:30."),
+    ] = None,
+    successor: Annotated[
+        bool | None,
+        typer.Option("--successor/--no-successor", help="Whether this node takes its place; it does after its own."),
+    ] = None,
+    new_recovery_key: Annotated[
+        bool, typer.Option("--new-recovery-key", help="A new identity gets another recovery key, shown once.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write a bundle that holds it.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would still count, and do nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Take a stolen identity out of service with its recovery key, which is typed, piped in, or read from a file.
+
+    Peers that hold the hash of the recovery key cut the identity off and use nothing that it signed after the last good
+    number. Stop the node first to revoke its own identity: it gets a new one."""
+    from node import passphrase, replacement
+
+    home = open_home(context)
+    key = replacement.identity_meant(home, identity)
+    good = _good(home, key, last_good, good_until)
+    if dry_run:
+        _show_good(replacement.listing(home, key, good), json)
+        return
+    is_own = key == home.me or key in home.keystore.former_keys
+    takes_over = successor if successor is not None else is_own
+    recovery = passphrase.recovery_key(recovery_key_file)
+    another = _new_recovery(key == home.me and takes_over and new_recovery_key, json)
+    revoked = replacement.revoke(home, key, recovery, good, takes_over=takes_over, new_recovery=another)
+    if output is not None:
+        replacement.write_bundle(revoked.home, revoked.record, output)
+    if json:
+        show.as_json(revoked.to_json() | ({"recovery_key": another.text} if another else {}))
+        return
+    show.line(revoked.describe())
+    if output is not None:
+        show.line(f"{output} holds the revocation for peers that no link reaches: `tidings bundle import`.")
+    else:
+        show.line("It spreads while a node that trusts the identity is running; `-o FILE` writes a bundle too.")
+
+
+def show_recovery(recovery: RecoveryKey) -> None:
+    """Show a recovery key, on stderr like all remarks: stdout is for results."""
+    show.note(
+        "Its recovery key, shown this once and stored nowhere. Write it down and keep it away from this machine: it"
+    )
+    show.note("takes this identity out of service if that is ever stolen, and can do nothing else.")
+    show.note(recovery.text)
+
+
+def _new_recovery(is_wanted: bool, json: bool) -> RecoveryKey | None:
+    """A new recovery key, shown before anything depends on it, unless it goes into what programs read."""
+    from crypto.recovery import RecoveryKey
+
+    recovery = RecoveryKey.generate() if is_wanted else None
+    if recovery is not None and not json:
+        show_recovery(recovery)
+    return recovery
+
+
+def _good(home: Home, key: PublicKey, last_good: list[str] | None, good_until: str | None) -> LastGood:
+    """What the options say still counts, else what this home knows to."""
+    import time
+
+    from node.bundle_export import parse_since
+    from node.errors import UsageError
+    from node.replacement import last_good as known
+    from node.replacement import parse_last_good
+
+    if last_good and good_until:
+        raise UsageError("--last-good and --good-until say the same thing twice; give one of them.")
+    if last_good:
+        return parse_last_good(last_good)
+    good = known(home, key, parse_since(good_until, time.time(), "--good-until") if good_until else None)
+    if not good:
+        raise UsageError(
+            f"No record of {key.short} that could count is here. Give --last-good INCARNATION:N, as a partner's "
+            "`tidings keys revoke KEY --dry-run` shows them, or --last-good none."
+        )
+    return good
+
+
+def _show_good(listed: list[dict[str, Any]], json: bool) -> None:
+    if json:
+        show.as_json(listed)
+        return
+    columns = ["incarnation", "records", "last", "would count up to", "first came (UTC)", "last came (UTC)"]
+    names = ["incarnation", "records", "last", "last_good", "first_seen", "last_seen"]
+    show.table(columns, [[str(one[name]) for name in names] for one in listed], empty="No record of it is here.")

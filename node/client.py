@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -23,11 +23,10 @@ from crypto.tls import LeafCredentials, anchor_pem, make_leaf, server_name
 from node import wire
 from node.bandwidth import Bandwidth
 from node.config import CONNECT_TIMEOUT_S, MODEL_LIMIT_BYTES
-from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused
+from node.errors import AskLater, PeerRefused, PeerUnreachable, QueryRefused, WireError
 from node.frames import Query
 from node.health import CLOCK_METADATA
 from node.link import Hub, Link
-from node.pb import tidings_pb2 as pb
 from node.pb import tidings_pb2_grpc as rpc
 from node.server import EXCHANGE, GRPC_OPTIONS, LINK_METADATA
 from node.show import one_line
@@ -35,17 +34,15 @@ from node.tolls import Tolls
 
 if TYPE_CHECKING:
     _Check = Callable[..., grpc.aio.UnaryUnaryCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]]
-    ExchangeCall = grpc.aio.StreamStreamCall[pb.Frame, bytes]
+    ExchangeCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
 _stub: Callable[[grpc.aio.Channel], rpc.NodeStub] = rpc.NodeStub  # generated without types
 
 
 def _exchange(channel: grpc.aio.Channel) -> ExchangeCall:
-    """A new stream. What comes over it stays bytes: what does not decode is for `wire` to refuse."""
-    open_stream: Any = channel.stream_stream  # the stubs want what is optional
-    call: ExchangeCall = open_stream(EXCHANGE, request_serializer=pb.Frame.SerializeToString)()
-    return call
+    """A new stream of frames as bytes. What comes over it and does not decode is for `wire` to refuse."""
+    return channel.stream_stream(EXCHANGE, None, None)(None)
 
 
 @dataclass(frozen=True)
@@ -118,13 +115,16 @@ class Dialer:
             try:
                 async for reply in call:
                     has_begun = True
-                    if reply.HasField("progress"):
-                        on_progress(one_line(reply.progress.message))
+                    part = wire.reply_from_pb(reply)
+                    if isinstance(part, str):
+                        on_progress(one_line(part))
                         continue
-                    received += len(reply.chunk)
+                    received += len(part)
                     if received > MODEL_LIMIT_BYTES:
                         raise QueryRefused(f"The model is larger than {MODEL_LIMIT_BYTES} bytes; it was not taken.")
-                    parts.append(reply.chunk)
+                    parts.append(part)
+            except WireError as error:
+                raise QueryRefused(f"The answer cannot be read: {error}") from error
             except grpc.aio.AioRpcError as error:
                 said = f"The other node says: {one_line(error.details() or '', 500)}"
                 if error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED):

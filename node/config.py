@@ -23,6 +23,13 @@ payloads."""
 PAYLOAD_LIMIT_BYTES: Final = 16 * 1024
 """Largest payload inside a header; a wrapped key is 1.2 kB."""
 
+ROSTER_LIMIT_BYTES: Final = 56 * 1024
+"""Largest roster document. It travels in one header, so that whoever has the record has the whole list: 1,000 members
+with names of 17 letters and no address, 600 with names of 20 letters and one address each (`node.roster`)."""
+
+ROSTER_PAYLOAD_LIMIT_BYTES: Final = 63 * 1024
+"""The payload of a ROSTER: the document, and 64 signatures of 104 bytes. What is left of a header is 1 kB."""
+
 BODY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Largest sealed body. A summary of 2,000 dimensions is about 1 MB."""
 
@@ -33,6 +40,9 @@ bytes a chunk: 32 kB for 16 MiB), larger ones lose more; every node takes any si
 
 CHUNK_MAX_BYTES: Final = 64 * 1024
 """Largest chunk size a header may state: four to a frame's limit, 8 s at 64 kbit/s."""
+
+CHUNKS_MAX_BYTES: Final = 128 * 1024
+"""Most bytes of chunks in one frame: eight of the usual size. More saves hardly any CPU time a byte."""
 
 CHUNK_MIN_BYTES: Final = 1024
 """Smallest chunk size a header may state: a body of 1-byte chunks would be all hashes."""
@@ -56,6 +66,23 @@ MAX_WANT_CHUNKS: Final = 64
 """Most entries a frame may hold. Each keeps the frame under FRAME_LIMIT_BYTES (256 spans of 600 bytes are 150 kB, 2,048
 origins of 72 bytes 144 kB) and what a reader allocates for it proportional to its size. None of them limits how many
 members a coalition may have: more origins travel in several frames."""
+
+# --------------------------------------------------------------------------------------------------------------- quotas
+
+QUOTA_RECORDS: Final = 20_000
+QUOTA_RECORDS_A_DAY: Final = 10_000
+QUOTA_RECORDS_PER_MEMBER: Final = 200
+QUOTA_RECORDS_A_DAY_PER_MEMBER: Final = 20
+QUOTA_HEADER_BYTES: Final = 4 * 1024
+QUOTA_BODY_BYTES: Final = 2 * 1024 * 1024 * 1024
+QUOTA_BODY_BYTES_A_DAY: Final = 512 * 1024 * 1024
+"""What one origin may have at this node, its own excepted; `node.json` may name a multiple ("quotas": 4).
+
+With a body: 20,000 records and 2 GiB (128 of the largest bodies), of them 10,000 and 512 MiB a day: a summary every
+10 s, where one a day is usual. Without one: as many, and 200 (20 a day) for each member on top, because every new epoch
+needs a grant for each. A record's header counts with its own size, up to 4 KiB of each on average (most have 0.3 to 1.5
+kB). A record costs about 2 kB of memory, so an origin that uses its quota up costs 80 MB and 2.3 GB of disk. Lower
+saves that, and makes honest origins wait that publish very much at once."""
 
 # ----------------------------------------------------------------------------------------------------------------- disk
 
@@ -231,6 +258,12 @@ class GossipSettings:
     line it bridges the moments in which either side is busy with other things. A longer time fills lines of longer
     round trips, and makes more arrive twice when a slow source is given up."""
 
+    frame_s: float = 0.05
+    """As many chunks in a row may share a frame as arrive in this time at the pace of the link, up to CHUNKS_MAX_BYTES:
+    two of the usual size from 0.7 MB/s on, eight from 2.6. Larger frames cost less a byte (an eighth of the messages,
+    half the CPU time); what is urgent waits so much longer behind them, and more is lost with one when a link is cut: a
+    thin line carries one chunk a frame."""
+
     stall_s: float = 20.0
     """A link that owes data and delivers none for this long, and for four of its usual gaps between
     arrivals, is asked no more for it; the next source is. Shorter finds a better source sooner, and asks
@@ -258,6 +291,9 @@ class GossipSettings:
     max_strikes: int = 3
     """Invalid frames, records or chunks forgiven per peer and `penalty_s`: room for one bug in flight, none
     for a flood."""
+
+    quotas: float = 1.0
+    """Times what `QUOTA_RECORDS` and those below it say."""
 
     penalty_s: float = 60.0
     penalty_cap_s: float = 3600.0

@@ -34,7 +34,8 @@ from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.frames import Bye, Chunk, Frame, Missing, Query
+from node.frames import Bye, Frame, Missing, Query
+from node.gossip import quotas
 from node.gossip.core import Gossip
 from node.gossip.events import (
     Action,
@@ -69,9 +70,11 @@ from node.local_tables import LinkReport, Peer
 from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
 from node.records import Kind, Record, Slot
 from node.reports import follow
+from node.roster_watch import RosterWatch
 from node.server import Doors, NodeServer
 from node.show import duration
 from node.store import Store, Tally
+from node.succession import ABOUT_KEYS
 from node.tolls import Tolls
 from node.wire import read_evidence
 
@@ -87,6 +90,9 @@ RETRY_FULL_S = 0.5
 """The same where the disk is full: then it returns at once, taking less."""
 STOP_GRACE_S = 2.0
 
+
+QUOTA: Final = "quota"
+"""The topic of notices about records that wait for room in their origin's quota."""
 
 _USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
 
@@ -115,13 +121,16 @@ class Daemon:
         doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
         self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
+        self._former_dialers = [Dialer.for_identity(former) for former in home.keystore.former]
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
         self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
         self._peers: dict[PublicKey, Peer] = {}
+        self._trusted = frozenset({home.me})
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
         self._disk = DiskWatch(home.path)
+        self._roster = RosterWatch(home)
         self._lacks_grants = False
         self._position = 0
         self._core = self._new_core()
@@ -199,6 +208,7 @@ class Daemon:
                 self._look_at_disk()
                 latest = await self._commit.run(Store.change_counter)
                 if latest != counter:
+                    self._roster.look_again()
                     self._read_peers()
                     self._read_records()
                     self._answers.changed()
@@ -206,6 +216,9 @@ class Daemon:
                         # Else again: what was imported into a record that is arriving here too can be told from what
                         # arrived only when that is on disk.
                         counter = latest
+                if self._roster.tend(asyncio.get_running_loop().time()):
+                    self._read_peers()
+                    self._read_records()
                 await self._readmit()
                 notify.notify(notify.ALIVE)
             except StoreError as error:
@@ -220,9 +233,9 @@ class Daemon:
         self._is_open = is_open
 
     def _read_peers(self) -> None:
-        peers = {peer.key: peer for peer in self._home.store.peers()}
-        if peers != self._peers:
-            self._peers = peers
+        peers, trusted = {peer.key: peer for peer in self._home.store.peers()}, self._home.trusted
+        if (peers, trusted) != (self._peers, self._trusted):
+            self._peers, self._trusted = peers, trusted
             self._tolls.keep_only(set(peers))
             for key in self._reports.keys() - peers.keys():
                 del self._reports[key]
@@ -236,7 +249,8 @@ class Daemon:
         for held in [*grown, *added]:
             self._handle(RecordAdded(held))
         self.arrivals.found([held.record for held in added])
-        if any(held.record.header.kind is Kind.KEY_CARD for held in added):
+        if any(held.record.header.kind in ABOUT_KEYS for held in added):
+            self._read_peers()
             self._grant()
 
     def _grant(self) -> None:
@@ -254,6 +268,7 @@ class Daemon:
     async def _write_reports(self) -> None:
         written: list[LinkReport] = []
         unsourced: set[bytes] = set()
+        over_quota: dict[bytes, int] = {}
         while await self._pause(REPORT_S):
             current = [self._with_traffic(report) for report in self._reports.values()]
             lacking = self._core.unsourced()
@@ -265,11 +280,26 @@ class Daemon:
                 if lacking != unsourced:
                     await self._commit.run(lambda store, lacking=lacking: store.set_unsourced(lacking))  # type: ignore[misc]
                     unsourced = lacking
+                over_quota = await self._tell_quotas(over_quota)
                 self._tell_findings()
             except StoreFull:
                 self._refused()
             except StoreError as error:
                 self.journal.store_failed(error)
+
+    async def _tell_quotas(self, told: dict[bytes, int]) -> dict[bytes, int]:
+        """Note whose records wait for room in their quotas, if that is not what was told before; returns it."""
+        waiting = self._core.over_quota()
+
+        def write(store: Store) -> None:
+            for origin in told.keys() - waiting.keys():
+                store.drop_notice(PublicKey(origin), QUOTA)
+            for origin, count in waiting.items():
+                store.set_notice(PublicKey(origin), QUOTA, quotas.words(count))
+
+        if waiting != told:
+            await self._commit.run(write)
+        return waiting
 
     # --------------------------------------------------------------------------------------------------------- metrics
 
@@ -329,11 +359,14 @@ class Daemon:
     def _new_core(self) -> Gossip:
         held, self._position = self._home.store.held_after(0)
         rng = random.Random(secrets.randbits(64))  # noqa: S311 - spreads timers, keeps no secret
-        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held)
+        # The clock of an event loop is this one, too.
+        now = time.monotonic()
+        return Gossip(self._settings, rng, self._home.me, self._home.store.store_id, held, time.time(), now)
 
     def _peers_changed(self) -> PeersChanged:
         members = [peer for peer in self._peers.values() if not peer.query_only]
-        return PeersChanged({peer.key: peer.addresses for peer in members})
+        origins = frozenset(origin.raw for origin in self._trusted)
+        return PeersChanged({peer.key: peer.addresses for peer in members}, origins)
 
     def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
@@ -354,9 +387,9 @@ class Daemon:
             case SendRecords(link=number, records=records):
                 if number in self._links:
                     self._links[number].send_records(records)
-            case SendChunk(link=number, record_id=record_id, index=index):
+            case SendChunk(link=number, record_id=record_id, index=index, count=count):
                 if number in self._links:
-                    self._links[number].send_chunk(record_id, index)
+                    self._links[number].send_chunk(record_id, index, count)
             case Keep(record=record):
                 self._look_at(record)
                 self.arrivals.gossiped(record)
@@ -389,26 +422,32 @@ class Daemon:
     def _witness(self) -> None:
         self._witness_timer = None
         try:
-            if evidence.witness(self._home, self._unheard):
-                self._read_records()
+            told = evidence.witness(self._home, self._unheard)
             self._unheard.clear()
+            if told:
+                self._read_records()
+                self._witness_soon()
         except StoreError as error:
             self.journal.store_failed(error)
         except KeystoreLocked as error:
             self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:
-        """A new key card wants a grant. So do all members, under a new epoch, when a record comes that another copy of
-        this home signed: what was granted meanwhile may have gone out under numbers that were taken, and is refused.
-        HEADs and evidence are read when there is time."""
+        """A record that ends an identity changes who is trusted. A new key card wants a grant. So do all members, under
+        a new epoch, when a record comes that another copy of this home signed: what was granted meanwhile may have gone
+        out under numbers that were taken, and is refused. HEADs, evidence and rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
         if kind is Kind.EVIDENCE:
             origin = read_evidence(record).accused
             self._witness_soon()
+        if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
+            asyncio.get_running_loop().call_soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self._home.me:
             asyncio.get_running_loop().call_soon(self._grant)
         self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
+        if kind is Kind.ROSTER:
+            self._roster.look_again()
 
     def _tell_findings(self) -> None:
         """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""
@@ -500,12 +539,28 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+            await self._reach(peer, address)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
                 self.journal.dial_failed()
                 self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
+
+    async def _reach(self, peer: PublicKey, address: str) -> None:
+        """Gossip with a peer. One that does not know this node's key may know one that it had before: then the news
+        goes over a link as that one, which the peer ends when it has heard."""
+        try:
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+        except PeerRefused as refused:
+            for dialer in self._former_dialers:
+                try:
+                    await dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+                except PeerRefused:
+                    continue
+                except PeerUnreachable:
+                    break
+                return
+            raise refused from None
 
     # ------------------------------------------------------------------------------------------------ the hub
 
@@ -537,17 +592,13 @@ class Daemon:
         """Something else arrived."""
         self._handle(BadFrame(link.number, reason))
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-        """What to send for these chunks now."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """What is here of these chunks now."""
         try:
-            loaded = self._home.store.chunks(record_id, indexes)
+            return self._home.store.chunks(record_id, indexes)
         except StoreError as error:
             self.journal.store_failed(error)
-            loaded = [None] * len(indexes)
-        return [
-            Missing(record_id) if data is None else Chunk(record_id, index, data)
-            for index, data in zip(indexes, loaded, strict=True)
-        ]
+            return [None] * len(indexes)
 
     def link_down(self, link: Link, reason: str) -> None:
         """A link is gone."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from crypto.errors import Malformed
-from crypto.keys import PublicKey
+from crypto.keys import PublicKey, public_key
 from node.errors import StoreError, StoreFull
 from node.migrations import SCHEMA_VERSION, migrate, statements
 from node.records import INCARNATION_BYTES
@@ -92,6 +92,19 @@ CREATE TABLE denied_peers (                       -- whom the operator removed: 
     since      REAL NOT NULL,
     reason     TEXT NOT NULL
 ) STRICT;
+CREATE TABLE recovery (                           -- what this node's key cards say, by its identity
+    public_key BLOB PRIMARY KEY,
+    hash       BLOB NOT NULL
+) STRICT;
+CREATE TABLE place (                              -- which file on which disk this is: a copy is another one
+    file      INTEGER NOT NULL,
+    directory INTEGER NOT NULL
+) STRICT;
+CREATE TABLE numbered (                           -- how far this store numbered its node's records
+    incarnation   BLOB PRIMARY KEY,
+    last_sequence INTEGER NOT NULL
+) STRICT;
+CREATE INDEX records_about_keys ON records (position) WHERE kind IN (1, 10, 11);
 CREATE TABLE peer_addresses (
     peer    BLOB NOT NULL REFERENCES peers (key) ON DELETE CASCADE,
     place   INTEGER NOT NULL,                     -- the preferred one is 0
@@ -126,6 +139,25 @@ CREATE TABLE unsourced (
 ) STRICT;
 CREATE TABLE listening (
     address TEXT NOT NULL
+) STRICT;
+CREATE TABLE followed_roster (
+    only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
+    coalition BLOB NOT NULL,
+    root      BLOB NOT NULL,                      -- the first version that was taken
+    chosen    BLOB NOT NULL,                      -- the version that the operator chose in a dispute, or empty
+    since     REAL NOT NULL
+) STRICT;
+CREATE TABLE rosters (                            -- of the coalition that is followed: every version that belongs
+    hash     BLOB PRIMARY KEY,
+    previous BLOB NOT NULL,
+    version  INTEGER NOT NULL,
+    signed   BLOB NOT NULL                        -- the document as signed, and the signatures
+) STRICT;
+CREATE TABLE signed_rosters (                     -- what this node signed as an administrator
+    coalition BLOB NOT NULL,
+    version   INTEGER NOT NULL,
+    hash      BLOB NOT NULL,
+    PRIMARY KEY (coalition, version, hash)
 ) STRICT;
 CREATE TABLE proofs (
     origin      BLOB NOT NULL,
@@ -270,7 +302,7 @@ class Database:
 
     def _key(self, raw: bytes) -> PublicKey:
         try:
-            return PublicKey(raw)
+            return public_key(raw)
         except Malformed:
             raise self._damaged() from None
 
@@ -287,6 +319,7 @@ def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // page_bytes}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")  # nothing outside the home, which may be all that can be written
     connection.execute("PRAGMA secure_delete = ON")  # a body that was taken back is overwritten
     # A damaged file may hold a schema that calls functions or reads past a cell; neither is for us.
     connection.execute("PRAGMA trusted_schema = OFF")

@@ -11,14 +11,16 @@ restored. A new incarnation closes it too, because nobody can know to whom anoth
 copy may have used the number of an epoch for a key of its own: a reader tries every key that it was granted under the
 number, and the record's commitment says which is right.
 
-Grants to this node go to its newest encryption key; older ones open what was granted before. Of two records with one
-number neither is used, a key card no more than a summary; but a grant is, where it fits, because what it opens is
-proven by the commitment of the body and not by the grant.
+Grants to this node go to its newest encryption key; older ones open what was granted before, to earlier identities of
+this node too. One whose identity has ended seals and grants nothing (`IdentityEnded`): nobody would count it. Of two
+records with one number neither is used, a key card no more than a summary; but a grant is, where it fits, because what
+it opens is proven by the commitment of the body and not by the grant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from crypto.errors import BadSeal, KeystoreLocked, Malformed, NotForUs
 from crypto.keys import PublicKey
@@ -26,10 +28,15 @@ from crypto.keystore import Keyring
 from crypto.sealing import content_key, new_epoch_key, open_sealed, unwrap_epoch_key, wrap_epoch_key
 from node import wire
 from node.author import Author, EpochKey
-from node.errors import NotReadable
+from node.errors import IdentityEnded, NotReadable
 from node.peers import PeerBook
 from node.records import Header, Held, HeldState, KeyCard, KeyGrant, Kind, Record, core, slot_of
 from node.store import Store
+
+ENDED: Final = (
+    "This node's identity was {word}: peers count nothing that it signs from now on. If there is a newer copy of this "
+    "home, use that one; if this was not your doing, use the recovery key: `tidings keys revoke`."
+)
 
 
 class EpochKeys:
@@ -44,14 +51,16 @@ class EpochKeys:
         self._unwrapped: dict[bytes, bytes] = {}
 
     def live(self) -> EpochKey:
-        """The epoch to seal under now, granted to every member whose key card is known."""
+        """The epoch to seal under now, granted to every member whose key card is known; IdentityEnded."""
+        self.refuse_if_ended()
         with self._author.lock:
             epoch = self._live_or_new()
             self._grant_lacking(epoch)
             return epoch
 
     def rotate(self) -> int:
-        """Begin a new epoch, granted to those who are members now; returns its number."""
+        """Begin a new epoch, granted to those who are members now; returns its number. IdentityEnded."""
+        self.refuse_if_ended()
         with self._author.lock:
             epoch = self._begin()
             self._grant_lacking(epoch)
@@ -62,8 +71,16 @@ class EpochKeys:
 
         Idempotent. Called whenever peers or key cards change, by the daemon and by commands alike.
         """
+        if self._me in self._store.standing().endings:
+            return 0
         with self._author.lock:
             return self._grant_lacking(self._live_or_new())
+
+    def refuse_if_ended(self) -> None:
+        """IdentityEnded if nobody would count what this node signs."""
+        ending = self._store.standing().endings.get(self._me)
+        if ending is not None:
+            raise IdentityEnded(ENDED.format(word=ending.word))
 
     def live_grants(self) -> list[Record]:
         """The grants of the epoch that is live, as far as it has begun, in order of sequence; none before the first."""
@@ -93,6 +110,8 @@ class EpochKeys:
         if held.state is HeldState.FETCHING:
             total = len(held.record.header.chunk_hashes)
             raise NotReadable(f"{total - len(held.missing)} of {total} chunks arrived")
+        if reason := self._store.unusable(held.record):
+            raise NotReadable(reason)
         try:
             return self._opened(held)
         except KeystoreLocked as error:
@@ -113,6 +132,7 @@ class EpochKeys:
 
     def _live_or_new(self) -> EpochKey:
         """The newest epoch, or a new one if a former member holds its key or this node cannot open it."""
+        self._author.finish_succession()
         self._own_card()
         grants = self._live_grants(self._store.number_apart(self._me))
         epoch = self._epoch_of(grants)
@@ -175,16 +195,17 @@ class EpochKeys:
 
     def _epoch_keys(self, header: Header) -> Iterator[bytes]:
         """The secrets that this record may be sealed under: of the grants to us of its epoch, newest first."""
+        selves = self._store.standing().selves
         for grant in _newest_first(self._grants(header.origin)):
-            if (grant.header.epoch, grant.header.recipient) == (header.epoch, self._me):
+            if grant.header.epoch == header.epoch and grant.header.recipient in selves:
                 key = self._unwrap(grant)
                 if key is not None:
                     yield key
 
     def _unwrap(self, grant: Record) -> bytes | None:
         """The secret in a grant to us, None if it does not open."""
-        wrapped = _key_grant(grant).wrapped_key
-        context = _context(grant.header.origin, grant.header.epoch, self._me)
+        wrapped, recipient = _key_grant(grant).wrapped_key, grant.header.recipient
+        context = _context(grant.header.origin, grant.header.epoch, recipient or self._me)
         for encryption_key in self._keystore.encryption_keys:
             if grant.id in self._unwrapped:
                 break

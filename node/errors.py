@@ -32,6 +32,10 @@ class WireError(NodeError):
     """Bytes from outside do not decode to what they claim to be."""
 
 
+class IdentityEnded(NodeError):
+    """This node's identity was replaced or revoked: it signs nothing more."""
+
+
 class NotReadable(NodeError):
     """A sealed body cannot be read here yet, or never: the sentence says which and why."""
 
@@ -58,3 +62,7 @@ class CannotFuse(QueryRefused):
 
 class BundleError(NodeError):
     """A bundle cannot be written or taken, in words."""
+
+
+class RosterError(NodeError):
+    """A roster breaks a rule, or does not follow from the one in force: it changes nothing here."""

@@ -7,6 +7,8 @@ Origins are raw 32-byte keys here: most of them are only looked up.
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass, field
 
 
@@ -120,15 +122,16 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class WantChunks:
-    """Asks for chunks of one record's body."""
+    """Asks for chunks of one record's body, of which so many in a row may share a frame."""
 
     id: bytes
     indexes: tuple[int, ...]
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One chunk of a sealed body."""
+    """One chunk of a sealed body, or several in a row."""
 
     id: bytes
     index: int
@@ -148,6 +151,16 @@ class Bye:
 
 
 Frame = Hello | Digest | Origins | Spans | Vector | Ids | Announce | Want | Records | WantChunks | Chunk | Missing | Bye
+
+
+def frame_name(frame: Frame) -> str:
+    """What the wire contract calls a frame of this kind: `want_chunks`."""
+    return _snake_case(type(frame).__name__)
+
+
+@functools.cache
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 @dataclass(frozen=True, slots=True)

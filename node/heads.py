@@ -77,14 +77,14 @@ def tell(home: Home, ledger: Ledger, accepted: tuple[bytes, ...] = ()) -> Record
 
 
 def own_heads(home: Home) -> dict[bytes, SignedHead]:
-    """Every HEAD signed by this node's key that is known here, those that clash with another record included."""
-    held = [held.record for held in home.store.held(kind=Kind.HEAD, origin=home.me)]
+    """Every HEAD that counts, signed by a key that this home has or had, that is known here, those that clash with
+    another record included."""
+    ours, standing = {home.me, *home.keystore.former_keys}, home.store.standing()
+    held = [held.record for held in home.store.held(kind=Kind.HEAD) if held.record.header.origin in ours]
     clashing = [
-        record
-        for record in home.store.conflicts()
-        if record.header.origin == home.me and record.header.kind is Kind.HEAD
+        record for record in home.store.conflicts() if record.header.origin in ours and record.header.kind is Kind.HEAD
     ]
-    return _signed_heads([*held, *clashing])
+    return _signed_heads(record for record in (*held, *clashing) if not standing.quarantine(record.header))
 
 
 def _last(home: Home, ledger: Ledger) -> SignedHead | None:
@@ -170,11 +170,16 @@ def _claim(one: SignedHead) -> ForeignHead:
 def findings(home: Home) -> list[Finding]:
     """What the HEADs held here, and proofs of equivocation, say against their origins; for `status` and the log. A HEAD
     counts against its origin even if there are two with its number: it signed it."""
-    by_origin: dict[PublicKey, list[Record]] = {}
+    by_partner: dict[PublicKey, list[Record]] = {}
+    standing = home.store.standing()
     for held in home.store.held(kind=Kind.HEAD):
-        by_origin.setdefault(held.record.header.origin, []).append(held.record)
+        header = held.record.header
+        if not standing.quarantine(header):  # nor does what a thief says of a ledger that he does not have
+            by_partner.setdefault(standing.person(header.origin), []).append(held.record)
     found = [
-        Finding(origin, reason) for origin, records in by_origin.items() if (reason := quarrel(_signed_heads(records)))
+        Finding(partner, reason)
+        for partner, records in by_partner.items()
+        if (reason := quarrel(_signed_heads(records)))
     ]
     return found + [Finding(origin, reason) for origin, reason in evidence.findings(home)]
 

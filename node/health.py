@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SERVICES: Final = ("", "tidings.v1.Node")
 CLOCK_METADATA: Final = "tidings-clock-unix-ms"
-MAX_WATCHES: Final = 32
+MAX_WATCHES: Final = 8
 """Streams of Watch at once, of all peers; each costs a few kB and a look every second."""
 LOOK_S: Final = 1.0
 
@@ -59,9 +59,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The state now, and again whenever it changes."""
         peer = await self._authenticate(context)
-        await _tell_clock(context)
         if self._watches >= MAX_WATCHES:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watch this node; ask with Check.")
+        await _tell_clock(context)
         self._watches += 1
         try:
             last = None

@@ -13,7 +13,9 @@ The command line and the daemon work on the same home at once; SQLite and the tw
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,17 +31,23 @@ from crypto.errors import CryptoError
 from crypto.keys import DATASET_NAMES_PERSON, PublicKey
 from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey, nobody_to_ask
 from fusion import backbones
+from fusion.outside import parse_json
 from node.author import Author
 from node.epochs import EpochKeys
-from node.errors import HomeError
-from node.peers import PeerBook
+from node.errors import HomeError, StoreFull, UsageError
+from node.files import read_at_most
+from node.peers import PeerBook, check_address, check_name
 from node.store import Store
 
 if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
+log = logging.getLogger("tidings")
+
 KEYSTORE_FILE = "keystore.json"
-MAX_NAME_LENGTH = 64
+MAX_QUOTAS = 1e6
+MAX_SETTINGS_BYTES = 64 * 1024
+MAX_SETTINGS_DEPTH = 4
 LOOK_S = 1.0
 """How long a daemon that starts waits for its lock: a command that looks whether one runs holds it for a moment."""
 
@@ -50,6 +58,8 @@ class NodeSettings:
 
     name: str
     listen: str | None
+    quotas: float = 1.0
+    """Times the usual quotas of each origin (`config.QUOTA_RECORDS`)."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,12 @@ class Home:
         listen: str | None,
         choose: Callable[[], str] | None = None,
         cost: Cost = MODERATE,
+        recovery_hash: bytes | None = None,
     ) -> Home:
         """Make identity and store in a new home, all or nothing; HomeError if one is there already.
 
-        `choose` gives the passphrase that the keystore is sealed under, `cost` what a guess at it costs.
+        `choose` gives the passphrase that the keystore is sealed under, `cost` what a guess at it costs;
+        `recovery_hash` is published in the key card.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise HomeError(f"{path} exists and is not empty; choose another --home, or use the node that is there.")
@@ -89,6 +101,8 @@ class Home:
             _write_settings(draft / "node.json", NodeSettings(name, listen))
             Store.create(draft).close()
             home = cls.open(draft, opened=keystore)
+            if recovery_hash is not None:
+                home.store.set_recovery_hash(home.me, recovery_hash)
             home.author.key_card()
             home.store.close()
             if path.exists():
@@ -114,7 +128,11 @@ class Home:
         except CryptoError as error:
             raise HomeError(str(error)) from error
         store = Store.open(path)
-        settings = _read_settings(path / "node.json")
+        store.owner = keystore.public_key
+        with contextlib.suppress(StoreFull):  # noticed as soon as there is room
+            if store.notice_place():
+                log.warning("%s is a copy, or was restored from one: its records are numbered apart from now on.", path)
+        settings = read_settings(path / "node.json")
         peers = PeerBook(store, keystore.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))
         return cls(path, settings, keystore, store, peers, author, EpochKeys(store, keystore, author, peers))
@@ -131,15 +149,21 @@ class Home:
 
     @property
     def trusted(self) -> frozenset[PublicKey]:
-        """The origins whose records this node keeps and passes on: its members and itself."""
-        return frozenset({self.me, *self.epochs.members()})
+        """The origins whose records this node keeps and passes on: its members, itself, and the earlier identities of
+        both, but those condemned."""
+        return self.store.standing().trusted - self.store.condemned()
 
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
         from fusion.ledger import Ledger
 
         # From the identity: if the ledger is lost, what peers hold still says which dataset it means.
-        return Ledger(self.path / "ledger.db", name_key=lambda: self.keystore.identity.derive(DATASET_NAMES_PERSON))
+        # From the oldest one: what peers were told of a dataset goes on when the identity is replaced.
+        return Ledger(self.path / "ledger.db", name_key=self._name_key)
+
+    def _name_key(self) -> bytes:
+        oldest = (self.keystore.identity, *self.keystore.former)[-1]
+        return oldest.derive(DATASET_NAMES_PERSON)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -171,15 +195,6 @@ class Home:
             return True
 
 
-def check_name(name: str) -> str:
-    """A name for people: printable, one line, short; HomeError otherwise."""
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise HomeError(f"A name is 1 to {MAX_NAME_LENGTH} printable characters; {name[:80]!r} is not.")
-    if name.startswith("tidings1"):
-        raise HomeError("A name must not look like a key; choose one that does not begin with tidings1.")
-    return name.strip()
-
-
 def _sync(directory: Path) -> None:
     """Make a rename survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
@@ -197,9 +212,22 @@ def _write_settings(path: Path, settings: NodeSettings) -> None:
         os.fsync(file.fileno())
 
 
-def _read_settings(path: Path) -> NodeSettings:
+def read_settings(path: Path) -> NodeSettings:
+    """What the operator wrote; HomeError if it is not a name and an address."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return NodeSettings(str(content["name"]), content["listen"])
+        data = read_at_most(path, MAX_SETTINGS_BYTES)
+        if data is None:
+            raise ValueError
+        content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
+        name, listen = content["name"], content["listen"]
+        quotas = content.get("quotas", 1.0)
+        if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
+            raise TypeError
+        if not 0 < quotas <= MAX_QUOTAS:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
+    try:
+        return NodeSettings(check_name(name), None if listen is None else check_address(listen), float(quotas))
+    except (HomeError, UsageError) as error:
+        raise HomeError(f"{path} cannot be used: {error}") from None

@@ -11,8 +11,6 @@ What repeats is told once: a peer that is dialed in vain every minute is one lin
 from __future__ import annotations
 
 import contextlib
-import functools
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -22,7 +20,7 @@ from typing import Final
 
 from crypto.keys import PublicKey
 from node.errors import NodeError
-from node.frames import Frame, Query
+from node.frames import Frame, Query, frame_name
 from node.gossip.events import Disk, LinkState, Struck
 from node.local_tables import LinkReport
 from node.logs import tell
@@ -149,7 +147,7 @@ class Journal:
 
     def received(self, frame: Frame) -> None:
         """A well-formed frame came."""
-        self.counts.frames_received[_kind_of(type(frame).__name__)] += 1
+        self.counts.frames_received[frame_name(frame)] += 1
 
     def struck(self, struck: Struck) -> None:
         """A peer sent something invalid, which was refused."""
@@ -215,12 +213,6 @@ class Journal:
             self.counts.queries[outcome] += 1
             self.counts.query_seconds += time.monotonic() - began
             self.counts.query_bytes += size
-
-
-@functools.cache
-def _kind_of(name: str) -> str:
-    """As the wire contract calls it: `want_chunks`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _short(record: Record) -> str:

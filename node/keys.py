@@ -70,12 +70,19 @@ def set_passphrase(home: Home, choose: Callable[[], str] | None, cost: Cost = MO
 
 
 def show(home: Home) -> dict[str, Any]:
-    """An object with `identity`, `protected`, `encryption_keys`, `epoch`, `granted`, `waiting`; needs no passphrase."""
+    """An object with `identity`, `ended`, `former`, `recovery_key`, `protected`, `encryption_keys`, `epoch`, `granted`,
+    `waiting`; needs no passphrase."""
     granted, waiting = _members(home)
-    grants = home.epochs.live_grants()
+    standing, grants = home.store.standing(), home.epochs.live_grants()
     began = moment(grants[0].header.created_unix_ms / 1000) if grants else None
     return {
         "identity": home.me.text,
+        "ended": ending.word if (ending := standing.endings.get(home.me)) else None,
+        "former": [
+            {"identity": key.text, "state": standing.endings[key].word if key in standing.endings else "replaced"}
+            for key in dict.fromkeys((*home.keystore.former_keys, *sorted(standing.selves - {home.me})))
+        ],
+        "recovery_key": home.author.recovery_hash() is not None,
         "protected": home.keystore.is_protected,
         "encryption_keys": _encryption_keys(home),
         "epoch": {"number": grants[0].header.epoch, "since": began} if grants else None,

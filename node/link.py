@@ -17,8 +17,7 @@ from crypto.keys import PublicKey
 from node import wire
 from node.bandwidth import Allowance
 from node.errors import WireError
-from node.frames import Chunk, Frame, Records, SignedRecord
-from node.pb import tidings_pb2 as pb
+from node.frames import Chunk, Frame, Missing, Records, SignedRecord, frame_name
 from node.records import Record
 from node.tolls import Toll, price_s
 
@@ -55,8 +54,8 @@ class Hub(Protocol):
     def bad_frame(self, link: Link, reason: str) -> None:
         """Something arrived that is no well-formed frame."""
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-        """The Chunk frames to send, in this order, with a Missing frame for what is gone."""
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        """The chunks with these numbers, in this order; None for what is gone."""
 
     def link_down(self, link: Link, reason: str) -> None:
         """The link is gone; `reason` is a few words for a person."""
@@ -88,7 +87,7 @@ class Link:
         self._toll = toll or Toll()
         self._frames: deque[Frame] = deque()
         self._records: deque[tuple[Record, ...]] = deque()
-        self._chunks: deque[tuple[bytes, int]] = deque()
+        self._chunks: deque[tuple[bytes, int, int]] = deque()
         self._loaded: deque[Frame] = deque()
         self._wake = asyncio.Event()
 
@@ -101,9 +100,9 @@ class Link:
         ahead of all chunks."""
         self._queue(self._records, records)
 
-    def send_chunk(self, record_id: bytes, index: int) -> None:
-        """Queue a chunk, which is loaded when its turn comes."""
-        self._queue(self._chunks, (record_id, index))
+    def send_chunk(self, record_id: bytes, index: int, count: int = 1) -> None:
+        """Queue a chunk, or so many in a row that share a frame, to be loaded when their turn comes."""
+        self._queue(self._chunks, (record_id, index, count))
 
     def close(self, reason: str) -> None:
         """End the stream once what is queued has been sent, or after a moment at the latest."""
@@ -113,7 +112,7 @@ class Link:
             if self.cut is not None:
                 asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self.cut)
 
-    async def outgoing(self) -> AsyncIterator[pb.Frame]:
+    async def outgoing(self) -> AsyncIterator[bytes]:
         """What gRPC sends: what is queued, slowed to the bandwidth limit, until the link is closed."""
         while await self._has_something():
             if self._allowance is None:
@@ -121,10 +120,8 @@ class Link:
             else:
                 async with self._allowance.turn(self._is_urgent) as charge:
                     message = self._next()
-                    charge(message.ByteSize() if message else 0)
-            if message is not None:
-                self.bytes_sent += message.ByteSize()
-                self.frames_sent[str(message.WhichOneof("frame"))] += 1
+                    charge(len(message))
+            if message:
                 yield message
 
     async def receive(self, messages: AsyncIterable[bytes]) -> None:
@@ -165,34 +162,43 @@ class Link:
     def _is_urgent(self) -> bool:
         return bool(self._frames or self._records)
 
-    def _next(self) -> pb.Frame | None:
-        """What goes first now. A closed link sends the frames that wait and no bodies."""
+    def _next(self) -> bytes:
+        """What goes first now, encoded; empty if nothing does. A closed link sends frames that wait and no bodies."""
         if self._frames:
-            return wire.frame_to_pb(self._frames.popleft())
+            return self._encoded(self._frames.popleft())
         if self.closed_because is not None:
             self._records.clear()
             self._chunks.clear()
             self._loaded.clear()
-            return None
+            return b""
         if self._records:
-            return wire.frame_to_pb(Records(tuple(map(self._with_body, self._records.popleft()))))
+            return self._encoded(Records(tuple(map(self._with_body, self._records.popleft()))))
         if not self._loaded:
             self._load()
-        return wire.frame_to_pb(self._loaded.popleft())
+        return self._encoded(self._loaded.popleft())
+
+    def _encoded(self, frame: Frame) -> bytes:
+        """What is sent now, counted."""
+        data = wire.encode(frame)
+        self.bytes_sent += len(data)
+        self.frames_sent[frame_name(frame)] += 1
+        return data
 
     def _with_body(self, record: Record) -> SignedRecord:
-        loaded = self._hub.load_chunks(record.id, range(len(record.header.chunk_hashes)))
-        parts = [chunk.data for chunk in loaded if isinstance(chunk, Chunk)]
-        body = b"".join(parts) if len(parts) == len(loaded) else b""
-        return SignedRecord(record.header_bytes, record.signature, body)
+        body = _joined(self._hub.load_chunks(record.id, range(len(record.header.chunk_hashes))))
+        return SignedRecord(record.header_bytes, record.signature, body or b"")
 
     def _load(self) -> None:
-        """Load the next chunk and those that follow it in its record."""
+        """Load what goes into the next frame, and what follows it of the same record."""
         record_id = self._chunks[0][0]
-        indexes: list[int] = []
-        while self._chunks and self._chunks[0][0] == record_id and len(indexes) < READ_AHEAD:
-            indexes.append(self._chunks.popleft()[1])
-        self._loaded.extend(self._hub.load_chunks(record_id, indexes))
+        runs: list[range] = []
+        while self._chunks and self._chunks[0][0] == record_id and sum(map(len, runs)) < READ_AHEAD:
+            _, first, count = self._chunks.popleft()
+            runs.append(range(first, first + count))
+        loaded = iter(self._hub.load_chunks(record_id, list(itertools.chain(*runs))))
+        for run in runs:
+            data = _joined(list(itertools.islice(loaded, len(run))))
+            self._loaded.append(Missing(record_id) if data is None else Chunk(record_id, run[0], data))
 
     def _queue(self, queue: deque[_T], item: _T) -> None:
         """A peer that asks for more than it reads is cut off rather than buffered without end."""
@@ -203,3 +209,9 @@ class Link:
             return
         queue.append(item)
         self._wake.set()
+
+
+def _joined(parts: Sequence[bytes | None]) -> bytes | None:
+    """The parts in one, None if any is gone."""
+    there = [part for part in parts if part is not None]
+    return b"".join(there) if len(there) == len(parts) else None

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from crypto.keys import PublicKey
-from node.database import Database
 from node.errors import StoreError
+from node.roster_tables import RosterTables
 
 OPERATOR: Final = "operator"
 
@@ -21,7 +21,8 @@ OPERATOR: Final = "operator"
 class Peer:
     """A node whose key is trusted, with the addresses it is tried at, the preferred one first. A query-only peer may
     ask for models and takes no part in gossip. `via` says whose word made it a peer: the operator's, or what else
-    changes members (`membership.change_members`)."""
+    changes members (`membership.change_members`). `replaces` is the key that was added, if another stands in its place
+    by now (`succession`)."""
 
     key: PublicKey
     name: str
@@ -29,6 +30,7 @@ class Peer:
     query_only: bool
     added_at: float
     via: str = OPERATOR
+    replaces: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Notice:
     since: float
 
 
-class LocalTables(Database):
+class LocalTables(RosterTables):
     """Peers, accepted tasks, and the reports of a running daemon."""
 
     def add_peer(self, peer: Peer) -> None:
@@ -105,8 +107,8 @@ class LocalTables(Database):
             self._rows("DELETE FROM notices WHERE about = ?", key.raw)
             return bool(self._rows("DELETE FROM peers WHERE key = ? RETURNING 1", key.raw))
 
-    def peers(self) -> list[Peer]:
-        """The peers, in the order they were added."""
+    def added_peers(self) -> list[Peer]:
+        """The peers as they were added, in that order. Whom to trust today says `Store.peers`."""
         addresses: dict[bytes, list[str]] = {}
         with self.snapshot():
             for key, address in self._rows("SELECT peer, address FROM peer_addresses ORDER BY peer, place"):
@@ -129,6 +131,15 @@ class LocalTables(Database):
         """The keys that only the operator may make peers again, in the order they were denied."""
         rows = self._rows("SELECT public_key, since, reason FROM denied_peers ORDER BY since, public_key")
         return [Denied(self._key(key), since, reason) for key, since, reason in rows]
+
+    def set_recovery_hash(self, identity: PublicKey, recovery_hash: bytes) -> None:
+        """From now on this node's key cards publish this hash, while this is its identity."""
+        self._rows("INSERT OR REPLACE INTO recovery VALUES (?, ?)", identity.raw, recovery_hash)
+
+    def own_recovery_hash(self, identity: PublicKey) -> bytes | None:
+        """The hash that was set for this identity of this node."""
+        rows = self._rows("SELECT hash FROM recovery WHERE public_key = ?", identity.raw)
+        return rows[0][0] if rows else None
 
     def accept_task(self, task_id: bytes, name: str, canonical: bytes) -> None:
         """Take part in a task. Again is no change; StoreError if another task has its name."""

@@ -143,8 +143,8 @@ def _counters(now: Gauges, counts: Counts) -> Iterator[Metric]:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
     plain = (
-        ("tidings_bytes_sent", "Frames sent to members, without TLS.", now.bytes_sent),
-        ("tidings_bytes_received", "Frames received from members, without TLS.", now.bytes_received),
+        ("tidings_sent_bytes", "Frames sent to members, without TLS.", now.bytes_sent),
+        ("tidings_received_bytes", "Frames received from members, without TLS.", now.bytes_received),
         ("tidings_links_opened", "Links that came up.", counts.links_up),
         ("tidings_links_lost", "Links that went down.", counts.links_down),
         ("tidings_dials_failed", "Dials that came to nothing.", counts.dials_failed),

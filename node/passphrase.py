@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from crypto import private_files
-from crypto.errors import KeystoreError, KeystoreLocked
+from crypto.errors import KeystoreError, KeystoreLocked, Malformed
 from crypto.keystore import MAX_SECRET_BYTES, Ask, Keystore, nobody_to_ask
+from crypto.recovery import RecoveryKey
 from node.errors import UsageError
 
 VARIABLE: Final = "TIDINGS_PASSPHRASE"
@@ -65,6 +66,19 @@ def choice(file: Path | None, *, environment: bool) -> Callable[[], str]:
     return choose
 
 
+def recovery_key(file: Path | None) -> RecoveryKey:
+    """The recovery key that a person typed, piped in, or wrote into a file (0600); never an argument, which shows in
+    process lists. UsageError if it is none, KeystoreError if the file is not as it must be."""
+    if file is not None:
+        text: str | None = _read(file, "recovery key file")
+    else:
+        text = _ask("Recovery key: ") if sys.stdin.isatty() else sys.stdin.readline(MAX_BYTES)
+    try:
+        return RecoveryKey.parse(text or "")
+    except Malformed as error:
+        raise UsageError(str(error)) from None
+
+
 def check_file(file: Path) -> None:
     """KeystoreError, in words, if a passphrase file is not as it must be."""
     _read(file)
@@ -82,21 +96,21 @@ def handed_over() -> Keystore:
     return Keystore.from_bytes(sys.stdin.buffer.read(min(size, MAX_SECRET_BYTES)))
 
 
-def _read(file: Path) -> str:
-    """The text of a passphrase file, without the newline at its end."""
+def _read(file: Path, what: str = "passphrase file") -> str:
+    """The text of a secret file, without the newline at its end."""
     directory = os.environ.get(CREDENTIALS_VARIABLE)
     is_credential = directory is not None and file.resolve().parent == Path(directory).resolve()
     closed_to = 0o037 if is_credential else private_files.OTHERS
     try:
-        text = private_files.read(file, "passphrase file", MAX_BYTES, closed_to=closed_to).decode("utf-8")
+        text = private_files.read(file, what, MAX_BYTES, closed_to=closed_to).decode("utf-8")
     except UnicodeDecodeError:
         # The cause quotes the passphrase, so it is dropped.
-        raise KeystoreError(f"The passphrase file {file} is not text (UTF-8): write it again.") from None
+        raise KeystoreError(f"The {what} {file} is not text (UTF-8): write it again.") from None
     except OSError as error:
-        raise KeystoreError(f"The passphrase file {file} cannot be read ({error.strerror}).") from None
+        raise KeystoreError(f"The {what} {file} cannot be read ({error.strerror}).") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise KeystoreError(f"The passphrase file {file} is empty: write the passphrase into it.")
+        raise KeystoreError(f"The {what} {file} is empty: write it into it.")
     return text
 
 

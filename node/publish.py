@@ -153,6 +153,7 @@ def publish(
     """
     from fusion.release import release
 
+    home.epochs.refuse_if_ended()
     ledger = home.ledger()
     heads.refuse_if_behind(home, ledger)
     finish_interrupted(home, ledger)
@@ -199,10 +200,12 @@ def withdraw(home: Home, prefix: str) -> Record:
     it is neither."""
     if len(prefix) < MIN_ID_PREFIX or not all(digit in string.hexdigits for digit in prefix):
         raise UsageError(f"Name the record by the first {MIN_ID_PREFIX} or more digits of its id: `tidings records`.")
+    home.epochs.refuse_if_ended()
+    selves = home.store.standing().selves
     mine = [
         held.record
         for held in home.store.find(prefix)
-        if held.record.header.origin == home.me and held.record.header.kind in (Kind.SUMMARY, Kind.MODEL)
+        if held.record.header.origin in selves and held.record.header.kind in (Kind.SUMMARY, Kind.MODEL)
     ]
     if len(mine) != 1:
         raise UsageError(
@@ -289,7 +292,7 @@ def _subject(entry: Entry) -> tuple[bytes, str, str | None]:
 
 def _is_live(home: Home, entry: Entry) -> bool:
     held = home.store.get(entry.record_id) if entry.record_id else None
-    return held is not None and held.state is HeldState.COMPLETE
+    return held is not None and held.state is HeldState.COMPLETE and not home.store.unusable(held.record)
 
 
 def _refuse_overlap(home: Home, ledger: Ledger, task_id: bytes, dataset: str, part: Part | None) -> None:

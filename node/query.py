@@ -19,7 +19,7 @@ from crypto.signing import MODEL_CARD_LABEL, sign, verify
 from node.errors import CannotFuse, NotReadable, QueryRefused
 from node.frames import Query
 from node.home import Home
-from node.records import Held, Kind
+from node.records import Kind
 from node.show import summaries
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def holdings(home: Home, task: Task, query: Query) -> Holdings:
     from fusion.summary import Decoder
 
     usable, left_out = [], []
-    decoder = Decoder(task)
+    decoder, standing = Decoder(task), home.store.standing()
     for held in home.store.held(kind=Kind.SUMMARY, task_id=task.id):
         record = held.record
         try:
-            _select(query, held)
+            _select(query, {held.record.header.origin.raw, standing.person(held.record.header.origin).raw})
             summary = decoder.read(home.epochs.open(held))
         except (NotReadable, SummaryError) as reason:
             left_out.append(LeftOut(record.id, record.header.origin, str(reason)))
@@ -125,9 +125,9 @@ def _task(home: Home, task_id: bytes) -> Task:
     raise QueryRefused("This task is not accepted here; its operator can with `tidings task add`.")
 
 
-def _select(query: Query, held: Held) -> None:
-    origin = held.record.header.origin.raw
-    if (query.only and origin not in query.only) or origin in query.without:
+def _select(query: Query, partner: set[bytes]) -> None:
+    """`partner`: the origin of a summary, and who stands in its place if its identity ended."""
+    if (query.only and partner.isdisjoint(query.only)) or not partner.isdisjoint(query.without):
         raise NotReadable("not selected by the query")
 
 

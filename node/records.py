@@ -10,10 +10,12 @@ signature; a body, if the kind has one, is named in the header by the hashes of 
     5. The kind's row of RULES: body, epoch, task, recipient, superseded record, size of the payload.
     6. The body's geometry: sizes, number and length of chunk hashes, commitment.
     7. The payload is what the kind's row says (`wire.read_payload`).
-    8. The signature is the origin's, over what the header says (`statement_of`), under the kind's label.
+    8. The signature is the origin's, over what the header says (`statement_of`), under the kind's label; that of a
+       REVOKE is the recovery key's, which the payload names. A successor that is named has signed its consent.
     9. Both signatures in an evidence are those of the accused.
 
-Whether the origin is trusted here is the gossip core's question; a body is checked chunk by chunk as it arrives.
+Whether the origin is trusted here, and whether it has published the hash of the recovery key of a REVOKE, are the
+gossip core's questions; a body is checked chunk by chunk as it arrives.
 
 This module does no I/O, knows no encoding and refuses to repair anything: a record is right or it is refused.
 """
@@ -27,6 +29,7 @@ from typing import Final
 
 from crypto.errors import BadSignature, Malformed
 from crypto.keys import PublicKey, parse_encryption_public
+from crypto.recovery import RECOVERY_HASH_BYTES, check_consent, recovery_hash
 from crypto.sealing import HASH_BYTES, SEAL_OVERHEAD_BYTES, WRAPPED_KEY_BYTES, chunk_hash, chunk_hashes
 from crypto.signing import RECORD_ID_BYTES, SIGNATURE_BYTES, Statement, record_id, verify_record
 from node.config import (
@@ -37,10 +40,14 @@ from node.config import (
     HEADER_LIMIT_BYTES,
     PAYLOAD_LIMIT_BYTES,
     PROTOCOL_VERSION,
+    ROSTER_PAYLOAD_LIMIT_BYTES,
 )
-from node.errors import RecordError
+from node.errors import RecordError, RosterError
+from node.roster import SignedRoster, check_carried
 
 INCARNATION_BYTES: Final = 8
+NO_INCARNATION: Final = bytes(INCARNATION_BYTES)
+MAX_GOOD: Final = 256
 DATASET_TAG_BYTES: Final = 16
 MAX_HEAD_DATASETS: Final = 100
 MAX_ACCEPTED: Final = 64
@@ -64,6 +71,9 @@ class Kind(enum.IntEnum):
     WITHDRAWAL = 6
     HEAD = 7
     EVIDENCE = 8
+    ROSTER = 9
+    REVOKE = 10
+    SUCCESSION = 11
 
     @property
     def label(self) -> str:
@@ -86,7 +96,10 @@ class Payload(enum.Enum):
     KEY_CARD = "key card"
     KEY_GRANT = "key grant"
     HEAD = "head"
+    ROSTER = "signed roster"
     EVIDENCE = "evidence"
+    REVOCATION = "revocation"
+    SUCCESSION = "succession"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +124,13 @@ RULES: Final = {
     Kind.WITHDRAWAL: Rule(Need.NOT, Need.NOT, Need.MAY, Need.NOT, Need.MUST, Payload.NONE),
     Kind.HEAD: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.MAY, Payload.HEAD),
     Kind.EVIDENCE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.EVIDENCE),
+    Kind.ROSTER: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.ROSTER),
+    Kind.REVOKE: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.REVOCATION),
+    Kind.SUCCESSION: Rule(Need.NOT, Need.NOT, Need.NOT, Need.NOT, Need.NOT, Payload.SUCCESSION),
 }  # fmt: skip
+
+PAYLOAD_LIMITS: Final = {Kind.ROSTER: ROSTER_PAYLOAD_LIMIT_BYTES}
+"""Kinds whose payload may be larger than PAYLOAD_LIMIT_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +167,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class KeyCard:
-    """The payload of a KEY_CARD."""
+    """The payload of a KEY_CARD; the hash is that of the origin's recovery key, or empty."""
 
     encryption_public: bytes
+    recovery_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +238,35 @@ class Evidence:
         return frozenset(target for target in named if target)
 
 
-PayloadContent = KeyCard | KeyGrant | Head | Evidence
+LastGood = tuple[tuple[bytes, int], ...]
+"""Incarnations, ascending, each with the last sequence that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """The payload of a SUCCESSION: who takes the origin's place, and its consent."""
+
+    successor: PublicKey
+    consent: bytes
+    good: LastGood
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """The payload of a REVOKE, signed by the recovery key."""
+
+    recovery_key: PublicKey
+    good: LastGood
+    successor: PublicKey | None = None
+    consent: bytes = b""
+
+    @property
+    def recovery_hash(self) -> bytes:
+        """What the origin must have published for this to count."""
+        return recovery_hash(self.recovery_key)
+
+
+PayloadContent = KeyCard | KeyGrant | Head | Evidence | SignedRoster | Revocation | Succession
 
 
 class HeldState(enum.StrEnum):
@@ -323,6 +371,8 @@ def check_header(header: Header) -> None:
     """Rules 3 to 6; RecordError names the first that is broken."""
     _check_version(header)
     _check_number(header.incarnation, header.sequence)
+    if (header.incarnation == NO_INCARNATION) != (header.kind is Kind.REVOKE):
+        raise RecordError("A revocation has no incarnation, and every other record has one.")
     _check_kind(header)
     _check_body(header)
 
@@ -330,17 +380,18 @@ def check_header(header: Header) -> None:
 def check_payload(kind: Kind, payload: PayloadContent | None) -> None:
     """Rule 7, once the payload is decoded."""
     match payload:
-        case KeyCard(encryption_public):
-            try:
-                parse_encryption_public(encryption_public)
-            except Malformed as error:
-                raise RecordError(f"The encryption key of a key card cannot be used: {error}") from error
+        case KeyCard():
+            _check_key_card(payload)
         case KeyGrant(wrapped_key) if len(wrapped_key) != WRAPPED_KEY_BYTES:
             raise RecordError(f"A wrapped epoch key has {WRAPPED_KEY_BYTES} bytes.")
         case KeyGrant(_, key_card) if len(key_card) != RECORD_ID_BYTES:
             raise RecordError(f"A key grant names its key card by {RECORD_ID_BYTES} bytes.")
         case Head():
             _check_head(payload)
+        case SignedRoster():
+            _check_roster(payload)
+        case Revocation() | Succession():
+            _check_last_good(payload.good)
         case Evidence():
             _check_evidence(payload)
 
@@ -355,14 +406,35 @@ def check_proof(evidence: Evidence) -> None:
             raise RecordError(f"This evidence names a record that {evidence.accused.short} did not sign.") from error
 
 
-def signed_record(header: Header, header_bytes: bytes, signature: bytes) -> Record:
-    """Rule 8: the record, if its origin signed these bytes; RecordError otherwise."""
+def signed_record(header: Header, header_bytes: bytes, signature: bytes, payload: PayloadContent | None) -> Record:
+    """Rule 8: the record, if who must sign these bytes has signed them; RecordError otherwise."""
     id_ = record_id(header_bytes)
-    try:
-        verify_record(header.origin, statement_of(header, id_), signature)
-    except BadSignature as error:
-        raise RecordError(f"The signature of a {header.kind.label} is not {header.origin.short}'s.") from error
+    _check_signer(header, id_, signature, payload)
+    if isinstance(payload, Revocation | Succession):
+        _check_successor(header, payload)
     return Record(header, header_bytes, signature, id_)
+
+
+def _check_signer(header: Header, id_: bytes, signature: bytes, payload: PayloadContent | None) -> None:
+    signer = payload.recovery_key if isinstance(payload, Revocation) else header.origin
+    try:
+        verify_record(signer, statement_of(header, id_), signature)
+    except BadSignature as error:
+        whose = f"{header.origin.short}'s" if signer == header.origin else "that of its recovery key"
+        raise RecordError(f"The signature of a {header.kind.label} is not {whose}.") from error
+
+
+def _check_successor(header: Header, payload: Revocation | Succession) -> None:
+    if payload.successor == header.origin:
+        raise RecordError("An identity cannot take the place of itself.")
+    if payload.successor is None:
+        if payload.consent:
+            raise RecordError("A revocation holds the consent of a successor that it does not name.")
+        return
+    try:
+        check_consent(payload.successor, header.origin, payload.consent)
+    except BadSignature as error:
+        raise RecordError(f"{payload.successor.short} has not signed that it takes the place of another.") from error
 
 
 def _check_version(header: Header) -> None:
@@ -397,8 +469,9 @@ def _check_kind(header: Header) -> None:
         raise RecordError(f"A task id has {TASK_ID_BYTES} bytes, this one {len(header.task_id)}.")
     if header.supersedes and len(header.supersedes) != RECORD_ID_BYTES:
         raise RecordError(f"A record id has {RECORD_ID_BYTES} bytes, the superseded one {len(header.supersedes)}.")
-    if len(header.payload) > PAYLOAD_LIMIT_BYTES:
-        raise RecordError(f"A payload has at most {PAYLOAD_LIMIT_BYTES} bytes, this one {len(header.payload)}.")
+    limit = PAYLOAD_LIMITS.get(header.kind, PAYLOAD_LIMIT_BYTES)
+    if len(header.payload) > limit:
+        raise RecordError(f"The payload of a {header.kind.label} has at most {limit} bytes, not {len(header.payload)}.")
     if rule.payload is Payload.NONE and header.payload:
         raise RecordError(f"A {header.kind.label} must not have a payload.")
 
@@ -420,8 +493,31 @@ def _check_body(header: Header) -> None:
         raise RecordError(f"A key commitment has {HASH_BYTES} bytes, this one {len(header.key_commitment)}.")
 
 
+def _check_key_card(card: KeyCard) -> None:
+    try:
+        parse_encryption_public(card.encryption_public)
+    except Malformed as error:
+        raise RecordError(f"The encryption key of a key card cannot be used: {error}") from error
+    if card.recovery_hash and len(card.recovery_hash) != RECOVERY_HASH_BYTES:
+        raise RecordError(f"The hash of a recovery key has {RECOVERY_HASH_BYTES} bytes.")
+
+
+def _check_last_good(good: LastGood) -> None:
+    if len(good) > MAX_GOOD:
+        raise RecordError(f"An identity ends with the last numbers of at most {MAX_GOOD} incarnations.")
+    incarnations = [incarnation for incarnation, _ in good]
+    if any(len(one) != INCARNATION_BYTES or one == NO_INCARNATION for one in incarnations):
+        raise RecordError(f"An incarnation has {INCARNATION_BYTES} bytes, and they are not all zero.")
+    if any(a >= b for a, b in itertools.pairwise(incarnations)):
+        raise RecordError("The incarnations of an identity that ends come in ascending order, each once.")
+    if not all(1 <= sequence <= MAX_SEQUENCE for _, sequence in good):
+        raise RecordError("A last sequence is from 1 to 2^63 - 1.")
+
+
 def _check_evidence(evidence: Evidence) -> None:
     _check_number(evidence.incarnation, evidence.sequence)
+    if evidence.incarnation == NO_INCARNATION:
+        raise RecordError("Evidence is of numbers that the accused gives; those of revocations are drawn.")
     if len(evidence.claims) != 2:
         raise RecordError(f"Evidence is of 2 records, this one of {len(evidence.claims)}.")
     for claim in evidence.claims:
@@ -451,3 +547,10 @@ def _check_head(head: Head) -> None:
             raise RecordError("A head tells of a privacy budget that cannot be.")
         if not 1 <= len(total.charged) <= MAX_CHARGES:
             raise RecordError(f"A dataset was charged in 1 to {MAX_CHARGES} numbers, this one in {len(total.charged)}.")
+
+
+def _check_roster(signed: SignedRoster) -> None:
+    try:
+        check_carried(signed)
+    except RosterError as error:
+        raise RecordError(f"The roster in a record is not one to pass on: {error}") from error

@@ -52,7 +52,9 @@ def serve_until_stopped(home: Home, options: ServeOptions) -> None:
 
 
 async def _serve(home: Home, options: ServeOptions) -> None:
-    daemon = Daemon(home, GossipSettings(), options.bandwidth, options.queries, options.metrics)
+    daemon = Daemon(
+        home, GossipSettings(quotas=home.settings.quotas), options.bandwidth, options.queries, options.metrics
+    )
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[str | None] = loop.create_future()
     ready.add_done_callback(lambda done: _announce(daemon, home, done))

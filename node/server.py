@@ -44,6 +44,9 @@ from node.link import Hub, Link
 from node.pb import tidings_pb2 as pb
 from node.tolls import Tolls
 
+SERVICE = pb.DESCRIPTOR.services_by_name["Node"].full_name
+EXCHANGE = f"/{SERVICE}/Exchange"
+
 MAX_STREAMS = 32
 """Calls at once on one connection; a link is one, and so is each query under way."""
 
@@ -51,7 +54,6 @@ IDLE_S = 30
 HANDSHAKE_S = 10
 """How long a connection may have no call, and how long it may take to be one."""
 
-EXCHANGE = "/tidings.v1.Node/Exchange"
 
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", FRAME_LIMIT_BYTES),
@@ -194,7 +196,7 @@ class NodeServer:
 
 
 class _Servicer:
-    """What happens on each call. Requests come as bytes: what does not decode is for `wire` to refuse."""
+    """What happens on each call. Frames and requests pass as bytes: what does not decode is for `wire` to refuse."""
 
     def __init__(
         self,
@@ -214,16 +216,14 @@ class _Servicer:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Let a server hand the calls here."""
         handlers = {
-            "Exchange": grpc.stream_stream_rpc_method_handler(
-                self.exchange, response_serializer=pb.Frame.SerializeToString
-            ),
+            "Exchange": grpc.stream_stream_rpc_method_handler(self.exchange),
             "Query": grpc.unary_stream_rpc_method_handler(
                 self.query, response_serializer=pb.QueryReply.SerializeToString
             ),
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tidings.v1.Node", handlers),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def exchange(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[pb.Frame]:
+    async def exchange(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Carry frames for as long as both sides like."""
         peer = await self._authenticate(context)
         if not self._hub.may_exchange(peer):

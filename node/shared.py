@@ -186,20 +186,22 @@ def listing(home: Home, task_id: bytes) -> list[dict[str, Any]]:
 
 def _refuse_withdrawn(home: Home, card: dict[str, Any], who: str) -> None:
     """Whoever takes a summary back wants no later use of it; a model that is handed on counts as one."""
+    standing = home.store.standing()
     gone = {
-        (held.record.header.supersedes.hex(), held.record.header.origin.raw.hex())
+        (held.record.header.supersedes.hex(), held.record.header.origin)
         for held in home.store.held(kind=Kind.WITHDRAWAL)
+        if held.record.header.origin not in standing.impostors
     }
     contested = set()
     for proof in home.store.proofs():
-        accused = proof.accused.raw.hex()
-        gone |= {(claim.supersedes.hex(), accused) for claim in proof.claims if claim.kind is Kind.WITHDRAWAL}
+        gone |= {(claim.supersedes.hex(), proof.accused) for claim in proof.claims if claim.kind is Kind.WITHDRAWAL}
         contested |= {claim.id.hex() for claim in proof.claims}
     for one in card["manifest"]["summaries"]:
         if one["record"] in contested:
             raise NotReadable(f"it was made of a record that has a twin under its number; {who} can share a new one")
-        if (one["record"], one["origin"]) in gone:
-            partner = home.peers.name_of(PublicKey(bytes.fromhex(one["origin"])))
+        origin = PublicKey(bytes.fromhex(one["origin"]))
+        if any((one["record"], signer) in gone for signer in (origin, *standing.heirs(origin))):
+            partner = home.peers.name_of(origin)
             raise NotReadable(f"{partner} has withdrawn a summary that it was made of; {who} can share a new one")
 
 

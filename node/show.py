@@ -142,6 +142,11 @@ def moment(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def counted(count: int, what: str) -> str:
+    """`1 signature`, `3 signatures`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def summaries(count: int) -> str:
     """`1 summary`, `3 summaries`."""
     return f"{count:,} {'summary' if count == 1 else 'summaries'}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from node import disk, heads, shared
+from node import disk, heads, roster_status, shared
 from node.budget import statement
+from node.epochs import ENDED
 from node.errors import NotReadable
 from node.gossip.events import Disk
 from node.gossip.links import NO_ADDRESS
@@ -18,6 +19,7 @@ from node.home import Home
 from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
+from node.succession import Standing
 
 if TYPE_CHECKING:
     from node.plausible import Checks
@@ -57,8 +59,10 @@ def tasks(home: Home) -> list[dict[str, Any]]:
 
 
 def notices(home: Home) -> list[dict[str, str]]:
-    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what this machine lacks."""
+    """What the operator must hear of: `{origin, reason}`. First what nodes did, then what is to be decided
+    about the roster, then what this machine lacks."""
     told = conduct(home)
+    told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
     if disk.is_low(home.path):
         told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
     if heads.is_behind(home):
@@ -70,6 +74,7 @@ def conduct(home: Home) -> list[dict[str, str]]:
     """What is to be said of nodes, `{origin, reason}`: first what peers (or copies of this node) have signed that does
     not fit together, then what the running daemon has met."""
     told = [{"origin": home.peers.name_of(one.origin), "reason": one.reason} for one in heads.findings(home)]
+    told += _about_identities(home)
     told += [
         {"origin": home.peers.name_of(one.about), "reason": f"{one.reason}; {ago(one.since, time.time())}"}
         for one in (home.store.notices() if home.is_served() else ())
@@ -77,13 +82,32 @@ def conduct(home: Home) -> list[dict[str, str]]:
     return told
 
 
+def _about_identities(home: Home) -> list[dict[str, str]]:
+    """Identities that ended and what is odd about it: `{origin, reason}`."""
+    standing, told = home.store.standing(), []
+    own = standing.endings.get(home.me)
+    if own is not None:
+        told.append((home.settings.name, ENDED.format(word=own.word)))
+    for former in standing.former.values():
+        name = former.name or home.settings.name
+        if former.ending.is_revoked and former.heir is not None:
+            told.append((name, "its old key was revoked after a theft; a new one stands in its place"))
+        elif former.ending.is_disputed:
+            told.append((name, f"its key was {former.ending.word}, and several keys claim its place: none is trusted"))
+        elif former.heir is None:
+            told.append((name, f"its key was {former.ending.word}; what it signs from now on is not used"))
+    several = [peer.name for peer in standing.peers if len(home.store.recovery_hashes(peer.key)) > 1]
+    told += [(name, "it has published another recovery key; the first one counts. Was it robbed?") for name in several]
+    return [{"origin": name, "reason": reason} for name, reason in told]
+
+
 def peers(home: Home, served: bool) -> list[dict[str, Any]]:
     """Each peer with its `state` and a `reason` in words, `since` when it is or is not linked (seconds since 1970, None
     if nobody looks), and in how many seconds it is dialed next, if a dial waits."""
     now = time.time()
     reports = {report.peer: report for report in home.store.links()} if served else {}
-    listed = []
-    for peer in home.store.peers():
+    standing, listed = home.store.standing(), []
+    for peer in [*standing.peers, *_ended(home, standing)]:
         report = reports.get(peer.key)
         state, reason = _peer_state(home, peer, report, served)
         listed.append(
@@ -93,6 +117,9 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
                 "address": next(iter(peer.addresses), None),
                 "addresses": list(peer.addresses),
                 "query_only": peer.query_only,
+                "via": peer.via,
+                "replaces": peer.replaces.text if peer.replaces else None,
+                "recovery_key": bool(home.store.recovery_hashes(peer.key)),
                 "state": state,
                 "reason": reason,
                 "since": report.since if report else None,
@@ -122,7 +149,23 @@ def records(home: Home, task_id: bytes | None) -> list[dict[str, Any]]:
     ]
 
 
+def _ended(home: Home, standing: Standing) -> list[Peer]:
+    """The peers that were added, whose identity ended, and in whose place nobody stands."""
+    return [
+        peer
+        for peer in home.store.added_peers()
+        if (former := standing.former.get(peer.key)) is not None and former.heir is None
+    ]
+
+
 def _peer_state(home: Home, peer: Peer, report: LinkReport | None, served: bool) -> tuple[str, str]:
+    ending = home.store.standing().endings.get(peer.key)
+    if ending is not None:
+        return ending.word, (
+            "records name several successors, so none is trusted: ask it, and add the right key"
+            if ending.is_disputed
+            else "it is no member any more; add its new key when you have it from itself"
+        )
     if not served:
         return "offline", "this node is not running; start it with `tidings serve`"
     if peer.query_only:

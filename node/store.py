@@ -25,22 +25,27 @@ from crypto.keys import PublicKey
 from crypto.sealing import chunk_hash, chunk_hashes
 from crypto.signing import record_id as hash_of_header
 from node.errors import RecordError, StoreError
+from node.local_tables import Peer
 from node.proofs import ProofTables
 from node.records import (
     INCARNATION_BYTES,
     Header,
     Held,
     HeldState,
+    KeyCard,
     Kind,
     Record,
+    Revocation,
     Slot,
+    Succession,
     can_bury,
     chunk_size,
     claim_of,
     evidence_of,
     slot_of,
 )
-from node.wire import evidence_from_bytes, read_header
+from node.succession import Ending, Standing, ending_of, standing
+from node.wire import evidence_from_bytes, read_header, read_payload
 
 MAX_CONFLICTS: Final = 100
 """Proofs kept against one origin: one is enough to convict it, and some to see what happened."""
@@ -80,6 +85,14 @@ class Tally:
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
 
+class _Supposition(Exception):
+    """Ends a transaction that is to leave nothing behind."""
+
+    def __init__(self, trusted: frozenset[PublicKey]) -> None:
+        super().__init__()
+        self.trusted = trusted
+
+
 class Store(ProofTables):
     """The records, in the order in which they arrived."""
 
@@ -87,6 +100,9 @@ class Store(ProofTables):
         """Use `create` or `open`."""
         super().__init__(connection, path)
         self._headers: dict[bytes, Header] = {}
+        #: The identity whose home this is; None for a connection that only writes records down.
+        self.owner: PublicKey | None = None
+        self._endings: tuple[tuple[Any, ...], dict[PublicKey, Ending], frozenset[PublicKey]] = ((), {}, frozenset())
 
     @property
     def incarnation(self) -> bytes:
@@ -97,6 +113,26 @@ class Store(ProofTables):
         """Another copy of this store may have given out the next sequences: number apart from it from now on. Call it
         while no record is being made."""
         self._rows("UPDATE node SET incarnation = ?", secrets.token_bytes(INCARNATION_BYTES))
+
+    def notice_place(self) -> bool:
+        """Number apart from the file that this one was copied from, if it was: each file and each directory has a
+        number of its own on a disk, which a rename keeps and a copy does not. Returns whether it was.
+
+        A disk that was rolled back as a whole is not noticed, nor a copy that happens on the same two numbers; then
+        `number_apart` is what helps.
+        """
+        here = tuple(one.stat().st_ino - 2**63 for one in (self._path, self._path.parent))  # as SQLite takes it
+        if self._rows("SELECT file, directory FROM place") == [here]:
+            return False
+        with self.batch():
+            before = self._rows("SELECT file, directory FROM place")
+            if before == [here]:
+                return False  # another process was quicker
+            self._rows("DELETE FROM place")
+            self._rows("INSERT INTO place VALUES (?, ?)", *here)
+            if before:
+                self.renew_incarnation()
+            return bool(before)
 
     def number_apart(self, origin: PublicKey) -> bytes:
         """The incarnation for the next record of this node, whose key is `origin`: a new one if a record in the present
@@ -115,6 +151,7 @@ class Store(ProofTables):
         with self.batch():
             incarnation = self.number_apart(origin)
             rows = self._rows("UPDATE node SET last_sequence = last_sequence + 1 RETURNING last_sequence")
+            self._rows("INSERT OR REPLACE INTO numbered VALUES (?, ?)", incarnation, rows[0][0])
         return incarnation, int(rows[0][0])
 
     def _is_shared(self, origin: PublicKey) -> bool:
@@ -355,6 +392,124 @@ class Store(ProofTables):
                 del self._headers[next(iter(self._headers))]
             self._headers[record_id] = read_header(header_bytes)
         return self._headers[record_id]
+
+    # ----------------------------------------------------------------------------------------------- whose word counts
+
+    def peers(self) -> list[Peer]:
+        """Who is trusted now: the peers that were added, or who took their place (`succession`)."""
+        return list(self.standing().peers)
+
+    def standing(self) -> Standing:
+        """Which identities have ended, and who stands where they stood."""
+        with self.snapshot():
+            endings, claimed = self._read_endings()
+            denied = [one.key for one in self.denied()] if endings else []
+            return standing(self.owner, self.added_peers(), denied, endings, claimed)
+
+    def trusted_with(self, records: Iterable[Record]) -> frozenset[PublicKey]:
+        """The origins that would be trusted if these records, checked like any that is added, were here too. Keeps
+        none of them."""
+        try:
+            with self.batch():
+                for record in records:
+                    if not self.is_equivocation(record):
+                        self._insert(record)
+                raise _Supposition(self.standing().trusted)
+        except _Supposition as supposed:
+            return supposed.trusted
+        finally:
+            self._endings = ((), {}, frozenset())
+
+    def unusable(self, record: Record) -> str:
+        """Why nothing may be made of a record that is here, in words, because of how identities ended; empty if that is
+        not against it."""
+        now = self.standing()
+        reason = now.quarantine(record.header)
+        if reason or not record.header.body_bytes:
+            return reason
+        heirs = now.heirs(record.header.origin)
+        rows = self._rows("SELECT header FROM records WHERE supersedes = ?", record.id) if heirs else []
+        for later in (read_header(header) for (header,) in rows):
+            if later.origin in heirs and later.kind is not Kind.HEAD and not now.quarantine(later):
+                return "not used: withdrawn or replaced by who took the place of its origin"
+        return ""
+
+    def last_sequences(self, origin: PublicKey, until: float | None = None) -> dict[bytes, int]:
+        """The highest sequence of each incarnation of an origin, among its records that still count and arrived here no
+        later than `until` (seconds since 1970)."""
+        now, highest = self.standing(), dict[bytes, int]()
+        for held in self.held(origin=origin):
+            header = held.record.header
+            is_early = until is None or held.received_at <= until
+            if header.kind is not Kind.REVOKE and is_early and not now.quarantine(header):
+                highest[header.incarnation] = max(header.sequence, highest.get(header.incarnation, 0))
+        return highest
+
+    def numbered(self) -> dict[bytes, int]:
+        """How far this store, and no other copy of it, numbered its node's records in each incarnation."""
+        return dict(self._rows("SELECT incarnation, last_sequence FROM numbered"))
+
+    def recovery_hashes(self, origin: PublicKey) -> list[bytes]:
+        """The hashes of recovery keys that an origin published, each once, in the order in which they arrived here. The
+        first is the one that counts."""
+        cards = (read_payload(held.record.header) for held in self.held(kind=Kind.KEY_CARD, origin=origin))
+        hashes = (card.recovery_hash for card in cards if isinstance(card, KeyCard) and card.recovery_hash)
+        return list(dict.fromkeys(hashes))
+
+    def _read_endings(self) -> tuple[dict[PublicKey, Ending], frozenset[PublicKey]]:
+        """How identities ended, and everybody who is called a successor. Read again when a record about keys came, or a
+        proof of equivocation: rows never go."""
+        about_keys = "kind IN (1, 10, 11)"  # as the index says
+        newest = self._rows(
+            f"SELECT (SELECT max(position) FROM records WHERE {about_keys}), (SELECT max(rowid) FROM proofs)"  # noqa: S608
+        )[0]
+        if newest != self._endings[0]:
+            rows = self._rows(f"SELECT DISTINCT origin FROM records WHERE {about_keys} AND kind > 1")  # noqa: S608
+            contested = self._contested_successions()
+            endings, claimed = {}, set[PublicKey]()
+            for origin in {*(self._key(raw) for (raw,) in rows), *contested}:
+                ending, named = self._read_ending(origin, contested.get(origin))
+                claimed |= named
+                if ending is not None:
+                    endings[origin] = ending
+            self._endings = newest, endings, frozenset(claimed)
+        return self._endings[1], self._endings[2]
+
+    def _contested_successions(self) -> dict[PublicKey, float]:
+        """Origins that signed a SUCCESSION and another record with one number, with when that was learned."""
+        rows = self._rows("SELECT evidence, learned_at FROM proofs ORDER BY rowid DESC")
+        proofs = [(evidence_from_bytes(data), at) for data, at in rows]
+        return {
+            proof.accused: at for proof, at in proofs if any(claim.kind is Kind.SUCCESSION for claim in proof.claims)
+        }
+
+    def _read_ending(self, origin: PublicKey, contested_at: float | None) -> tuple[Ending | None, set[PublicKey]]:
+        """How one identity ended, if it did, and whom it called its successor."""
+        found = [
+            (payload, held.received_at)
+            for held in [*self.held(kind=Kind.REVOKE, origin=origin), *self.held(kind=Kind.SUCCESSION, origin=origin)]
+            if (payload := self._ending_in(held.record)) is not None
+        ]
+        named = {word.successor for word, _ in found if word.successor is not None}
+        since = [at for _, at in found] + ([] if contested_at is None else [contested_at])
+        if not since:
+            return None, named
+        revocations = [word for word, _ in found if isinstance(word, Revocation)]
+        successions = [word for word, _ in found if isinstance(word, Succession)]
+        return ending_of(revocations, successions, min(since), is_contested=contested_at is not None), named
+
+    def _ending_in(self, record: Record) -> Revocation | Succession | None:
+        """What a record says that ends its origin, if it counts. A REVOKE does if the origin published the hash of its
+        recovery key, or if the key of this node itself has consented to take its place; a SUCCESSION unless another
+        record has its number."""
+        payload = read_payload(record.header)
+        if isinstance(payload, Succession):
+            return None if self.is_contested(slot_of(record.header)) else payload
+        if not isinstance(payload, Revocation):
+            raise TypeError("the store handed out a revocation without its payload")
+        first = next(iter(self.recovery_hashes(record.header.origin)), None)
+        is_ours = first is None and self.owner is not None and payload.successor == self.owner
+        return payload if is_ours or payload.recovery_hash == first else None
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from crypto.keys import PublicKey
 from node.errors import NotReadable, UsageError
+from node.files import read_at_most
 from node.home import Home
 from node.records import Kind
 
@@ -73,7 +74,7 @@ def _named_backbone(path: Path) -> Path | None:
     """The file that a task file names for its backbone, beside itself."""
     from fusion.task_checks import backbone_file
 
-    name = backbone_file(path.read_text(encoding="utf-8"))
+    name = backbone_file(_text_of(path))
     return None if name is None else path.parent / name
 
 
@@ -92,10 +93,15 @@ def read_file(path: Path) -> Task:
     """The task in a TOML file; TaskError names the line and the field."""
     from fusion.task import Task
 
-    if path.stat().st_size > MAX_TASK_FILE_BYTES:
+    return Task.from_toml(_text_of(path), str(path), path.parent)
+
+
+def _text_of(path: Path) -> str:
+    data = read_at_most(path, MAX_TASK_FILE_BYTES)
+    if data is None:
         raise UsageError(f"{path} is larger than {MAX_TASK_FILE_BYTES} bytes; a task file is a page or two of text.")
     try:
-        return Task.from_toml(path.read_text(encoding="utf-8"), str(path), path.parent)
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text; save the task file as UTF-8.") from error
 

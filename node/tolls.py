@@ -28,7 +28,7 @@ FRAME_S: Final = 200e-6
 """What any frame costs before anything is done about it: TLS, HTTP/2, waking up, the event loop."""
 
 CHUNK_BYTE_S: Final = 10e-9
-WANT_BYTE_S: Final = 2e-6
+WANT_BYTE_S: Final = 4e-6
 OTHER_BYTE_S: Final = 200e-9
 """And per byte: chunks are copied and hashed; a request for what is not here (34 bytes a record) is answered with a
 frame for each; other frames are lists that are decoded and looked up, 10 µs for 50 to 90 bytes."""

@@ -10,20 +10,20 @@ version may add some. Header bytes are decoded and never encoded again: what was
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from crypto.errors import Malformed
-from crypto.keys import PUBLIC_KEY_BYTES, Identity, PublicKey
+from crypto.keys import PUBLIC_KEY_BYTES, Identity, public_key
 from crypto.sealing import HASH_BYTES
 from crypto.signing import RECORD_ID_BYTES, record_id, sign_record
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_MAX_BYTES,
     CHUNK_MIN_BYTES,
+    CHUNKS_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     HEADER_LIMIT_BYTES,
     MAX_ADVERTS,
@@ -35,9 +35,10 @@ from node.config import (
     MAX_SPANS,
     MAX_WANT,
     MAX_WANT_CHUNKS,
+    QUERY_CHUNK_BYTES,
     SMALL_BODY_BYTES,
 )
-from node.errors import RecordError, WireError
+from node.errors import RecordError, RosterError, WireError
 from node.frames import (
     Advert,
     Announce,
@@ -74,9 +75,12 @@ from node.records import (
     KeyCard,
     KeyGrant,
     Kind,
+    LastGood,
     Payload,
     PayloadContent,
     Record,
+    Revocation,
+    Succession,
     check_header,
     check_payload,
     check_proof,
@@ -84,19 +88,25 @@ from node.records import (
     signed_record,
     statement_of,
 )
+from node.roster import SignedRoster
+from node.roster_wire import read_signed, write_signed
 
 STORE_ID_BYTES: Final = 8
 MAX_PREFIX_DIGITS: Final = 2 * PUBLIC_KEY_BYTES
 MAX_CHUNKS: Final = BODY_LIMIT_BYTES // CHUNK_MIN_BYTES
+MAX_PROGRESS_CHARS: Final = 1_000
 MODEL_FORMATS: Final = ("onnx", "safetensors")
 MAX_HEAD_CHARS: Final = 64
+_HEAD: Final = re.compile(f"([a-z0-9][a-z0-9-]{{0,{MAX_HEAD_CHARS - 1}}})?")
+"""It becomes an argument of a command: no bytes that an argument cannot have, nothing that looks like an option."""
 
 # -------------------------------------------------------------------------------------------------------------- records
 
 
 def author(identity: Identity, header: Header) -> Record:
-    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a rule."""
-    if header.origin != identity.public_key:
+    """Serialize the header once, sign it, and check it as a stranger would; RecordError if it breaks a rule. `identity`
+    is the origin's, or for a REVOKE that of its recovery key."""
+    if header.kind is not Kind.REVOKE and header.origin != identity.public_key:
         raise RecordError("A record is signed by its origin; this identity is another.")
     header_bytes = write_header(header)
     return read_record(header_bytes, sign_record(identity, statement_of(header, record_id(header_bytes))))
@@ -109,7 +119,7 @@ def read_record(header_bytes: bytes, signature: bytes) -> Record:
     header = read_header(header_bytes)
     check_header(header)
     payload = read_payload(header)
-    record = signed_record(header, header_bytes, signature)
+    record = signed_record(header, header_bytes, signature, payload)
     if isinstance(payload, Evidence):
         check_proof(payload)
     return record
@@ -144,8 +154,8 @@ def read_header(header_bytes: bytes) -> Header:
     try:
         message.ParseFromString(header_bytes)
         kind = Kind(message.kind)
-        origin = _public_key(message.origin)
-        recipient = _public_key(message.recipient) if message.recipient else None
+        origin = public_key(message.origin)
+        recipient = public_key(message.recipient) if message.recipient else None
     except DecodeError:
         raise RecordError("These bytes are not a record header.") from None
     except Malformed:
@@ -178,16 +188,28 @@ def read_payload(header: Header) -> PayloadContent | None:
         payload: PayloadContent | None = None
         match RULES[header.kind].payload:
             case Payload.KEY_CARD:
-                payload = KeyCard(pb.KeyCard.FromString(header.payload).encryption_public)
+                card = pb.KeyCard.FromString(header.payload)
+                payload = KeyCard(card.encryption_public, card.recovery_hash)
             case Payload.KEY_GRANT:
                 grant = pb.KeyGrant.FromString(header.payload)
                 payload = KeyGrant(grant.wrapped_key, grant.key_card)
             case Payload.HEAD:
                 payload = _head_from_pb(pb.Head.FromString(header.payload))
+            case Payload.ROSTER:
+                payload = read_signed(header.payload)
             case Payload.EVIDENCE:
                 payload = _evidence_from_pb(pb.Evidence.FromString(header.payload))
+            case Payload.REVOCATION:
+                payload = _revocation_from_pb(pb.Revocation.FromString(header.payload))
+            case Payload.SUCCESSION:
+                ending = pb.Succession.FromString(header.payload)
+                payload = Succession(public_key(ending.successor), ending.consent, _good_from_pb(ending.good))
+    except Malformed:
+        raise RecordError(f"A {header.kind.label} names a key that is none.") from None
     except DecodeError:
         raise RecordError(f"The payload of a {header.kind.label} is not one.") from None
+    except RosterError as error:
+        raise RecordError(f"The payload of a {header.kind.label} is refused: {error}") from error
     check_payload(header.kind, payload)
     return payload
 
@@ -205,14 +227,21 @@ def evidence_from_bytes(data: bytes) -> Evidence:
 def write_payload(payload: PayloadContent) -> bytes:
     """The payload bytes of a header of our own."""
     match payload:
-        case KeyCard(encryption_public):
-            return pb.KeyCard(encryption_public=encryption_public).SerializeToString()
+        case KeyCard(encryption_public, recovery_hash):
+            return pb.KeyCard(encryption_public=encryption_public, recovery_hash=recovery_hash).SerializeToString()
         case KeyGrant(wrapped_key, key_card):
             return pb.KeyGrant(wrapped_key=wrapped_key, key_card=key_card).SerializeToString()
         case Head():
             return _head_to_pb(payload).SerializeToString()
+        case Revocation():
+            return _revocation_to_pb(payload).SerializeToString()
+        case Succession(successor, consent, good):
+            message = pb.Succession(successor=successor.raw, consent=consent, good=_good_to_pb(good))
+            return message.SerializeToString()
         case Evidence():
             return _evidence_to_pb(payload).SerializeToString()
+        case SignedRoster():
+            return write_signed(payload)
 
 
 def _evidence_to_pb(evidence: Evidence) -> pb.Evidence:
@@ -228,11 +257,33 @@ def _evidence_to_pb(evidence: Evidence) -> pb.Evidence:
 def _evidence_from_pb(message: pb.Evidence) -> Evidence:
     try:
         claims = tuple(Claim(Kind(one.kind), one.id, one.supersedes, one.signature) for one in message.claims)
-        return Evidence(_public_key(message.accused), message.incarnation, message.sequence, claims)
+        return Evidence(public_key(message.accused), message.incarnation, message.sequence, claims)
     except Malformed:
         raise RecordError("Evidence accuses what is not a public key.") from None
     except ValueError:
         raise RecordError("Evidence names a record of a kind that is not known to this version.") from None
+
+
+def _good_to_pb(good: LastGood) -> list[pb.LastGood]:
+    return [pb.LastGood(incarnation=incarnation, sequence=sequence) for incarnation, sequence in good]
+
+
+def _good_from_pb(message: Iterable[pb.LastGood]) -> LastGood:
+    return tuple((one.incarnation, one.sequence) for one in message)
+
+
+def _revocation_to_pb(revocation: Revocation) -> pb.Revocation:
+    return pb.Revocation(
+        recovery_key=revocation.recovery_key.raw,
+        good=_good_to_pb(revocation.good),
+        successor=revocation.successor.raw if revocation.successor else b"",
+        consent=revocation.consent,
+    )
+
+
+def _revocation_from_pb(message: pb.Revocation) -> Revocation:
+    successor = public_key(message.successor) if message.successor else None
+    return Revocation(public_key(message.recovery_key), _good_from_pb(message.good), successor, message.consent)
 
 
 def _head_to_pb(head: Head) -> pb.Head:
@@ -261,12 +312,6 @@ def _head_from_pb(message: pb.Head) -> Head:
         ),
         tuple(message.accepted),
     )
-
-
-@functools.lru_cache(maxsize=4_096)
-def _public_key(raw: bytes) -> PublicKey:
-    """Checking a point costs 30 times as much as decoding the header it is in, and the same few keys keep coming."""
-    return PublicKey(raw)
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
@@ -328,9 +373,12 @@ def frame_to_pb(frame: Frame) -> pb.Frame:
             ]
             return pb.Frame(records=pb.Records(records=records))
         case WantChunks():
-            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes))
+            together = frame.together if frame.together > 1 else 0
+            return pb.Frame(want_chunks=pb.WantChunks(id=frame.id, indexes=frame.indexes, together=together))
         case Chunk():
-            return pb.Frame(chunk=pb.Chunk(id=frame.id, index=frame.index, data=frame.data))
+            message = pb.Frame()  # filled in place: what a constructor is given it copies twice more
+            message.chunk.id, message.chunk.index, message.chunk.data = frame.id, frame.index, frame.data
+            return message
         case Missing():
             return pb.Frame(missing=pb.Missing(id=frame.id))
         case Bye():
@@ -478,11 +526,12 @@ def _read_want_chunks(message: pb.WantChunks) -> WantChunks:
     _count("chunks", message.indexes, 1, MAX_WANT_CHUNKS)
     _distinct("chunks", message.indexes)
     _at_most("chunk number", max(message.indexes), MAX_CHUNKS)
-    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes))
+    together = max(1, message.together)
+    return WantChunks(_sized("record id", message.id, RECORD_ID_BYTES), tuple(message.indexes), together)
 
 
 def _read_chunk(message: pb.Chunk) -> Chunk:
-    _count("bytes of chunk", message.data, 1, CHUNK_MAX_BYTES)
+    _count("bytes of chunks", message.data, 1, CHUNKS_MAX_BYTES)
     index = _at_most("chunk number", message.index, MAX_CHUNKS)
     return Chunk(_sized("record id", message.id, RECORD_ID_BYTES), index, message.data)
 
@@ -530,7 +579,8 @@ def query_to_pb(query: Query) -> pb.QueryRequest:
 
 def query_from_pb(message: pb.QueryRequest) -> Query:
     """A query from outside; WireError if it is malformed."""
-    _at_most("length of a head's name", len(message.head), MAX_HEAD_CHARS)
+    if not _HEAD.fullmatch(message.head):
+        raise WireError(f"A head's name has at most {MAX_HEAD_CHARS} lower-case letters, digits and hyphens.")
     if message.format not in MODEL_FORMATS:
         raise WireError(f"A model's format is one of {', '.join(MODEL_FORMATS)}.")
     return Query(
@@ -541,6 +591,16 @@ def query_from_pb(message: pb.QueryRequest) -> Query:
         message.format,
         _at_most("number of liars to withstand", message.robust, MAX_LIARS),
     )
+
+
+def reply_from_pb(message: pb.QueryReply) -> bytes | str:
+    """A reply to a query: what the node is doing, in words to be shown, or the next bytes of the file (none for a kind
+    of reply that we do not know); WireError if it is malformed."""
+    if message.HasField("progress"):
+        _at_most("length of a message", len(message.progress.message), MAX_PROGRESS_CHARS)
+        return message.progress.message
+    _at_most("part of a model file", len(message.chunk), QUERY_CHUNK_BYTES)
+    return message.chunk
 
 
 def query_to_bytes(query: Query) -> bytes:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from disks import rolled_back
+
 from crypto.errors import BadSeal, CryptoError
 from crypto.keys import PublicKey
 from crypto.sealing import content_key, open_sealed, unwrap_epoch_key
@@ -28,6 +30,7 @@ from node.publish import finish_interrupted, withdraw
 from node.records import Held, HeldState, KeyGrant, Kind, Record, Slot, core, slot_of
 from node.simulation.network import seeded
 from node.simulation.simulator import Node, Swarm
+from node.succession import ABOUT_KEYS
 
 TASK_ID = b"task" * 8
 SEALED = (Kind.SUMMARY, Kind.MODEL)
@@ -198,6 +201,7 @@ class Partner(Node):
                 chronicle.slots[slot_of(held.record.header)] = {held.record.id}
         chronicle.names[self.key] = name
         self.home: Home | None = None
+        self.origins: frozenset[bytes] = frozenset()
 
     # ---------------------------------------------------------------------------------- what the daemon does
 
@@ -207,10 +211,11 @@ class Partner(Node):
         self.store = self.home.store
         held, self._position = self.store.held_after(0)
         self.life += 1
+        self._will_witness, self._unheard = False, set[Slot]()
         self.is_up, self.ticks_at = True, None
         rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.store.store_id, held)
-        self.members = {}
+        self.members, self.origins = {}, frozenset()
         self._read_peers()
 
     def stop(self) -> None:
@@ -242,11 +247,18 @@ class Partner(Node):
         super()._do(action)
 
     def _witness_soon(self, *unheard: Slot) -> None:
-        self._soon(functools.partial(self._witness, unheard), self.swarm.rng.uniform(0.0, evidence.PATIENCE_S))
+        self._unheard.update(unheard)
+        if not self._will_witness:
+            self._will_witness = True
+            self._soon(self._witness, self.swarm.rng.uniform(0.0, evidence.PATIENCE_S))
 
-    def _witness(self, unheard: tuple[Slot, ...]) -> None:
-        if self.home is not None and evidence.witness(self.home, unheard):
+    def _witness(self) -> None:
+        self._will_witness = False
+        told = evidence.witness(self.home, self._unheard) if self.home is not None else []
+        self._unheard.clear()
+        if told:
             self._read_records()
+            self._witness_soon()
 
     def _keep(self, record: Record) -> None:
         origin = self.chronicle.names[record.header.origin]
@@ -260,6 +272,8 @@ class Partner(Node):
         if kind is Kind.EVIDENCE:
             origin = wire.read_evidence(record).accused
             self._witness_soon()
+        if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
+            self._soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self.key:
             self._soon(self._grant)
 
@@ -279,9 +293,11 @@ class Partner(Node):
     def _read_peers(self) -> None:
         peers = [peer for peer in self.store.peers() if not peer.query_only]
         members = {peer.key: peer.addresses for peer in peers}
-        if members != self.members or not members:
-            self.members = members
-            self.tell(PeersChanged(members))
+        assert self.home is not None
+        origins = frozenset(origin.raw for origin in self.home.trusted)
+        if members != self.members or origins != self.origins or not members:
+            self.members, self.origins = members, origins
+            self.tell(PeersChanged(members, origins))
             self._grant()
             self._witness_soon()
 
@@ -353,11 +369,11 @@ class Partner(Node):
             self.start()
 
     def put_back(self) -> None:
-        """The copy takes the place of the home. The node is left stopped."""
+        """The copy takes the place of the home, as when the disk is rolled back. The node is left stopped."""
         assert self.copied is not None
         self.stop()
         shutil.rmtree(self.path)
-        shutil.copytree(self.copied.path, self.path)
+        rolled_back(Path(shutil.copytree(self.copied.path, self.path)))
         self.trust = self.copied.trust.copy()
         self.made, self.buried = set(self.copied.made), set(self.copied.buried)
         self.restores += 1

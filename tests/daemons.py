@@ -56,7 +56,8 @@ class Node:
 @asynccontextmanager
 async def running(home: Home, *, listens: bool = True, queries: QuerySettings | None = None) -> AsyncIterator[Node]:
     ready: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    daemon = Daemon(Home.open(home.path), SOON, queries=queries)
+    view = Home.open(home.path)
+    daemon = Daemon(view, replace(SOON, quotas=view.settings.quotas), queries=queries)
     with home.serving():
         task = asyncio.create_task(daemon.run("127.0.0.1:0" if listens else None, ready))
         try:

@@ -17,6 +17,11 @@ def secrets_of(home: Home) -> dict[str, bytes]:
     """The secrets of a home: those of its keystore, those derived from it, and every epoch key that it can unwrap."""
     opened = home.keystore.open()
     found = {"seed": opened.identity.seed, "name key": opened.identity.derive(DATASET_NAMES_PERSON)}
+    for number, former in enumerate(opened.former):
+        found |= {
+            f"former seed {number}": former.seed,
+            f"former name key {number}": former.derive(DATASET_NAMES_PERSON),
+        }
     for number, key in enumerate(opened.encryption_keys):
         private = key.to_bytes()
         found |= {f"ML-KEM seed {number}": private[:64], f"X25519 key {number}": private[64:]}

@@ -18,6 +18,7 @@ from node.bandwidth import MAX_OVERTAKEN, Bandwidth, TokenBucket, parse_rate
 from node.errors import UsageError
 from node.frames import Chunk, Digest, Frame, Missing, Records, SignedRecord
 from node.link import Link
+from node.pb import tidings_pb2 as pb
 from node.simulation.store import author_record
 
 PEERS = [Identity.from_seed(bytes([number]) * 32).public_key for number in range(1, 5)]
@@ -180,8 +181,8 @@ class Source:
 
     def bad_frame(self, link: Link, reason: str) -> None: ...
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-        return [Chunk(record_id, index, bytes(CHUNK)) for index in indexes]
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+        return [bytes(CHUNK) for _ in indexes]
 
     def link_down(self, link: Link, reason: str) -> None: ...
 
@@ -196,7 +197,7 @@ class Line:
 
     async def _drain(self) -> None:
         async for message in self.link.outgoing():
-            self.sent.append((now(), str(message.WhichOneof("frame"))))
+            self.sent.append((now(), str(pb.Frame.FromString(message).WhichOneof("frame"))))
             await asyncio.sleep(0)  # as gRPC takes it
 
     def bytes_until(self, at: float) -> int:
@@ -285,14 +286,36 @@ def test_the_header_of_a_record_whose_body_is_gone_goes_alone() -> None:
     record = author_record(Identity.from_seed(bytes(32)), 1, bytes(3_000), chunk_bytes=1_024)
 
     class Gone(Source):
-        def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
-            return [Chunk(record_id, 0, bytes(1_024)), Missing(record_id), Missing(record_id)]
+        def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+            return [bytes(1_024), None, None]
 
     async def story() -> None:
         link = Link(PEERS[0], Gone(), dialed_by_us=True)
         link.send_records((record,))
         message = await anext(link.outgoing())
-        assert wire.frame_from_pb(message) == Records((SignedRecord(record.header_bytes, record.signature),))
+        assert wire.decode(message) == Records((SignedRecord(record.header_bytes, record.signature),))
+
+    asyncio.run(story())
+
+
+def test_chunks_that_were_asked_for_together_share_a_frame() -> None:
+    class Numbered(Source):
+        def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
+            return [bytes([index]) if index != 9 else None for index in indexes]
+
+    async def story() -> None:
+        link = Link(PEERS[0], Numbered(), dialed_by_us=True)
+        for first, count in ((0, 3), (3, 1), (8, 2), (20, 8), (4, 1)):
+            link.send_chunk(bytes(32), first, count)
+        sending = link.outgoing()
+        frames = [wire.decode(await anext(sending)) for _ in range(5)]
+        assert frames == [
+            Chunk(bytes(32), 0, bytes(range(3))),
+            Chunk(bytes(32), 3, bytes([3])),
+            Missing(bytes(32)),
+            Chunk(bytes(32), 20, bytes(range(20, 28))),
+            Chunk(bytes(32), 4, bytes([4])),
+        ]
 
     asyncio.run(story())
 

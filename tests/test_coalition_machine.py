@@ -35,6 +35,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from disks import rolled_back
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -104,6 +105,8 @@ class CoalitionMachine(RuleBasedStateMachine):
         """Everybody adds everybody but the stranger; who has whose address is what differs."""
         self.place = Path(tempfile.mkdtemp(dir=self.homes))
         shutil.copytree(self.homes / "new", self.place, dirs_exist_ok=True)
+        for home in self.place.iterdir():
+            rolled_back(home)
         self.swarm = Swarm(seed, 0, [], conditions=Conditions(bandwidth=100_000, late_notice_s=2.0))
         self.chronicle = Chronicle()
         self.clock = [mock.patch.object(module, "time", self) for module in (author, store)]

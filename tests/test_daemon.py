@@ -104,7 +104,7 @@ class Nobody:
 
     def bad_frame(self, link: Link, reason: str) -> None: ...
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
         raise AssertionError("nothing was asked for")
 
     def link_down(self, link: Link, reason: str) -> None: ...

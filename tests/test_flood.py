@@ -24,9 +24,12 @@ from crypto.keys import Identity
 from node import tolls
 from node.config import GossipSettings
 from node.frames import Announce, Chunk, Want
+from node.gossip.core import Gossip
+from node.gossip.events import BadFrame, LinkUp, PeersChanged
 from node.hang_up import hang_up
 from node.knocks import BURST, Knocks
 from node.membership import add_peer
+from node.simulation.network import seeded
 from node.tolls import BURST_S, SHARE, Toll, price_s
 
 CONNECTIONS = 4
@@ -132,6 +135,29 @@ def test_an_honest_node_is_not_slowed_down_by_what_it_may_cost() -> None:
     assert meeting_s < BURST_S
     idle_s = 2 * price_s(None, 100)
     assert idle_s / GossipSettings().sync_max_s < SHARE / 100
+
+
+def test_a_peer_that_does_it_again_is_kept_out_twice_as_long_and_forgiven_in_time() -> None:
+    settings = GossipSettings()
+    me, peer = Identity.generate(), Identity.generate().public_key
+    core = Gossip(settings, seeded(1), me.public_key, bytes(8), ())
+    core.handle(PeersChanged({peer: ()}), 0.0)
+    now, link, waits = 0.0, 0, []
+
+    def offend() -> float:
+        nonlocal link
+        link += 1
+        core.handle(LinkUp(link, peer, dialed_by_us=False), now)
+        for _ in range(settings.max_strikes + 1):
+            core.handle(BadFrame(link, "garbage"), now)
+        return core.kept_out_s(peer, now)
+
+    for _ in range(10):
+        waits.append(offend())
+        now += waits[-1]
+    assert waits == [min(settings.penalty_cap_s, settings.penalty_s * 2**number) for number in range(10)]
+    now += 20 * settings.penalty_cap_s
+    assert offend() == settings.penalty_s
 
 
 def test_a_key_that_opens_streams_without_end_waits_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

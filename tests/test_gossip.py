@@ -636,6 +636,49 @@ def test_a_large_body_is_asked_for_within_a_window() -> None:
     assert asked.indexes == (8, 9, 10, 11), "asked for in one frame once half of the window is free"
 
 
+@pytest.mark.parametrize(("gap_s", "together"), [(0.1, 1), (0.05, 1), (0.03, 1), (0.02, 2), (0.001, 50), (0.0, 128)])
+def test_chunks_in_a_row_may_share_a_frame_that_arrives_within_50_ms(gap_s: float, together: int) -> None:
+    rig = linked()
+    record = summary()
+    rig.announce(1, record)
+    rig.deliver(1, record)
+    assert frames(rig.actions, WantChunks) == [WantChunks(record.id, tuple(range(8)), 1)], "its pace is not known"
+    asked: list[WantChunks] = []
+    for index in range(30):
+        rig.wait(gap_s)
+        asked += frames(rig.chunk(1, record, LARGE, index), WantChunks, 1)
+    assert asked[-1].together == together
+
+
+def test_a_burst_of_headers_says_nothing_about_how_long_a_chunk_takes() -> None:
+    rig = linked(settings=GossipSettings())
+    burst = [withdrawal(summary(), sequence) for sequence in range(100, 200)]
+    rig.announce(1, *burst)
+    for record in burst:
+        rig.deliver(1, record)
+    large = summary(2)
+    rig.announce(1, large)
+    (asked,) = frames(rig.deliver(1, large), WantChunks)
+    assert asked == WantChunks(large.id, tuple(range(8)), 1)
+
+
+def test_a_frame_of_several_chunks_is_kept_up_to_the_first_that_is_wrong() -> None:
+    rig = linked()
+    record = summary()
+    rig.announce(1, record)
+    rig.announce(2, record)
+    rig.deliver(1, record)
+    kept = of(rig.say(1, Chunk(record.id, 0, LARGE[: 3 * KB])), KeepChunk)
+    assert [(one.index, one.data) for one in kept] == [(n, LARGE[n * KB : (n + 1) * KB]) for n in range(3)]
+    actions = rig.say(1, Chunk(record.id, 3, LARGE[3 * KB : 4 * KB] + bytes(2 * KB)))
+    assert [one.index for one in of(actions, KeepChunk)] == [3]
+    assert frames(actions, WantChunks, 2)[0].indexes[:2] == (4, 5)
+    rig.deliver(2, record)
+    for want in [*frames(actions, WantChunks, 2), WantChunks(record.id, tuple(range(12, 40)))]:
+        rig.say(2, Chunk(record.id, want.indexes[0], LARGE[want.indexes[0] * KB : (want.indexes[-1] + 1) * KB]))
+    assert rig.store.held()[0].state is HeldState.COMPLETE
+
+
 def finish(rig: Rig, link: int, record: Record, body: bytes) -> None:
     """Answer for chunks that are asked of this link until nothing more is asked."""
     asked = [index for want in frames(rig.actions, WantChunks, link) for index in want.indexes]
@@ -862,6 +905,12 @@ def test_chunks_are_served_as_asked_and_a_number_out_of_range_is_a_strike() -> N
     rig.author(summary(), LARGE)
     actions = rig.say(1, WantChunks(summary().id, (3, 1)))
     assert actions == [SendChunk(1, summary().id, 3), SendChunk(1, summary().id, 1)]
+    runs = [
+        (one.index, one.count) for one in of(rig.say(1, WantChunks(summary().id, (*range(5), 9, 10, 3), 3)), SendChunk)
+    ]
+    assert runs == [(0, 3), (3, 2), (9, 2), (3, 1)]
+    (alone,) = of(rig.say(1, WantChunks(summary().id, (1,), 2**32 - 1)), SendChunk)
+    assert alone == SendChunk(1, summary().id, 1)
     for _ in range(4):
         actions = rig.say(1, WantChunks(summary().id, (40,)))
     assert len(of(actions, Close)) == 1

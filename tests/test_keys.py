@@ -83,7 +83,7 @@ def test_a_point_that_no_node_can_have_is_refused_raw_and_as_text(encoding):
     with pytest.raises(Malformed, match="not a valid Ed25519 public key"):
         PublicKey(raw)
     with pytest.raises(Malformed, match="not a valid Ed25519 public key"):
-        PublicKey.parse(keys._text_of(raw))
+        PublicKey.parse(keys.TEXT_FORM.write(raw))
 
 
 def test_a_key_with_a_small_order_component_is_refused():

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import eventually, serving, tidings
 from couriers import can_read, carry, gossip, meet, publish_rows
 
 from crypto.errors import CryptoError, KeystoreError
@@ -29,7 +27,6 @@ from node.tasks import add
 SECRET = "five words drawn by chance"  # noqa: S105
 WRONG = "wrong words"
 OTHER = "five other words drawn by chance"
-WAIT_S = 40.0
 MakeHome = Callable[..., Home]
 
 
@@ -51,42 +48,8 @@ def private(path: Path, text: str) -> Path:
     return path
 
 
-def tidings(home: Path, *words: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "node", "--home", str(home), *words]
-    environment = os.environ | variables
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, env=environment
-    )
-    assert done.returncode == code, done.stderr
-    return done
-
-
 def opened(home: Path, secret: str = SECRET) -> Home:
     return Home.open(home, lambda _: secret)
-
-
-@contextmanager
-def serving(home: Path, *words: str, **variables: str) -> Iterator[str]:
-    """Run the node; gives its address."""
-    command = [sys.executable, "-m", "node", "--home", str(home), *words, "serve"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, env=os.environ | variables
-    ) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "listens on" in line, line
-        try:
-            yield line.split("listens on ")[1].split(". ")[0]
-        finally:
-            process.terminate()
-            process.wait(15)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
 
 
 # ------------------------------------------------------------------------------------------------- the passphrase

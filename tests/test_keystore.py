@@ -134,8 +134,8 @@ def rewrite(path, data):
 def test_a_keystore_of_another_version_asks_for_the_release_that_wrote_it(keystore_path):
     created_at(keystore_path)
     fields = json.loads(keystore_path.read_bytes())
-    rewrite(keystore_path, json.dumps(fields | {"version": 3}).encode())
-    with pytest.raises(KeystoreError, match="not of version 1 or 2"):
+    rewrite(keystore_path, json.dumps(fields | {"version": 5}).encode())
+    with pytest.raises(KeystoreError, match="not of version 1 to 4"):
         keystore.read(keystore_path)
 
 

@@ -19,7 +19,7 @@ from crypto.keys import Identity, PublicKey
 from node.client import Dialer
 from node.config import MAX_ADVERTS, PROTOCOL_VERSION
 from node.errors import PeerUnreachable
-from node.frames import Advert, Announce, Chunk, Frame, Hello, Records, SignedRecord, Want, WantChunks
+from node.frames import Advert, Announce, Frame, Hello, Records, SignedRecord, Want, WantChunks
 from node.home import Home
 from node.link import Link
 from node.membership import add_peer
@@ -92,9 +92,9 @@ class Feeder:
     def bad_frame(self, link: Link, reason: str) -> None:
         raise AssertionError(reason)
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
         body = self.bodies[record_id]
-        return [Chunk(record_id, index, body[index * CHUNK : (index + 1) * CHUNK]) for index in indexes]
+        return [body[index * CHUNK : (index + 1) * CHUNK] for index in indexes]
 
     def link_down(self, link: Link, reason: str) -> None: ...
 

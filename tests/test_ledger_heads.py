@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from daemons import Node, eventually, in_an_event_loop, running
+from disks import rolled_back
 from second_routes import cost_of
-from test_daemon import Node, eventually, in_an_event_loop, running
 
 from fusion.errors import BudgetError
 from fusion.parts import Part
@@ -44,10 +45,10 @@ def release(home: Home, rows_file: Path, epsilon: float = 0.5, **named: object) 
 
 
 def copy_of(home: Home, name: str) -> Home:
-    """The home as a backup would have it."""
+    """The home as it was, on a disk that is rolled back to this moment."""
     target = home.path.parent / name
     shutil.copytree(home.path, target)
-    return Home.open(target)
+    return Home.open(rolled_back(target))
 
 
 def hear(home: Home, records: Iterable[Record]) -> None:

@@ -243,7 +243,7 @@ BROKEN_RULES: dict[str, tuple[Header, str]] = {
     "a payload in a summary": (header_of(Kind.SUMMARY, payload=b"x"), "must not have a payload"),
     "too large a payload": (
         header_of(Kind.KEY_CARD, payload=bytes(PAYLOAD_LIMIT_BYTES + 1)),
-        "payload has at most",
+        "has at most 16384 bytes",
     ),
     "a payload that is no key card": (header_of(Kind.KEY_CARD, payload=b"\xff"), "payload of a key-card"),
     "a key card with a key that nobody can use": (

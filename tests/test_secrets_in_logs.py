@@ -1,4 +1,7 @@
-"""Secrets never leave the keystore: a full run with --debug, errors included, and every byte that came of it."""
+"""Secrets never leave the keystore: a full run with --debug, errors included, and every byte that came of it.
+
+One of the two nodes logs in text, the other in JSON, both at debug level; neither log holds a cell of the data or the
+name of a dataset either."""
 
 from __future__ import annotations
 
@@ -17,12 +20,20 @@ import pytest
 from secret_search import bytes_of, found_in, secrets_of
 
 from crypto.keystore import LEAST
+from crypto.recovery import RecoveryKey
 from node.home import Home
 from node.records import Kind
 
 PASSPHRASE = "twelve grey herons over the estuary"  # noqa: S105
 GUESS = "thirteen grey herons over the estuary"
 WAIT_S = 60.0
+DATASET = "maternity-ward-7731"
+CELLS = ("Philomena Canary-Wharton", "41.73164", "83.26157")
+"""A column that the task does not name, and two ages."""
+ROWS = "".join(
+    f"{CELLS[0]},{CELLS[1 + number % 2]},{'ambulance' if number % 3 else 'walk'},{number % 2}\n"
+    for number in range(200)
+)
 
 
 class Run:
@@ -31,6 +42,7 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.written = b""
+        self.recovery_keys: list[RecoveryKey] = []
         directory.mkdir()
         self.passphrase_file = directory / "passphrase"
         self.passphrase_file.write_text(PASSPHRASE)
@@ -40,16 +52,22 @@ class Run:
         chosen = ["--passphrase-file", str(self.passphrase_file)]
         return [sys.executable, "-m", "node", "--home", str(home), "--debug", *chosen, *words]
 
-    def tidings(self, home: Path, *words: str, code: int = 0) -> str:
-        done = subprocess.run(self.command(home, *words), capture_output=True, timeout=120, stdin=subprocess.DEVNULL)
-        self.written += done.stdout + done.stderr
+    def tidings(self, home: Path, *words: str, code: int = 0, typed: str = "", shown_once: bool = False) -> str:
+        done = subprocess.run(self.command(home, *words), capture_output=True, timeout=120, input=typed.encode())
+        stderr = done.stderr
+        if shown_once:
+            (shown,) = [line for line in stderr.splitlines() if line.startswith(b"tidings-recovery1")]
+            self.recovery_keys.append(RecoveryKey.parse(shown.decode()))
+            stderr = stderr.replace(shown, b"")
+        self.written += done.stdout + stderr
         assert done.returncode == code, done.stderr.decode()
         return done.stdout.decode()
 
     @contextmanager
     def serving(self, home: Path) -> Iterator[None]:
         with open(self.directory / f"{home.name}.log", "ab") as log:
-            process = subprocess.Popen(self.command(home, "serve"), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            words = ["serve", "--log-level", "debug", "--log-format", "json" if home.name == "b" else "text"]
+            process = subprocess.Popen(self.command(home, *words), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             try:
                 yield
             finally:
@@ -113,16 +131,17 @@ def test_the_search_finds_a_secret_in_every_form() -> None:
 
 
 @pytest.mark.timeout(280)
-def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(
-    tmp_path: Path, task_file: Path, rows_file: Path
-) -> None:
+def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(tmp_path: Path, task_file: Path) -> None:
+    rows_file = tmp_path / "rows.csv"
+    rows_file.write_text(f"name,age,arrival,outcome\n{ROWS}")
     run = Run(tmp_path / "run")
     a, b = tmp_path / "a", tmp_path / "b"
     for home in (a, b):
         Home.init(home, home.name, "127.0.0.1:0", lambda: PASSPHRASE, LEAST).store.close()
     known = secrets_of(Home.open(a, lambda _: PASSPHRASE))  # those that a rotation replaces, too
     key_of = {home: run.tidings(home, "id").strip() for home in (a, b)}
-    run.tidings(tmp_path / "c", "init")  # at the usual cost
+    recovery_of = {home: RecoveryKey.generate() for home in (a, b)}  # what `init` shows, and nothing else may
+    run.tidings(tmp_path / "c", "init", shown_once=True)  # at the usual cost
     run.tidings(a, "task", "add", str(task_file))
     run.tidings(a, "peer", "add", key_of[b], "--name", "b")
 
@@ -132,9 +151,9 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(
         address = (run.directory / "a.log").read_text().split("listens on ")[1].split(". ")[0]
         run.tidings(b, "peer", "add", key_of[a], "--name", "a", "--address", address)
         with run.serving(b):
-            run.tidings(a, "publish", "triage", str(rows_file), "--epsilon", "1")
+            run.tidings(a, "publish", "triage", str(rows_file), "--epsilon", "1", "--dataset", DATASET)
             run.tidings(a, "keys", "rotate", "--encryption", "--json")
-            run.tidings(a, "publish", "triage", str(rows_file), "--epsilon", "1")
+            run.tidings(a, "publish", "triage", str(rows_file), "--epsilon", "1", "--dataset", DATASET)
             theirs = Home.open(b)
             eventually(lambda: len(theirs.store.held(kind=Kind.SUMMARY)) == 2)
             eventually(
@@ -143,10 +162,15 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(
             run.tidings(b, "task", "add", "triage")
             with watching_processes(a, shown_by_processes):
                 run.tidings(b, "query", "triage", "--node", "a", "-o", str(tmp_path / "m.onnx"))
-            for words in (["status"], ["records"], ["budget"], ["keys", "show"], ["peer", "list"]):
+            for words in (["status"], ["records"], ["budget"], ["keys", "show"], ["peer", "list"], ["doctor"]):
                 run.tidings(a, *words)
     assert any(b"--keys-on-stdin" in one for one in shown_by_processes)
     wrong_ones(run, a)
+    a_new_identity(run, a, recovery_of[a])
+    a_new_identity(run, b, recovery_of[b])
+    known |= {f"recovery key of {home.name}": key.identity.seed for home, key in recovery_of.items()}
+    known |= {f"recovery key {number}": key.identity.seed for number, key in enumerate(run.recovery_keys)}
+    assert len(run.recovery_keys) == 3
 
     for home in (a, b, tmp_path / "c"):
         known |= {
@@ -156,10 +180,28 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(
     assert sum("epoch key" in name for name in known) >= 4
     logs = b"".join(path.read_bytes() for path in run.directory.glob("*.log"))
     assert logs.count(b" is linked") >= 2  # the logs did say something
+    told = [json.loads(line) for line in (run.directory / "b.log").read_text().splitlines()]
+    assert {"started", "link_up", "record_settled", "stopping", "stopped"} <= {one["event"] for one in told}
+    assert b"b got a model" in logs
+    assert b" has begun; granted to " in logs
+    assert [private for private in (DATASET, *CELLS) if private.encode() in logs] == []
     assert b"Traceback" in run.written
     # The models and the files of the homes, store, ledger and logs of SQLite; the keystores are sealed, so they too.
     everything = run.written + logs + b"".join(shown_by_processes) + bytes_of(tmp_path, but=("passphrase",))
     assert found_in(everything, known) == []
+
+
+def a_new_identity(run: Run, home: Path, recovery: RecoveryKey) -> None:
+    """A recovery key is published, typed wrong and right, and a new one shown."""
+    opened = Home.open(home, lambda _: PASSPHRASE)
+    opened.store.set_recovery_hash(opened.me, recovery.hash)
+    opened.author.key_card()
+    opened.store.close()
+    run.tidings(home, "keys", "replace")
+    run.tidings(home, "keys", "revoke", typed=recovery.text[:-1], code=2)
+    run.tidings(home, "keys", "revoke", typed=RecoveryKey.generate().text, code=2)
+    run.tidings(home, "keys", "revoke", "--new-recovery-key", typed=recovery.text, shown_once=True)
+    run.tidings(home, "keys", "show")
 
 
 def wrong_ones(run: Run, home: Path) -> None:

@@ -182,7 +182,7 @@ class Puppet:
     def bad_frame(self, link: Link, reason: str) -> None:
         raise AssertionError(reason)
 
-    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[Frame]:
+    def load_chunks(self, record_id: bytes, indexes: Sequence[int]) -> list[bytes | None]:
         raise AssertionError("chunks are said as they are")
 
     async def room(self) -> None: ...

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from node import wire
 from node.config import (
     BODY_LIMIT_BYTES,
-    CHUNK_MAX_BYTES,
+    CHUNKS_MAX_BYTES,
     FRAME_LIMIT_BYTES,
     MAX_ADVERTS,
     MAX_IDS,
@@ -127,7 +127,10 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         ).map(tuple),
     ),
     st.builds(
-        WantChunks, hashes, st.lists(st.integers(0, wire.MAX_CHUNKS), unique=True, min_size=1, max_size=5).map(tuple)
+        WantChunks,
+        hashes,
+        st.lists(st.integers(0, wire.MAX_CHUNKS), unique=True, min_size=1, max_size=5).map(tuple),
+        st.integers(1, 2**32 - 1),
     ),
     st.builds(Chunk, hashes, st.integers(0, wire.MAX_CHUNKS), st.binary(min_size=1, max_size=99)),
     st.builds(Missing, hashes),
@@ -174,7 +177,7 @@ AT_THE_LIMIT: dict[str, Frame] = {
         reply=False,
     ),
     "records": Records(tuple(SignedRecord(bytes(500), bytes(64), bytes(SMALL_BODY_BYTES)) for _ in range(55))),
-    "chunk": Chunk(bytes(32), wire.MAX_CHUNKS, bytes(CHUNK_MAX_BYTES)),
+    "chunk": Chunk(bytes(32), wire.MAX_CHUNKS, bytes(CHUNKS_MAX_BYTES)),
 }
 
 
@@ -296,7 +299,7 @@ MALFORMED: dict[str, tuple[pb.Frame, str]] = {
     ),
     "an empty chunk": (pb.Frame(chunk=pb.Chunk(id=bytes(32))), "bytes of chunk"),
     "a chunk above the limit": (
-        pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(CHUNK_MAX_BYTES + 1))),
+        pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(CHUNKS_MAX_BYTES + 1))),
         "bytes of chunk",
     ),
     "nothing missing": (pb.Frame(missing=pb.Missing()), "record id has 32"),

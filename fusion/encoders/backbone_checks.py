@@ -23,9 +23,12 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper
 
 from fusion.errors import BackboneError
+from fusion.outside import TooMuch, check_protobuf
 from fusion.task import OnnxEncoder
 
 MAX_NODES = 20_000
+MAX_FIELDS = 400_000  # of all messages in the file together: 20 for a node
+MAX_DEPTH = 12
 MAX_LIVE_BYTES = 2**30  # of all values between the nodes together, for one row
 LARGEST_NUMBER_BYTES = 8
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -74,8 +77,11 @@ _NUMBER_TYPES = (
 def checked_graph(data: bytes, settings: OnnxEncoder, shape: tuple[int, ...]) -> tuple[bytes, str, str]:
     """The model with its input fixed to `shape` (one row), the names of its output and input; else BackboneError."""
     try:
+        check_protobuf(data, onnx.ModelProto.DESCRIPTOR, fields=MAX_FIELDS, depth=MAX_DEPTH)
         model = onnx.ModelProto.FromString(data)
-    except DecodeError:
+    except TooMuch:
+        _refuse("it has far more parts than a network of that many nodes")
+    except (DecodeError, ValueError):
         _refuse("it is not an ONNX file")
     if not all(isinstance(name, str) for name in _names(model)):
         _refuse("it is not an ONNX file")  # protobuf gives bytes for a text that is not UTF-8

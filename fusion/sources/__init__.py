@@ -48,9 +48,21 @@ def open_sources(paths: Sequence[Path], wanted: Wanted) -> Iterator[tuple[Path, 
     pairs = idx.pairs(paths, wanted)
     for path in paths:
         if path in pairs:
-            yield path, idx.read(path, pairs[path], wanted)
+            yield path, _whole(path, idx.read(path, pairs[path], wanted))
         elif not idx.named_like_one(path):
-            yield path, _read(path, wanted)
+            yield path, _whole(path, _read(path, wanted))
+
+
+def _whole(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, each once every offset in it was seen to lie within its buffers and every text to be UTF-8. Arrow
+    takes a file's word for both, and would read beyond the file's end."""
+    for batch in batches:
+        try:
+            batch.validate(full=True)
+            len(batch.columns)
+        except (pa.ArrowInvalid, KeyError):  # KeyError: a type that pyarrow has no class for
+            raise DataError(f"{path} holds cells that are not of the type that it says; write it again") from None
+        yield batch
 
 
 def _read(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:

@@ -8,6 +8,7 @@ Nothing in the file is ever unpickled: an array of Python objects is refused.
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fusion.errors import DataError
 from fusion.sources.wanted import Wanted, check_columns, check_shape, raw_images, read_exactly
@@ -27,6 +29,9 @@ SUFFIXES = (".npz",)
 MAX_HEADER_BYTES = 10_000  # as NumPy itself reads
 MAX_CELL_BYTES = 2**18  # of one text
 BATCH_BYTES = 2**26  # of one array in one record batch
+
+# What NumPy was seen to raise on damaged headers, which it parses as Python literals (the last two: nested deeply).
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class _Member:
         if self.dtype.kind == "S":
             return pa.array(values.tolist(), pa.binary()).cast(pa.string())  # ArrowInvalid unless UTF-8
         if self.dtype.kind == "U":
+            _check_letters(np.frombuffer(data, dtype=np.dtype("u4").newbyteorder(self.dtype.byteorder)))
             return pa.array(values.tolist(), pa.string())
         return pa.array(values.astype(self.dtype.newbyteorder("=")))
 
@@ -98,6 +104,12 @@ def _member(file: IO[bytes], name: str, path: Path, image: ImageColumn | None) -
     return _Member(name, file, shape[0], dtype, image)
 
 
+def _check_letters(numbers: NDArray[np.uint32]) -> None:
+    """UnicodeError for a number of no letter: Python does not look before it makes a text of it."""
+    if ((numbers > 0x10FFFF) | ((numbers >= 0xD800) & (numbers < 0xE000))).any():
+        raise UnicodeError
+
+
 def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type; at most MAX_HEADER_BYTES are read for them."""
     readers: Any = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
@@ -108,7 +120,7 @@ def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bo
         if length > MAX_HEADER_BYTES:
             raise ValueError
         shape, fortran_order, dtype = parse(io.BytesIO(prefix + read_exactly(file, length)))
-    except (KeyError, ValueError, TypeError, EOFError):
+    except (KeyError, EOFError, *_BAD_HEADER):
         raise DataError(f'{path} array "{name}" has no header that is known here; save it again with NumPy') from None
     if dtype.hasobject:
         raise DataError(

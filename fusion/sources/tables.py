@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ CSV_SUFFIXES = (".csv", ".tsv", ".data", ".txt")
 PARQUET_SUFFIXES = (".parquet",)
 ARROW_SUFFIXES = (".arrow", ".feather", ".ipc")
 
+_BROKEN_ROW = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+)")
+
+# What damaged Parquet and Arrow files were seen to raise (UnicodeError: a name that is not UTF-8).
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeError)
+
 
 def read_csv(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     """Delimited text as `csv` of the task describes it; all cells are texts."""
@@ -27,15 +33,6 @@ def read_csv(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     layout, columns = wanted.task.csv, wanted.columns
     names = _csv_header(path, layout) if layout.header else list(layout.names)
     check_columns(path, names, columns)
-    broken_rows: list[str] = []
-
-    def refuse(row: Any) -> str:
-        broken_rows.append(
-            f"{path} row {row.number} has {row.actual_columns} fields where {row.expected_columns} "
-            "are expected; fix or remove that row"
-        )
-        return "error"
-
     try:
         reader = pa.csv.open_csv(
             path,
@@ -49,7 +46,6 @@ def read_csv(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
                 delimiter=layout.delimiter,
                 quote_char='"' if layout.quote else False,
                 newlines_in_values=layout.quote,
-                invalid_row_handler=refuse,
             ),
             convert_options=pa.csv.ConvertOptions(
                 include_columns=list(columns), column_types=dict.fromkeys(columns, pa.string())
@@ -57,7 +53,7 @@ def read_csv(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         )
         yield from reader
     except pa.ArrowException as error:
-        raise DataError(broken_rows[0] if broken_rows else _csv_message(path, str(error))) from None
+        raise DataError(_csv_message(path, str(error))) from None
     except OSError:
         raise DataError(f"{path} cannot be read; check its permissions") from None
 
@@ -74,7 +70,10 @@ def _csv_header(path: Path, layout: CsvFormat) -> list[str]:
         what = "has no header line" if line else "is empty"
         raise DataError(f"{path} {what}; the task expects a line of column names and rows below it (csv.header)")
     quoting: Any = csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE
-    return [name.strip() for name in next(csv.reader([line], delimiter=layout.delimiter, quoting=quoting))]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=layout.delimiter, quoting=quoting))]
+    except csv.Error:
+        raise DataError(f"{path} has a header line that cannot be read; check its quotation marks") from None
 
 
 def _distinct(names: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -83,6 +82,10 @@ def _distinct(names: Sequence[str], columns: Sequence[str]) -> list[str]:
 
 
 def _csv_message(path: Path, detail: str) -> str:
+    """`detail` may quote the row, so its beginning is looked at first. A handler of invalid rows would not do: pyarrow
+    prints a traceback where it cannot decode the row for it."""
+    if row := _BROKEN_ROW.match(detail):
+        return f"{path} row {row[1]} has {row[3]} fields where {row[2]} are expected; fix or remove that row"
     if "UTF8" in detail:
         return f"{path} is not a UTF-8 text; save it as UTF-8"
     if "straddling" in detail:
@@ -100,7 +103,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
             check_columns(path, file.schema_arrow.names, wanted.columns)
             size = wanted.rows_at_once
             yield from file.iter_batches(batch_size=size, columns=list(wanted.columns), use_threads=False)
-    except (pa.ArrowException, OSError):
+    except _UNREADABLE:
         raise DataError(f"{path} is not a Parquet file that can be read; write it again") from None
 
 
@@ -118,5 +121,5 @@ def read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
             check_columns(path, file.schema.names, wanted.columns)
             for batch in batches:
                 yield batch.select(list(wanted.columns))
-    except (pa.ArrowException, OSError):
+    except _UNREADABLE:
         raise DataError(f"{path} is not an Arrow file that can be read; write it again") from None

@@ -46,6 +46,7 @@ def _of_home(path: Path, ask: Ask) -> Iterator[Finding]:
             lambda: network.ports(home, served, dialer),
             lambda: network.peers(home, served, dialer),
             lambda: state.key_cards(home),
+            lambda: state.roster(home),
             lambda: state.records(home),
             lambda: state.budget(home),
         )

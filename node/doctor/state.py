@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from crypto.errors import CryptoError
 from fusion.errors import FusionError
-from node import heads, status
+from node import heads, roster_status, status
 from node.budget import statement
 from node.doctor.findings import Finding, fail, ok, warn
 from node.home import Home
 from node.keys import show as keys_of
+from node.roster_follow import roll
 
 SPENT_OUT_EPSILON: Final = 0.01
 """With less left than this no release is worth making."""
@@ -61,6 +62,18 @@ def records(home: Home) -> Iterator[Finding]:
         yield ok("records", f"{len(home.store.held()):,} here; none is stuck" if usable else "no summary is stuck")
     for notice in status.conduct(home):
         yield warn("conduct", f"{notice['origin']}: {notice['reason']}", "ask its operator")
+
+
+def roster(home: Home) -> Iterator[Finding]:
+    """Whether the signed list of members, if one is followed, stands undisputed and agrees with the peers here."""
+    held = roll(home)
+    if held is None:
+        return
+    told = [*roster_status.notices(home), *roster_status.waiting(home, held)]
+    for notice in told:
+        yield warn("roster", notice, "`tidings roster status` shows what is in force")
+    if not told:
+        yield ok("roster", f"version {held.in_force.roster.version} of {held.in_force.roster.name} is in force")
 
 
 def budget(home: Home) -> Iterator[Finding]:

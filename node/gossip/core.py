@@ -42,6 +42,7 @@ from node.gossip.fetch import Fetcher
 from node.gossip.holdings import Holdings
 from node.gossip.intake import Intake
 from node.gossip.links import STOPPED, Links, PeerLink
+from node.gossip.quotas import Quotas
 from node.gossip.rumors import Rumors
 from node.gossip.supply import Supply
 from node.records import Held
@@ -57,7 +58,11 @@ class Gossip:
         me: PublicKey,
         store_id: bytes,
         held: Iterable[Held],
+        clock_unix_s: float = 0.0,
+        now: float = 0.0,
     ) -> None:
+        """`held` is in the store at the start. `clock_unix_s` is what this node's clock shows, for how long ago that
+        came, and `now` the time of the first event or earlier."""
         self._out: list[Action] = []
         self._me = me
         self._holdings = Holdings(settings)
@@ -67,9 +72,13 @@ class Gossip:
         self._links = Links(settings, rng, me, store_id, self._fetcher, self._out)
         self._comparison = Comparison(settings, rng, self._holdings, self._out)
         self._supply = Supply(self._holdings, self._links, self._out)
-        self._intake = Intake(settings, me, self._holdings, self._fetcher, self._rumors, self._links, self._out)
+        self._quotas = Quotas(me.raw, settings.quotas)
+        self._intake = Intake(
+            settings, me, self._holdings, self._fetcher, self._rumors, self._links, self._quotas, self._out
+        )
         for known in held:
-            self._intake.learn(known)
+            self._intake.learn(known, now, clock_unix_s - known.received_at)
+        self._quotas.cap_today()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at time `now` (monotonic seconds) and return what to do, in order."""
@@ -87,7 +96,7 @@ class Gossip:
             case BadFrame(link=number, reason=reason):
                 self._links.strike(number, reason, now)
             case RecordAdded(held=held):
-                self._intake.added(held)
+                self._intake.added(held, now)
             case DiskChanged(disk=disk):
                 self._fetcher.spare(disk)
             case Tick():
@@ -104,12 +113,17 @@ class Gossip:
             self._fetcher.deadline(),
             self._links.deadline(),
             self._comparison.deadline(),
+            self._quotas.deadline(),
         )
         return None if soonest == math.inf else soonest
 
     def kept_out_s(self, peer: PublicKey, now: float) -> float:
         """For how many seconds more this peer gets no link, because of what it sent."""
         return self._links.kept_out_s(peer, now)
+
+    def over_quota(self) -> dict[bytes, int]:
+        """The origins (raw keys) of which records are known to wait until there is room, and how many."""
+        return self._quotas.waiting()
 
     def unsourced(self) -> set[bytes]:
         """The ids of records whose header is here and whose body no link has the rest of."""
@@ -124,9 +138,12 @@ class Gossip:
 
     def _peers_changed(self, event: PeersChanged, now: float) -> None:
         is_larger, gone = self._links.set_members(event, now)
-        self._holdings.trust(event.origins if self._me.raw in event.origins else event.origins | {self._me.raw})
-        self._fetcher.distrust(gone)
-        if is_larger:
+        is_wider = self._holdings.trust(
+            event.origins if self._me.raw in event.origins else event.origins | {self._me.raw}
+        )
+        self._quotas.set_members(len(event.members))
+        self._fetcher.distrust({origin for origin in gone if not self._holdings.trusts(origin)})
+        if is_larger or is_wider:
             for link in self._links.ready():
                 self._comparison.begin_anew(link)
 
@@ -160,7 +177,7 @@ class Gossip:
             case Ids() as theirs:
                 self._comparison.ids(link, theirs, now)
             case Announce(adverts):
-                self._intake.heard(link, adverts)
+                self._intake.heard(link, adverts, now)
             case Want() as want:
                 for wanted in want.ids:
                     self._rumors.heard(link.number, wanted)
@@ -182,6 +199,9 @@ class Gossip:
     def _follow_up(self, now: float) -> None:
         """What any event may have made possible: dial, compare again, announce, ask."""
         self._links.dial(now)
+        if self._quotas.reopened(now):
+            for lacking in self._links.ready():
+                self._comparison.begin_anew(lacking)
         for number in self._fetcher.take_drained():
             link = self._links.get(number)
             if link is not None:

@@ -21,18 +21,20 @@ from node.records import Held, Record, Slot
 @dataclass(frozen=True, slots=True)
 class PeersChanged:
     """The members, all of them, each with its addresses, the preferred one first; none if it is not known. The order of
-    the mapping is the order in which they are dialed. Query-only peers are not members; this node may be among them."""
+    the mapping is the order in which they are dialed. Query-only peers are not members; this node may be among them.
+    `origins` are those whose records are wanted: the members' raw keys, and those of identities that have ended."""
 
     members: Mapping[PublicKey, tuple[str, ...]]
     origins: frozenset[bytes] = frozenset()
     dialable: Sequence[PublicKey] = ()
-    """What follows from `members`, and is made from them unless it is given: their raw keys, and those with an address.
-    Cores keep all three and copy none, so a simulation hands the same to thousands."""
+    """Those with an address. Both are made from `members` unless they are given. Cores keep all three and copy none, so
+    a simulation hands the same to thousands."""
 
     def __post_init__(self) -> None:
         if not self.origins:
-            dialable = tuple(peer for peer, addresses in self.members.items() if addresses)
             object.__setattr__(self, "origins", frozenset(peer.raw for peer in self.members))
+        if not self.dialable:
+            dialable = tuple(peer for peer, addresses in self.members.items() if addresses)
             object.__setattr__(self, "dialable", dialable)
 
 
@@ -153,11 +155,13 @@ class SendRecords:
 
 @dataclass(frozen=True, slots=True)
 class SendChunk:
-    """Load this chunk when its turn comes and send it as a Chunk frame; as a Missing frame if it is gone."""
+    """Load this chunk, or so many from it on, when its turn comes, and send a Chunk frame; a Missing frame if any is
+    gone."""
 
     link: int
     record_id: bytes
     index: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

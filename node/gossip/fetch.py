@@ -3,8 +3,8 @@
 Announce ids, pull bodies (docs/adr/0004): a record is asked of one link at a time, however many announced
 it. First its header, then the chunks of its body that are not here yet; a chunk is kept the moment it
 arrives, so a fetch resumes where it was, from any link that announces the record. Each link has one window
-of headers and one of chunks in flight; what is asked first is what ranks first: withdrawals, then records
-without a body, then small bodies, then large ones.
+of headers and one of chunks in flight; what is asked first is what ranks first: withdrawals and what ends an
+identity, then records without a body, then small bodies, then large ones.
 
 Four ways a link loses a fetch: it goes down or says Missing; it owes something small and is silent for longer than it
 usually takes to answer (`patience`); it owes chunks and delivers nothing at all (`stall_s`); it delivers others but
@@ -35,8 +35,9 @@ Rank = tuple[int, int, int]
 
 
 def priority(kind: int, body_bytes: int) -> int:
-    """What is sent and asked for first: 0 withdrawals and evidence, 1 no body, 2 a small one, 3 a large one."""
-    if kind in (Kind.WITHDRAWAL, Kind.EVIDENCE):
+    """What is sent and asked for first: 0 withdrawals, evidence and what ends an identity, 1 no body, 2 a small one,
+    3 a large one."""
+    if kind in (Kind.WITHDRAWAL, Kind.EVIDENCE, Kind.REVOKE, Kind.SUCCESSION):
         return 0
     if body_bytes == 0:
         return 1
@@ -132,13 +133,13 @@ class Fetcher:
         fetch.unasked = dict.fromkeys(missing)
         self._queue_everywhere(record.id, fetch)
 
-    def progress(self, link: int, record_id: bytes, now: float) -> None:
-        """Something of this record came over this link, wanted or not."""
+    def progress(self, link: int, record_id: bytes, now: float, chunks: int = 0) -> None:
+        """Something of this record came over this link, wanted or not: its header, or so many chunks."""
         source = self._links[link]
         fetch = self._fetches.get(record_id)
         if fetch is not None and fetch.record is None and record_id in source.asked:
             source.patience.answered(source.asked[record_id], now)
-        source.patience.arrived(now, was_owing=bool(source.asked))
+        source.patience.arrived(now, chunks, was_owing=bool(source.asked))
         if source.asked.pop(record_id, None) is not None:
             source.asked[record_id] = now
 
@@ -214,6 +215,13 @@ class Fetcher:
             self._queue_everywhere(record_id, fetch)
         if not fetch.sources and fetch.record is None:
             self.forget(record_id)
+
+    def give_up_headers(self, origin: bytes, of_priority: int) -> None:
+        """Ask for no more new records of this origin and priority, bodies of all sizes being one; those that are here
+        in part go on."""
+        for record_id, fetch in list(self._fetches.items()):
+            if fetch.origin == origin and fetch.record is None and min(fetch.rank[0], 2) == min(of_priority, 2):
+                self.forget(record_id)
 
     def distrust(self, origins: set[bytes]) -> None:
         """Ask for nothing of these origins; what is here of a body stays for a change of mind."""
@@ -345,7 +353,7 @@ class Fetcher:
                 self._ask(record_id, fetch, link, now)
             indexes = self._fly(fetch, link, min(room, MAX_WANT_CHUNKS))
             room -= len(indexes)
-            actions.append(Send(link, WantChunks(record_id, indexes)))
+            actions.append(Send(link, WantChunks(record_id, indexes, source.patience.together(self._settings))))
         return actions
 
     def _may_ask(self, fetch: _Fetch, link: int) -> bool:

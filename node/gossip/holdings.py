@@ -22,8 +22,8 @@ from crypto.sealing import HASH_BYTES
 from node.config import MAX_CONTESTED, GossipSettings
 from node.frames import Advert
 from node.gossip.reconcile import Index
-from node.records import Evidence, Kind, Record, Slot, can_bury, slot_of
-from node.wire import read_evidence
+from node.records import Evidence, KeyCard, Kind, Record, Slot, can_bury, slot_of
+from node.wire import read_evidence, read_payload
 
 TOKEN_PERSON: Final = b"tidings-slot-v1"
 
@@ -63,6 +63,7 @@ class Holdings:
         self._entries: dict[bytes, Entry] = {}
         self._by_sequence: dict[Slot, bytes] = {}
         self._naming: dict[bytes, list[Record]] = {}
+        self._recovery: dict[bytes, bytes] = {}
         self._contested: dict[Slot, Contested] = {}
         self._by_token: dict[bytes, Contested] = {}
         self._graves: dict[bytes, dict[bytes, Record]] = {}
@@ -71,14 +72,16 @@ class Holdings:
         self.condemned: set[bytes] = set()
         """Origins that were proven to equivocate too often."""
 
-    def trust(self, origins: Set[bytes]) -> None:
+    def trust(self, origins: Set[bytes]) -> bool:
         """From now on, compare and serve records of these origins (raw keys) and no others; kept, not copied. Those
-        that are condemned are left out."""
+        that are condemned are left out. Returns whether some are new."""
         self._members = origins
         trusted = origins if self.condemned.isdisjoint(origins) else origins - self.condemned
+        is_wider = not trusted <= self._trusted
         if trusted != self._trusted:
             self._trusted = trusted
             self.index.trust(trusted)
+        return is_wider
 
     def trusts(self, origin: bytes) -> bool:
         """Whether records of this origin are wanted."""
@@ -94,6 +97,10 @@ class Holdings:
         if entry is None or not entry.is_settled or not self.trusts(entry.record.header.origin.raw):
             return None
         return None if slot_of(entry.record.header) in self._contested else entry
+
+    def recovery_hash(self, origin: bytes) -> bytes | None:
+        """The hash of the recovery key of an origin: the first one that came here."""
+        return self._recovery.get(origin)
 
     def is_equivocation(self, record: Record) -> bool:
         """Whether another record with the same origin, incarnation and sequence is here."""
@@ -133,6 +140,8 @@ class Holdings:
         """A new record is in the store, with all of its body or not; returns the ids that this settles."""
         entry = self._entries[record.id] = Entry(record, buried_by=self._burier_of(record))
         self._by_sequence[slot_of(record.header)] = record.id
+        if record.header.kind is Kind.KEY_CARD:
+            self._learn_recovery(record)
         settled = self.settle(record.id) if is_whole or entry.buried_by else []
         if record.header.supersedes:
             self._naming.setdefault(record.header.supersedes, []).append(record)
@@ -151,6 +160,11 @@ class Holdings:
         if slot not in self._contested:
             self.index.settle(*slot, record_id)
         return [record_id]
+
+    def _learn_recovery(self, card: Record) -> None:
+        payload = read_payload(card.header)
+        if isinstance(payload, KeyCard) and payload.recovery_hash:
+            self._recovery.setdefault(card.header.origin.raw, payload.recovery_hash)
 
     def _bury(self, burier: Record) -> list[bytes]:
         target = self._entries.get(burier.header.supersedes)

@@ -1,8 +1,12 @@
 """Intake: what comes in is checked, then kept, then settled and made news.
 
-Refused: records of origins that are not members, or condemned; a second record for one sequence of an origin, which
+Refused: records of origins that are not trusted, or condemned; a second record for one sequence of an origin, which
 the shell answers with EVIDENCE; whatever a rule of `records` or `wire` forbids. Anything invalid is a strike against
 the link that brought it.
+
+A revocation is kept once it is known to be of the recovery key that its origin published. Until the key card with that
+hash is here it waits in memory; one of another recovery key is refused, and is no strike, since its bearer may have
+learned another hash first.
 """
 
 from __future__ import annotations
@@ -16,14 +20,24 @@ from node.config import GossipSettings
 from node.errors import RecordError
 from node.frames import Advert, Chunk, SignedRecord
 from node.gossip.events import Action, Alarm, Keep, KeepChunk, Offence
-from node.gossip.fetch import Fetcher
+from node.gossip.fetch import Fetcher, priority
 from node.gossip.holdings import Holdings
 from node.gossip.links import Links, PeerLink
+from node.gossip.quotas import Quotas, sort_of
 from node.gossip.rumors import Rumors
-from node.records import RULES, Held, HeldState, Record, cut, is_chunk
-from node.wire import read_record
+from node.records import RULES, Held, HeldState, Kind, Record, Revocation, cut, is_chunk
+from node.wire import read_payload, read_record
 
 MET_ITSELF: Final = "a record of this node came back that it does not hold; was its home restored from a copy?"
+
+
+NOT_ITS_RECOVERY_KEY: Final = (
+    "a revocation came that is not made with the recovery key that it published first: somebody has published another "
+    "one in its name, or tries to revoke it"
+)
+MAX_WAITING: Final = 64
+"""Revocations that wait for a key card. Any member can make up more; those that are dropped are offered again by the
+next round of anti-entropy."""
 
 
 def equivocation(second: Record) -> str:
@@ -43,9 +57,11 @@ class Intake:
         fetcher: Fetcher,
         rumors: Rumors,
         links: Links,
+        quotas: Quotas,
         out: list[Action],
     ) -> None:
         self._settings = settings
+        self._quotas = quotas
         self._me = me
         self._holdings = holdings
         self._fetcher = fetcher
@@ -54,17 +70,20 @@ class Intake:
         self._out = out
         self._refused: dict[bytes, None] = {}
         self._has_met_itself = False
+        self._waiting: dict[bytes, Record] = {}
 
     # ------------------------------------------------------------------------------------------------------- from peers
 
-    def heard(self, link: PeerLink, adverts: Iterable[Advert]) -> None:
+    def heard(self, link: PeerLink, adverts: Iterable[Advert], now: float) -> None:
         """The peer says what it has: want what is not settled here."""
         for advert in adverts:
             self._rumors.heard(link.number, advert.id)
             entry = self._holdings.get(advert.id)
             is_wanted = entry is None or not entry.is_settled
-            is_acceptable = advert.kind in RULES and advert.id not in self._refused
-            if is_wanted and is_acceptable and self._holdings.trusts(advert.origin):
+            is_acceptable = advert.kind in RULES and advert.id not in self._refused and advert.id not in self._waiting
+            if not is_wanted or not is_acceptable or not self._holdings.trusts(advert.origin):
+                continue
+            if entry or self._has_room_for(advert.kind, advert.origin, advert.id, advert.body_bytes, now):
                 self._fetcher.offered(link.number, advert)
 
     def records(self, link: PeerLink, records: Iterable[SignedRecord], now: float) -> None:
@@ -72,10 +91,10 @@ class Intake:
         for signed in records:
             known_id = record_id(signed.header_bytes)
             self._fetcher.progress(link.number, known_id, now)
-            if not self._holdings.get(known_id) and known_id not in self._refused:
+            if not (self._holdings.get(known_id) or known_id in self._refused or known_id in self._waiting):
                 # Only then: it is the signature that costs.
                 try:
-                    self._take(link, read_record(signed.header_bytes, signed.signature))
+                    self._take(link, read_record(signed.header_bytes, signed.signature), now)
                 except RecordError as error:
                     self._links.strike(link.number, str(error), now, Offence.RECORD)
             if signed.body:
@@ -84,9 +103,13 @@ class Intake:
                 return
 
     def chunk(self, link: PeerLink, chunk: Chunk, now: float) -> None:
-        """A part of a body came."""
-        self._fetcher.progress(link.number, chunk.id, now)
-        self._keep(link, chunk, now)
+        """A part of a body came: a chunk, or several in a row."""
+        entry = self._holdings.get(chunk.id)
+        parts = cut(chunk.data, entry.record.header.chunk_bytes) if entry else [chunk.data]
+        self._fetcher.progress(link.number, chunk.id, now, chunks=len(parts))
+        for index, data in enumerate(parts, chunk.index):
+            if not self._keep(link, chunk.id, index, data, now):
+                return
 
     def _body(self, link: PeerLink, known_id: bytes, body: bytes, now: float) -> None:
         """A small body came with its header: as good as all of its chunks."""
@@ -97,27 +120,32 @@ class Intake:
             self._links.strike(link.number, "a body does not have the size that its record says", now, Offence.CHUNK)
             return
         for index, data in enumerate(cut(body, entry.record.header.chunk_bytes)):
-            self._keep(link, Chunk(known_id, index, data), now)
+            if not self._keep(link, known_id, index, data, now):
+                return
 
-    def _keep(self, link: PeerLink, chunk: Chunk, now: float) -> None:
-        record = self._fetcher.wanted_chunk(chunk.id, chunk.index)
+    def _keep(self, link: PeerLink, known_id: bytes, index: int, data: bytes, now: float) -> bool:
+        """Keep a chunk if it is wanted; False if it is not what its number says."""
+        record = self._fetcher.wanted_chunk(known_id, index)
         if record is None or not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_bodies:
-            return
-        if not is_chunk(record.header, chunk.index, chunk.data):
-            self._fetcher.drop_source(link.number, chunk.id)
+            return True
+        if not is_chunk(record.header, index, data):
+            self._fetcher.drop_source(link.number, known_id)
             reason = "a chunk does not have the hash and size that its record says"
             self._links.strike(link.number, reason, now, Offence.CHUNK)
-            return
-        self._out.append(KeepChunk(chunk.id, chunk.index, chunk.data))
+            return False
+        self._out.append(KeepChunk(known_id, index, data))
         link.worked()
-        knowing = {link.number, *self._fetcher.sources(chunk.id)}
-        if self._fetcher.chunk_arrived(link.number, chunk.id, chunk.index):
-            self._holdings.settle(chunk.id)
-            self._rumors.start(chunk.id, knowing)
+        knowing = {link.number, *self._fetcher.sources(known_id)}
+        if self._fetcher.chunk_arrived(link.number, known_id, index):
+            self._holdings.settle(known_id)
+            self._rumors.start(known_id, knowing)
+        return True
 
-    def _take(self, link: PeerLink, record: Record) -> None:
-        """A valid, new record came: keep it if it is a member's and the only one for its sequence."""
+    def _take(self, link: PeerLink, record: Record, now: float) -> None:
+        """A valid, new record came: keep it if it is a member's, within its quota, and alone in its sequence."""
         if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
+            return
+        if record.header.kind is Kind.REVOKE and not self._may_revoke(record):
             return
         if self._holdings.is_contested(record):
             self._drop(record)
@@ -128,14 +156,67 @@ class Intake:
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
             self._out.append(Alarm(self._me, MET_ITSELF))
+        if not self._has_room(record, now):
+            self._fetcher.forget(record.id)
+            return
         self._out.append(Keep(record))
         link.worked()
         knowing = {link.number, *self._fetcher.sources(record.id)}
         self._learn(record, is_whole=record.header.body_bytes == 0)
+        self._count(record, now)
         if self._holdings.servable(record.id):
             self._rumors.start(record.id, knowing)
         else:
             self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
+        if record.header.kind is Kind.KEY_CARD:
+            self._try_again(link, record.header.origin, now)
+
+    def _has_room(self, record: Record, now: float) -> bool:
+        """Whether its origin's quota admits a record."""
+        header = record.header
+        return self._has_room_for(header.kind, header.origin.raw, record.id, header.body_bytes, now)
+
+    def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
+        """The same of what is only announced. A revocation always comes in: a thief must not shut it out by using up the
+        quota of the key that he stole, and only the recovery key makes one."""
+        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
+
+    def _may_revoke(self, record: Record) -> bool:
+        """Whether a valid revocation is of the recovery key that its origin published. Its number is drawn and says
+        nothing about the origin: of two with one number the second is dropped, and nobody is accused."""
+        payload, published = read_payload(record.header), self._holdings.recovery_hash(record.header.origin.raw)
+        if isinstance(payload, Revocation) and payload.recovery_hash == published:
+            if self._holdings.is_equivocation(record):
+                self._forget(record)
+            return not self._holdings.is_equivocation(record)
+        if published is None:
+            self._fetcher.forget(record.id)
+            self._waiting[record.id] = record
+            if len(self._waiting) > MAX_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+        else:
+            self._forget(record)
+            self._out.append(Alarm(record.header.origin, NOT_ITS_RECOVERY_KEY))
+        return False
+
+    def _try_again(self, link: PeerLink, origin: PublicKey, now: float) -> None:
+        """A key card came: revocations of its origin may have waited for it."""
+        for record in [one for one in self._waiting.values() if one.header.origin == origin]:
+            del self._waiting[record.id]
+            self._take(link, record, now)
+
+    def _count(self, record: Record, now: float, age_s: float = 0.0) -> None:
+        """A record is here that was not: its origin's quota is smaller by it, and larger by what it took back."""
+        entry = self._holdings.get(record.id)
+        is_buried = entry is not None and entry.buried_by is not None
+        if self._quotas.add(record, now, is_buried=is_buried, age_s=age_s):
+            # Others of its priority may be vital: these are announced again.
+            self._fetcher.give_up_headers(
+                record.header.origin.raw, priority(record.header.kind, record.header.body_bytes)
+            )
+        target = self._holdings.get(record.header.supersedes)
+        if target is not None and target.buried_by is record:
+            self._quotas.buried(target.record)
 
     def _refuse(self, record: Record) -> None:
         """A second record for one sequence: proof that its origin equivocated. The first one stays."""
@@ -158,21 +239,22 @@ class Intake:
 
     # -------------------------------------------------------------------------------------------------- from this node
 
-    def added(self, held: Held) -> None:
+    def added(self, held: Held, now: float) -> None:
         """The store holds a record that did not come through the core."""
         before = self._holdings.get(held.record.id)
         was_settled = before is not None and before.is_settled
         if before is None:
-            self.learn(held)
+            self.learn(held, now)
         elif held.state is not HeldState.FETCHING or self._fetcher.found(held.record.id, held.missing):
             self._settled(self._holdings.settle(held.record.id))
         if self._holdings.servable(held.record.id) and not was_settled:
             self._rumors.start(held.record.id, ())
 
-    def learn(self, held: Held) -> None:
-        """The store holds a record; this is no news to anybody."""
+    def learn(self, held: Held, now: float, age_s: float = 0.0) -> None:
+        """The store holds a record, since `age_s` seconds; this is no news to anybody."""
         is_whole = held.state is not HeldState.FETCHING
         self._learn(held.record, is_whole=is_whole)
+        self._count(held.record, now, age_s)
         entry = self._holdings.get(held.record.id)
         if entry is not None and not entry.is_settled:
             self._fetcher.resume(held.record, held.missing)

@@ -16,9 +16,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from node.config import SMALL_BODY_BYTES, GossipSettings
+from node.config import CHUNK_MIN_BYTES, CHUNKS_MAX_BYTES, SMALL_BODY_BYTES, GossipSettings
 
 MAX_DOUBLINGS: Final = 10
+MAX_TOGETHER: Final = CHUNKS_MAX_BYTES // CHUNK_MIN_BYTES
 THIN_LINE: Final = 8_000.0
 """Bytes per second of the thinnest line that must work (64 kbit/s)."""
 
@@ -29,6 +30,9 @@ class Patience:
 
     progress_at: float = 0.0
     mean_gap_s: float | None = None
+    chunk_s: float | None = None
+    """How long after whatever came before it a chunk comes: what headers do, many of which fit into one, says nothing
+    about it."""
     stalls: int = 0
     stalled_at: float = -math.inf
     round_trip_s: float | None = None
@@ -55,12 +59,14 @@ class Patience:
             self.round_trip_s += (took_s - self.round_trip_s) / 8
         self.tries = 0
 
-    def arrived(self, now: float, *, was_owing: bool) -> None:
-        """The link delivered something."""
+    def arrived(self, now: float, chunks: int, *, was_owing: bool) -> None:
+        """The link delivered something: so many chunks in one frame, or none and something else."""
         if was_owing and self.tries == 0:
-            gap_s = now - self.progress_at
-            mean_s = gap_s if self.mean_gap_s is None else self.mean_gap_s
-            self.mean_gap_s = mean_s + (gap_s - mean_s) / 8
+            count = max(1, chunks)
+            gap_s = (now - self.progress_at) / count
+            self.mean_gap_s = _follow(self.mean_gap_s, gap_s, count)
+            if chunks:
+                self.chunk_s = _follow(self.chunk_s, gap_s, count)
         self.progress_at = now
         self.stalls = 0
 
@@ -82,10 +88,16 @@ class Patience:
     def window(self, settings: GossipSettings) -> int:
         """How many chunks may be asked for and not here. Where the window is what limits the pace, it grows until it
         does not, as long as the round trip is shorter than `chunk_window_s`."""
-        if self.mean_gap_s is None:
+        if self.chunk_s is None:
             return min(settings.chunk_window_min, settings.chunk_window)
-        in_time = int(settings.chunk_window_s / max(self.mean_gap_s, 1e-6))
+        in_time = int(settings.chunk_window_s / max(self.chunk_s, 1e-6))
         return min(max(in_time, settings.chunk_window_min), settings.chunk_window)
+
+    def together(self, settings: GossipSettings) -> int:
+        """How many chunks may share a frame: one until it is known how long one takes."""
+        if self.chunk_s is None:
+            return 1
+        return min(max(1, int(settings.frame_s / max(self.chunk_s, 1e-6))), MAX_TOGETHER)
 
     def tries_at(self, settings: GossipSettings, owed_bytes: int) -> float:
         """When to ask again for what is cheap, so many bytes of it."""
@@ -102,5 +114,12 @@ class Patience:
         time at least."""
         if self.progress_at <= asked_at:
             return math.inf
-        window_s = (self.mean_gap_s or 0.0) * self.window(settings)
+        window_s = (self.chunk_s or 0.0) * self.window(settings)
         return asked_at + max(settings.hostage_s, 2 * window_s)
+
+
+def _follow(mean_s: float | None, found_s: float, count: int) -> float:
+    """An average that forgets: each of `count` new values, all the same, counts an eighth."""
+    if mean_s is None:
+        return found_s
+    return found_s + (mean_s - found_s) * 0.875**count

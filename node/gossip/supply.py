@@ -6,10 +6,10 @@ asks for a body that is gone for good; instead of one whose number is contested,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from node.config import CHUNK_BYTES, MAX_WANT, SMALL_BODY_BYTES
+from node.config import CHUNK_BYTES, CHUNKS_MAX_BYTES, MAX_WANT, SMALL_BODY_BYTES
 from node.frames import Missing, Records, SignedRecord, Want, WantChunks
 from node.gossip.compare import batches
 from node.gossip.events import Action, Offence, SendChunk, SendRecords
@@ -61,13 +61,26 @@ class Supply:
             reason = "it asked for a chunk that the record does not have"
             self._links.strike(link.number, reason, now, Offence.REQUEST)
         else:
-            self._out += [SendChunk(link.number, want.id, index) for index in want.indexes]
+            most = min(want.together, CHUNKS_MAX_BYTES // entry.record.header.chunk_bytes)
+            self._out += [SendChunk(link.number, want.id, *run) for run in _runs(want.indexes, most)]
             link.worked()
 
     def _send_records(self, link: PeerLink, records: Sequence[Record]) -> None:
         for batch in batches(records, lambda one: len(one.header_bytes) + OVERHEAD_BYTES, MAX_WANT):
             signed = (SignedRecord(record.header_bytes, record.signature) for record in batch)
             self._links.send(link, Records(tuple(signed)))
+
+
+def _runs(indexes: Iterable[int], most: int) -> list[tuple[int, int]]:
+    """The first of each run of numbers that follow one another, and how many they are, at most so many."""
+    runs: list[tuple[int, int]] = []
+    for index in indexes:
+        first, count = runs[-1] if runs else (index, 0)
+        if index == first + count and count < most and runs:
+            runs[-1] = (first, count + 1)
+        else:
+            runs.append((index, 1))
+    return runs
 
 
 def _bytes(record: Record) -> int:

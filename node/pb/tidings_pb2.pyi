@@ -18,6 +18,9 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_WITHDRAWAL: _ClassVar[Kind]
     KIND_HEAD: _ClassVar[Kind]
     KIND_EVIDENCE: _ClassVar[Kind]
+    KIND_ROSTER: _ClassVar[Kind]
+    KIND_REVOKE: _ClassVar[Kind]
+    KIND_SUCCESSION: _ClassVar[Kind]
 KIND_UNSPECIFIED: Kind
 KIND_KEY_CARD: Kind
 KIND_KEY_GRANT: Kind
@@ -27,6 +30,9 @@ KIND_MODEL: Kind
 KIND_WITHDRAWAL: Kind
 KIND_HEAD: Kind
 KIND_EVIDENCE: Kind
+KIND_ROSTER: Kind
+KIND_REVOKE: Kind
+KIND_SUCCESSION: Kind
 
 class SignedRecord(_message.Message):
     __slots__ = ("header", "signature", "body")
@@ -75,10 +81,42 @@ class Header(_message.Message):
     def __init__(self, version: _Optional[int] = ..., kind: _Optional[_Union[Kind, str]] = ..., coalition: _Optional[bytes] = ..., origin: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., sequence: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., body_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., chunk_hashes: _Optional[_Iterable[bytes]] = ..., key_commitment: _Optional[bytes] = ..., task_id: _Optional[bytes] = ..., recipient: _Optional[bytes] = ..., supersedes: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class KeyCard(_message.Message):
-    __slots__ = ("encryption_public",)
+    __slots__ = ("encryption_public", "recovery_hash")
     ENCRYPTION_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_HASH_FIELD_NUMBER: _ClassVar[int]
     encryption_public: bytes
-    def __init__(self, encryption_public: _Optional[bytes] = ...) -> None: ...
+    recovery_hash: bytes
+    def __init__(self, encryption_public: _Optional[bytes] = ..., recovery_hash: _Optional[bytes] = ...) -> None: ...
+
+class LastGood(_message.Message):
+    __slots__ = ("incarnation", "sequence")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    incarnation: bytes
+    sequence: int
+    def __init__(self, incarnation: _Optional[bytes] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class Succession(_message.Message):
+    __slots__ = ("successor", "consent", "good")
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    successor: bytes
+    consent: bytes
+    good: _containers.RepeatedCompositeFieldContainer[LastGood]
+    def __init__(self, successor: _Optional[bytes] = ..., consent: _Optional[bytes] = ..., good: _Optional[_Iterable[_Union[LastGood, _Mapping]]] = ...) -> None: ...
+
+class Revocation(_message.Message):
+    __slots__ = ("recovery_key", "good", "successor", "consent")
+    RECOVERY_KEY_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    recovery_key: bytes
+    good: _containers.RepeatedCompositeFieldContainer[LastGood]
+    successor: bytes
+    consent: bytes
+    def __init__(self, recovery_key: _Optional[bytes] = ..., good: _Optional[_Iterable[_Union[LastGood, _Mapping]]] = ..., successor: _Optional[bytes] = ..., consent: _Optional[bytes] = ...) -> None: ...
 
 class KeyGrant(_message.Message):
     __slots__ = ("wrapped_key", "key_card")
@@ -139,6 +177,54 @@ class DatasetTotal(_message.Message):
     delta: float
     charged: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, tag: _Optional[bytes] = ..., cap_epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., charged: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SignedRoster(_message.Message):
+    __slots__ = ("document", "signatures")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    document: bytes
+    signatures: _containers.RepeatedCompositeFieldContainer[RosterSignature]
+    def __init__(self, document: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[RosterSignature, _Mapping]]] = ...) -> None: ...
+
+class RosterSignature(_message.Message):
+    __slots__ = ("administrator", "signature")
+    ADMINISTRATOR_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    administrator: bytes
+    signature: bytes
+    def __init__(self, administrator: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("format", "version", "coalition", "previous", "name", "administrators", "threshold", "members")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    COALITION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADMINISTRATORS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    version: int
+    coalition: bytes
+    previous: bytes
+    name: str
+    administrators: _containers.RepeatedScalarFieldContainer[bytes]
+    threshold: int
+    members: _containers.RepeatedCompositeFieldContainer[RosterMember]
+    def __init__(self, format: _Optional[int] = ..., version: _Optional[int] = ..., coalition: _Optional[bytes] = ..., previous: _Optional[bytes] = ..., name: _Optional[str] = ..., administrators: _Optional[_Iterable[bytes]] = ..., threshold: _Optional[int] = ..., members: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ...) -> None: ...
+
+class RosterMember(_message.Message):
+    __slots__ = ("key", "name", "addresses", "query_only")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    QUERY_ONLY_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    name: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    query_only: bool
+    def __init__(self, key: _Optional[bytes] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., query_only: _Optional[bool] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("hello", "digest", "origins", "vector", "ids", "announce", "want", "records", "want_chunks", "chunk", "missing", "spans", "bye")
@@ -291,12 +377,14 @@ class Records(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[SignedRecord, _Mapping]]] = ...) -> None: ...
 
 class WantChunks(_message.Message):
-    __slots__ = ("id", "indexes")
+    __slots__ = ("id", "indexes", "together")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     indexes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ...) -> None: ...
+    together: int
+    def __init__(self, id: _Optional[bytes] = ..., indexes: _Optional[_Iterable[int]] = ..., together: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("id", "index", "data")

@@ -209,8 +209,11 @@ class Wire:
         return SignedRecord(record.header_bytes, record.signature, b"".join(parts) if all(parts) else b"")
 
     def _load(self, sender: Node, wanted: SendChunk) -> Frame:
-        data = sender.store.chunk(wanted.record_id, wanted.index)
-        return Missing(wanted.record_id) if data is None else Chunk(wanted.record_id, wanted.index, data)
+        indexes = range(wanted.index, wanted.index + wanted.count)
+        parts = [sender.store.chunk(wanted.record_id, index) or b"" for index in indexes]
+        if not all(parts):
+            return Missing(wanted.record_id)
+        return Chunk(wanted.record_id, wanted.index, b"".join(parts))
 
     def _sent(self, sender: Node, way: Direction) -> None:
         way.sending = None

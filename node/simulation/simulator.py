@@ -101,7 +101,8 @@ class Node:
         self.is_up = True
         self.ticks_at = None
         rng = seeded(self.swarm.rng.random())
-        self.core = Gossip(self.swarm.settings, rng, self.key, self.number.to_bytes(8, "big"), self.store.held())
+        store_id, held = self.number.to_bytes(8, "big"), self.store.held()
+        self.core = Gossip(self.swarm.settings, rng, self.key, store_id, held, now=self.swarm.now)
         self.tell(DiskChanged(self.disk))
         self.tell(peers_changed(self.members))
 

@@ -11,24 +11,26 @@ whatever its shares of the classes are: partners who see other classes are no li
 the sum over partners of the *lengths* of what is left, ||y_k - n_k B|| b_k / n_k, is least: for a class mean this is
 the geometric median (E. Weiszfeld, 1937; in federated learning K. Pillutla, S. Kakade, Z. Harchaoui, "Robust
 aggregation for federated learning", 2022, there of model updates), for scatters the same with several unknowns. b_k is
-n_k up to the median of partners, so that a claim of many rows moves nothing. What is left of partner k,
+n_k up to a cap, the median of partners or less, so that F liars weigh less than half. What is left of partner k,
 
     D = ||sum_j H_kj y_j||,
 
 is linear in the sums once H is found, so its variance is known. It is held against what honest partners explain,
 
-    sqrt(V) + 6 sqrt(L) + 4 n_k tau
+    sqrt(V) + 6 sqrt(L) + 2.5 n_k tau
 
 V being the variance of the vector over all directions together and L along the worst one, from privacy noise (known)
 and from chance among rows (a class of mean mu within reach r of the origin scatters at most v = r^2 - ||mu||^2; no
 direction is taken to hold more than a quarter of it). A Gaussian vector is longer than the first two terms with
-probability below 1e-7 (the bound of `fusion.plausibility`). tau allows for partners who are different: the median over
-partners of the distance per row that noise and chance leave unexplained. Class sums are compared in all directions, and
-once more in those in which classes differ, which are few and where noise is small.
+probability below 1e-7 (the bound of `fusion.plausibility`). tau allows for partners who are different: it is the
+largest distance per row, beyond noise and chance, that partners reach who together weigh more than F of the heaviest,
+so that one of them is honest. Class sums are compared in all directions, and once more in those in which classes
+differ, which are few and where noise is small.
 
 The partner that exceeds its limit by the largest factor is left out, with those who exceed theirs by half as much, and
-everything is computed anew, until F are left out. Should one more stand out, there is no telling who lies, and nothing
-is fused.
+everything is computed anew, until F are left out. More than F liars would hide each other: should one more stand out,
+or more than the F' not yet found lie four times as far as the partner in the middle, there is no telling who lies, and
+nothing is fused.
 
 **Nobody counts for more rows than others have.** The rows of a partner count for at most the (F' + 1)-th largest number
 of rows, F' being F less those left out: among the F' + 1 largest at least one is honest. A summary that counts too much
@@ -59,7 +61,8 @@ Floats = NDArray[np.float64]
 
 HELD_DEVIATIONS = 4.0  # of a count's noise, above which a partner surely has rows of a class
 LARGEST_SHARE = 0.25  # of a class's scatter that one direction may hold
-SPREAD_FACTOR = 4.0  # times the median distance between partners; lower leaves out partners who are merely different
+FARTHEST_FACTOR = 2.5  # times the distance of somebody honest; lower leaves out partners who are merely different
+MIDDLE_FACTOR = 4.0  # times the distance of the partner in the middle; raising it refuses less
 FIT_STEPS = 50
 LEAST_FREE = 0.5  # of a partner's vector that the others must explain; with less it is compared with itself
 RANK_TOLERANCE = 1e-9
@@ -143,15 +146,16 @@ def _outliers(task: Task, profiles: Sequence[Profile], liars: int) -> tuple[dict
     while True:
         places = [place for place in range(len(profiles)) if place not in reasons]
         remaining = liars - len(reasons)
-        factors, judged = excess([profiles[place] for place in places], remaining)
+        (factors, doubtful), judged = excess([profiles[place] for place in places], remaining)
         by_partner = factors.max(axis=1)
-        if by_partner.max() <= 1.0:
-            return reasons, tuple(int(c) for c in np.flatnonzero(~judged))
-        if not remaining:
+        is_anyone_out = by_partner.max() > 1.0
+        if (is_anyone_out and not remaining) or (not is_anyone_out and (doubtful.max(axis=1) > 1.0).sum() > remaining):
             raise ModelError(
                 f"more than {liars} partners contradict the others, so there is no telling who lies; look at "
                 "`tidings contributions`, leave partners out by name, or ask to withstand more"
             )
+        if not is_anyone_out:
+            return reasons, tuple(int(c) for c in np.flatnonzero(~judged))
         at_once = max(1.0, AT_ONCE * by_partner.max())
         worst = [int(one) for one in np.argsort(-by_partner, kind="stable")[:remaining] if by_partner[one] >= at_once]
         for one in worst:
@@ -163,19 +167,19 @@ def _outliers(task: Task, profiles: Sequence[Profile], liars: int) -> tuple[dict
 
 
 def excess(profiles: Sequence[Profile], liars: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """(n, C + 1): D of each partner as a multiple of its limit, for each class and, last, for second moments; 0 where
-    nothing can be compared. (C,): the classes that enough partners hold."""
+    """(2, n, C + 1): D of each partner as a multiple of its limit and of what is doubtful, for each class and, last,
+    for second moments; 0 where nothing can be compared. (C,): the classes that enough partners hold."""
     field, fewest = Field.of(profiles), max(2 * liars + 1, 3)
     judged = field.held.sum(axis=0) >= fewest
-    fits = [_class_fit(field, c) if judged[c] else None for c in range(len(judged))]
+    fits = [_class_fit(field, c, liars) if judged[c] else None for c in range(len(judged))]
     means = [_mean(field, c) if fit is None else fit[0] @ field.sums[:, :, c] for c, fit in enumerate(fits)]
     basis = _between([mean for mean, known in zip(means, judged, strict=True) if known])
-    factors = np.zeros((len(profiles), len(judged) + 1))
+    factors = np.zeros((2, len(profiles), len(judged) + 1))
     for c, fit in enumerate(fits):
         if fit is not None:
-            factors[:, c] = _class_excess(field, c, fit, means[c], basis)
+            factors[:, :, c] = _class_excess(field, c, fit, means[c], basis, liars)
     if profiles[0].squares is not None:
-        factors[:, -1] = _scatter_excess(field, np.array(means), fewest)
+        factors[:, :, -1] = _scatter_excess(field, np.array(means), fewest, liars)
     return factors, judged
 
 
@@ -211,11 +215,11 @@ class Field:
         return max(self.reach**2 - float(mean @ mean), 0.0)
 
 
-def _class_fit(field: Field, c: int) -> Floats:
+def _class_fit(field: Field, c: int, liars: int) -> Floats:
     """(1, n): the geometric median of the means of class c is this times the class sums."""
     rows, sums = np.maximum(field.counts[:, c], 0.0), field.sums[:, :, c]
     variances = sums.shape[1] * field.sigma**2
-    return _fit(rows[:, None], sums @ sums.T, variances, field.reach**2, field.held[:, c])
+    return _fit(rows[:, None], sums @ sums.T, variances, field.reach**2, field.held[:, c], liars)
 
 
 def _mean(field: Field, c: int) -> Floats:
@@ -225,25 +229,25 @@ def _mean(field: Field, c: int) -> Floats:
     return np.asarray(field.sums[:, :, c].sum(axis=0) / max(rows, HELD_DEVIATIONS * noise, 1.0))
 
 
-def _class_excess(field: Field, c: int, fit: Floats, mean: Floats, basis: Floats | None) -> Floats:
-    """(n,): the larger of both kinds of directions."""
+def _class_excess(field: Field, c: int, fit: Floats, mean: Floats, basis: Floats | None, liars: int) -> Floats:
+    """(2, n): the larger of both kinds of directions."""
     rows = np.maximum(field.counts[:, c], 0.0)
     left = np.eye(len(rows)) - field.counts[:, c, None] * fit
     chance = (rows + 2.0 * field.count_sigma) * field.scatter(mean)
-    factors = np.zeros(len(rows))
+    factors = np.zeros((2, len(rows)))
     for directions in (np.eye(len(mean)), basis):
         if directions is not None:
             count = (field.count_sigma * np.linalg.norm(mean @ directions)) ** 2  # along the mean
             total_variance = directions.shape[1] * field.sigma**2 + count + chance
             largest = field.sigma**2 + count + LARGEST_SHARE * chance
             distances = np.linalg.norm(left @ (field.sums[:, :, c] @ directions), axis=1)
-            compared = _excess(distances, left, total_variance, largest, rows, field.held[:, c])
+            compared = _excess(distances, left, total_variance, largest, rows, field.held[:, c], liars)
             factors = np.maximum(factors, compared)
     return factors
 
 
-def _scatter_excess(field: Field, means: Floats, fewest: int) -> Floats:
-    """(n,): for the scatters about the class means (C, p); 0 for partners who are alone with most of their rows."""
+def _scatter_excess(field: Field, means: Floats, fewest: int, liars: int) -> Floats:
+    """(2, n): for the scatters about the class means (C, p); 0 for partners who are alone with most of their rows."""
     if field.profiles[0].centered:
         field, means = dataclasses.replace(field, reach=1.0), np.zeros_like(means)
     p, rows, scatters = means.shape[1], np.maximum(field.counts, 0.0), _scatters(field, means)
@@ -259,15 +263,15 @@ def _scatter_excess(field: Field, means: Floats, fewest: int) -> Floats:
     totals = rows.sum(axis=1)
     held = totals > np.maximum(HELD_DEVIATIONS * field.count_sigma * np.sqrt(rows.shape[1]), 0.5)
     if held.sum() < fewest:
-        return np.zeros(len(rows))
-    left: Floats = np.eye(len(rows)) - rows @ _fit(rows, scatters @ scatters.T, noise, float(fourth.max()), held)
+        return np.zeros((2, len(rows)))
+    left: Floats = np.eye(len(rows)) - rows @ _fit(rows, scatters @ scatters.T, noise, float(fourth.max()), held, liars)
     compared = held & (left.diagonal() > LEAST_FREE)
     if compared.sum() < fewest:
-        return np.zeros(len(rows))
+        return np.zeros((2, len(rows)))
     largest = sigma**2 + 4.0 * of_sums + of_counts + LARGEST_SHARE * chance
     distances = np.linalg.norm(left @ scatters, axis=1)
-    factors = _excess(distances, left, noise + chance, largest, totals, compared)
-    factors[held & ~compared] = 0.0
+    factors = _excess(distances, left, noise + chance, largest, totals, compared, liars)
+    factors[:, held & ~compared] = 0.0
     return factors
 
 
@@ -287,7 +291,9 @@ def _scatters(field: Field, means: Floats) -> Floats:
 # --- robust fits ------------------------------------------------------------------------------------------------
 
 
-def _fit(design: Floats, products: Floats, noise: Floats, per_row: float, held: NDArray[np.bool_]) -> Floats:
+def _fit(
+    design: Floats, products: Floats, noise: Floats, per_row: float, held: NDArray[np.bool_], liars: int
+) -> Floats:
     """A (q, n) such that B = A y has the least sum over partners of ||y_k - design_k B|| b_k / n_k.
 
     By iteratively reweighted least squares over those who hold rows, from `products` (n, n) = y y^T; lengths count as
@@ -295,7 +301,7 @@ def _fit(design: Floats, products: Floats, noise: Floats, per_row: float, held: 
     happens to lie near the middle would be all that counts.
     """
     rows = design[held].sum(axis=1)
-    counted = np.minimum(rows, np.median(rows))
+    counted = _counted(rows, liars)
     floor = rows * np.sqrt(noise[held] + counted * per_row) / counted
     design, products = design[held], products[np.ix_(held, held)]
     lengths = rows
@@ -310,6 +316,15 @@ def _fit(design: Floats, products: Floats, noise: Floats, per_row: float, held: 
     return fit
 
 
+def _counted(rows: Floats, liars: int) -> Floats:
+    """(n,): rows up to the median of partners, or less: to where `liars` of the largest weigh as much less than half as
+    their share in the number of partners lets them, in the middle between that share and a half."""
+    most = (liars / len(rows) + 0.5) / 2.0
+    caps = np.sort(rows[rows <= np.median(rows)])
+    shares = liars * caps / np.minimum(rows, caps[:, None]).sum(axis=1)  # rising; liars / n at the least cap
+    return np.asarray(np.minimum(rows, caps[shares <= most][-1]))
+
+
 def _between(means: Sequence[Floats]) -> Floats | None:
     """(p, q): an orthonormal basis of the directions in which class means differ; None where there are none."""
     if len(means) < 2:
@@ -319,20 +334,27 @@ def _between(means: Sequence[Floats]) -> Floats | None:
 
 
 def _excess(
-    distances: Floats, left: Floats, variances: Floats, largest: Floats, rows: Floats, held: NDArray[np.bool_]
+    distances: Floats,
+    left: Floats,
+    variances: Floats,
+    largest: Floats,
+    rows: Floats,
+    held: NDArray[np.bool_],
+    liars: int,
 ) -> Floats:
-    """(n,): D over its limit, from the variances of every partner's vector over all directions and along the worst."""
+    """(2, n): D over both limits, from the variances of every partner's vector over all directions and along the
+    worst."""
     shares = left**2
     typical = shares @ variances
-    allowed = np.sqrt(typical) + DEVIATIONS * np.sqrt(shares @ largest)
-    tau = _spread(distances, typical, rows, held)
-    return np.asarray(distances / (allowed + SPREAD_FACTOR * rows * tau + ROUNDING * (1.0 + rows)))
-
-
-def _spread(distances: Floats, typical: Floats, rows: Floats, held: NDArray[np.bool_]) -> float:
-    """tau: how far from the fit partners lie beyond noise and chance, per row; the median, weighted by rows up to their
-    median, because of few rows it says little."""
+    allowed = np.sqrt(typical) + DEVIATIONS * np.sqrt(shares @ largest) + ROUNDING * (1.0 + rows)
     apart = np.sqrt(np.maximum(distances[held] ** 2 - typical[held], 0.0)) / rows[held]
-    order = np.argsort(apart, kind="stable")
-    reached = np.cumsum(np.minimum(rows[held], np.median(rows[held]))[order])
-    return float(apart[order][np.searchsorted(reached, reached[-1] / 2.0)])
+    farthest = FARTHEST_FACTOR * _farthest(apart, _counted(rows[held], liars), liars)
+    middle = MIDDLE_FACTOR * float(np.sort(apart)[len(apart) // 2])
+    return np.array([distances / (allowed + rows * tau) for tau in (farthest, middle)])
+
+
+def _farthest(apart: Floats, counted: Floats, liars: int) -> float:
+    """The largest distance that partners reach who weigh more than `liars` of the heaviest: one of them is honest."""
+    order = np.argsort(-apart, kind="stable")
+    place = int(np.searchsorted(np.cumsum(counted[order]), liars * counted.max(), side="right"))
+    return float(apart[order][place])

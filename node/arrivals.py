@@ -49,8 +49,10 @@ class Arrivals:
         of them that nobody linked has more of since the last look."""
         now = time.monotonic()
         for record_id in [one for one in self._awaited if one not in fetching]:
-            del self._awaited[record_id]
             held = self._store.get(record_id)
+            if held is not None and held.state is HeldState.FETCHING:
+                continue  # its last chunk is still on its way to the disk
+            del self._awaited[record_id]
             if held is not None and held.state is HeldState.COMPLETE:
                 self._journal.settled(held.record)
         for record_id in fetching:  # those that were on their way when the node started, too

@@ -140,7 +140,7 @@ def _recipient(home: Home, peer: Peer) -> Recipient:
 
 def _choose(home: Home, since: float | None) -> list[tuple[bytes, bool]]:
     """Ids in the order in which they are written, each with whether it is a tombstone."""
-    trusted = home.trusted - home.store.condemned()
+    trusted = home.trusted
     ranked: dict[bytes, tuple[int, int]] = {}
     buriers: list[bytes] = []
 

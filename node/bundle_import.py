@@ -202,7 +202,8 @@ def import_bundle(
         looked_bytes = looked.reader.bytes_read
         _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
     catch_up(home)
-    witness(home)
+    while witness(home):
+        pass
     imported.exporter_name = home.peers.name_of(exporter) if exporter else None
     imported.granted = home.epochs.grant_missing()
     return imported

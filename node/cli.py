@@ -150,8 +150,8 @@ def peer_list(context: typer.Context, json: Json = False) -> None:
     for one, line in zip(listed, lines, strict=True):
         show.line(line)
         show.line(f"    {one['key']}")
-        show.line(f"    {', '.join(one['addresses']) or 'no address'}; {_came(one)}")
-        show.line(f"    {'recovery key known' if one['recovery_key'] else 'no recovery key known'}")
+        show.line(f"    {', '.join(one['addresses']) or 'no address'}")
+        show.line(f"    {_came(one)}; {'recovery key known' if one['recovery_key'] else 'no recovery key known'}")
 
 
 def _came(one: dict[str, Any]) -> str:

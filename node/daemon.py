@@ -121,6 +121,7 @@ class Daemon:
         doors = Doors(self._admitted, self._answer, lambda: self.is_serving, self._refusal)
         self._server = NodeServer(home.keystore.identity, self, doors, bandwidth, self._tolls)
         self._dialer = Dialer.for_identity(home.keystore.identity)
+        self._former_dialers = [Dialer.for_identity(former) for former in home.keystore.former]
         self._links: dict[int, Link] = {}
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
         self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
@@ -421,9 +422,11 @@ class Daemon:
     def _witness(self) -> None:
         self._witness_timer = None
         try:
-            if evidence.witness(self._home, self._unheard):
-                self._read_records()
+            told = evidence.witness(self._home, self._unheard)
             self._unheard.clear()
+            if told:
+                self._read_records()
+                self._witness_soon()
         except StoreError as error:
             self.journal.store_failed(error)
         except KeystoreLocked as error:
@@ -432,8 +435,7 @@ class Daemon:
     def _look_at(self, record: Record) -> None:
         """A record that ends an identity changes who is trusted. A new key card wants a grant. So do all members, under
         a new epoch, when a record comes that another copy of this home signed: what was granted meanwhile may have gone
-        out under numbers that were taken, and is refused. HEADs, evidence and
-        rosters are read when there is time."""
+        out under numbers that were taken, and is refused. HEADs, evidence and rosters are read when there is time."""
         kind, origin = record.header.kind, record.header.origin
         self._answers.changed()
         if kind is Kind.EVIDENCE:
@@ -537,12 +539,28 @@ class Daemon:
 
     async def _dial(self, peer: PublicKey, address: str) -> None:
         try:
-            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+            await self._reach(peer, address)
         except PeerUnreachable as error:
             if self._unanswered.get(peer) is asyncio.current_task():
                 del self._unanswered[peer]
                 self.journal.dial_failed()
                 self._handle(DialFailed(peer, str(error), isinstance(error, PeerRefused)))
+
+    async def _reach(self, peer: PublicKey, address: str) -> None:
+        """Gossip with a peer. One that does not know this node's key may know one that it had before: then the news
+        goes over a link as that one, which the peer ends when it has heard."""
+        try:
+            await self._dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+        except PeerRefused as refused:
+            for dialer in self._former_dialers:
+                try:
+                    await dialer.exchange(peer, address, self, self._bandwidth, self._tolls)
+                except PeerRefused:
+                    continue
+                except PeerUnreachable:
+                    break
+                return
+            raise refused from None
 
     # ------------------------------------------------------------------------------------------------ the hub
 

@@ -8,7 +8,8 @@ A proof whose only witnesses were removed, or condemned, or equivocated with tha
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import random
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from crypto.keys import PublicKey
@@ -19,25 +20,33 @@ PATIENCE_S: Final = 2.0
 """A daemon tells of a proof after up to so long, at random: a lone witness a second later on average. Of those that
 meet two records at once, all speak whose time comes before the news of the first does; waiting longer silences more."""
 
+AT_ONCE: Final = 8
+"""Proofs told in one go. Who meets a hundred at once tells of some, as all others do who have met them: together they
+tell of each about once."""
+
 MAX_NAMED: Final = 3
 
 
 def witness(home: Home, unheard: Container[Slot] = ()) -> list[Record]:
-    """Sign an EVIDENCE for each proof about a member, or this node, that no member tells of; returns them. Numbers in
-    `unheard` this node itself must tell of: a peer does not believe who did."""
+    """Sign an EVIDENCE for some proofs about members, or this node, that no member tells of; returns them. Numbers in
+    `unheard` this node itself must tell of: a peer does not believe who did. Call it again while it returns any: a
+    while later, since others may tell of the rest meanwhile."""
     with home.author.lock:
-        return [home.author.evidence(proof) for proof in list(_untold(home, unheard))]
+        untold = list(_untold(home, unheard))
+        chosen = random.sample(untold, min(AT_ONCE, len(untold)))
+        return [home.author.evidence(proof) for proof in chosen]
 
 
 def _untold(home: Home, unheard: Container[Slot]) -> Iterator[Evidence]:
-    store, trusted = home.store, home.trusted
-    proofs = [proof for proof in store.proofs() if proof.accused in trusted]
+    store = home.store
+    about = {home.me, *home.epochs.members()}
+    proofs = [proof for proof in store.proofs() if proof.accused in about]
     if not proofs:
         return
-    witnesses = trusted - store.condemned()
+    witnesses = {key.raw for key in home.trusted}
     told: dict[Slot, list[bytes]] = {}
     for slot, author, record_id in store.testimonies():
-        is_believed = author == home.me if slot in unheard else author in witnesses
+        is_believed = author == home.me.raw if slot in unheard else author in witnesses
         if is_believed and not _is_contested(home, record_id):
             told.setdefault(slot, []).append(record_id)
     for proof in proofs:
@@ -56,14 +65,14 @@ def findings(home: Home) -> list[tuple[PublicKey, str]]:
     numbers: dict[PublicKey, set[Slot]] = {}
     for proof in home.store.proofs():
         numbers.setdefault(proof.accused, set()).add(proof.slot)
-    witnesses: dict[bytes, dict[PublicKey, None]] = {}
+    witnesses: dict[bytes, dict[bytes, None]] = {}
     for (origin, _, _), author, _ in home.store.testimonies():
         witnesses.setdefault(origin, {})[author] = None
     condemned = home.store.condemned()
     return [
         (
             origin,
-            _words(len(slots), _names(home, list(witnesses.get(origin.raw, {home.me: None}))), origin in condemned),
+            _words(len(slots), _names(home, witnesses.get(origin.raw, {home.me.raw: None})), origin in condemned),
         )
         for origin, slots in numbers.items()
     ]
@@ -83,8 +92,8 @@ def _words(numbers: int, witnesses: str, is_condemned: bool) -> str:
     )
 
 
-def _names(home: Home, keys: list[PublicKey]) -> str:
-    named = sorted(home.peers.name_of(key) for key in keys)
+def _names(home: Home, keys: Iterable[bytes]) -> str:
+    named = sorted(home.peers.name_of(PublicKey(key)) for key in keys)
     if len(named) <= MAX_NAMED:
         return " and ".join(named)
     return f"{', '.join(named[:MAX_NAMED])} and {len(named) - MAX_NAMED} more"

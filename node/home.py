@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidings")
 
 KEYSTORE_FILE = "keystore.json"
+MAX_QUOTAS = 1e6
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 4
 LOOK_S = 1.0
@@ -150,8 +150,8 @@ class Home:
     @property
     def trusted(self) -> frozenset[PublicKey]:
         """The origins whose records this node keeps and passes on: its members, itself, and the earlier identities of
-        both."""
-        return self.store.standing().trusted
+        both, but those condemned."""
+        return self.store.standing().trusted - self.store.condemned()
 
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
@@ -223,7 +223,7 @@ def read_settings(path: Path) -> NodeSettings:
         quotas = content.get("quotas", 1.0)
         if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
             raise TypeError
-        if not 0 < quotas < math.inf:
+        if not 0 < quotas <= MAX_QUOTAS:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error

@@ -93,11 +93,12 @@ def change_members(
             home.store.add_peer(here[peer.key])
         changed = [_with_free_name(home, peer, here) for peer in changed]
         denied = {one.key for one in home.store.denied()}
+        selves = home.store.standing().selves
         added, kept_out = [], []
         for peer in joining:
             if peer.key in denied:
                 kept_out.append(peer.key)
-            elif peer.key != home.me and peer.key not in here:
+            elif peer.key not in selves and peer.key not in here:
                 added.append(_with_free_name(home, peer, here))
     if added or removed or changed:
         home.epochs.grant_missing()

@@ -51,6 +51,20 @@ CREATE TABLE denied_peers (
     since      REAL NOT NULL,
     reason     TEXT NOT NULL
 ) STRICT;
+CREATE TABLE recovery (
+    public_key BLOB PRIMARY KEY,
+    hash       BLOB NOT NULL
+) STRICT;
+CREATE TABLE place (
+    file      INTEGER NOT NULL,
+    directory INTEGER NOT NULL
+) STRICT;
+CREATE TABLE numbered (
+    incarnation   BLOB PRIMARY KEY,
+    last_sequence INTEGER NOT NULL
+) STRICT;
+INSERT INTO numbered SELECT incarnation, last_sequence FROM node;
+CREATE INDEX records_about_keys ON records (position) WHERE kind IN (1, 10, 11);
 CREATE TABLE followed_roster (
     only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
     coalition BLOB NOT NULL,
@@ -70,20 +84,6 @@ CREATE TABLE signed_rosters (
     hash      BLOB NOT NULL,
     PRIMARY KEY (coalition, version, hash)
 ) STRICT;
-CREATE TABLE recovery (
-    public_key BLOB PRIMARY KEY,
-    hash       BLOB NOT NULL
-) STRICT;
-CREATE TABLE place (
-    file      INTEGER NOT NULL,
-    directory INTEGER NOT NULL
-) STRICT;
-CREATE TABLE numbered (
-    incarnation   BLOB PRIMARY KEY,
-    last_sequence INTEGER NOT NULL
-) STRICT;
-INSERT INTO numbered SELECT incarnation, last_sequence FROM node;
-CREATE INDEX records_about_keys ON records (position) WHERE kind IN (1, 10, 11);
 CREATE TABLE proofs (
     origin      BLOB NOT NULL,
     incarnation BLOB NOT NULL,
@@ -110,7 +110,8 @@ CREATE INDEX graves_by_record ON graves (record);
 """
 """1 to 2: a peer has a list of addresses; the daemon also tells where it listens, when it dials next, what its operator
 should hear of, and which bodies nobody has the rest of; who made whom a peer, and who must not become one again;
-the signed list of members that the node follows; proofs of equivocation."""
+the signed list of members that the node follows; what is known of recovery keys and of copies of this home; proofs of
+equivocation."""
 
 STEPS: Final = (_SEVERAL_ADDRESSES,)
 

@@ -38,7 +38,8 @@ class ProofTables(LocalTables):
 
     def condemned(self) -> frozenset[PublicKey]:
         """The origins that are."""
-        accused = [self._key(raw) for (raw,) in self._rows("SELECT DISTINCT origin FROM proofs")]
+        at_all = "SELECT origin FROM proofs GROUP BY origin"
+        accused = [self._key(raw) for (raw,) in self._rows(at_all)]
         return frozenset(origin for origin in accused if self.is_condemned(origin))
 
     def why_unusable(self, header: Header) -> str:
@@ -53,12 +54,10 @@ class ProofTables(LocalTables):
         """What is known, in order of arrival; several of one number if these take back different records."""
         return [evidence_from_bytes(data) for (data,) in self._rows("SELECT evidence FROM proofs ORDER BY rowid")]
 
-    def testimonies(self) -> list[tuple[Slot, PublicKey, bytes]]:
-        """Every EVIDENCE here: the number that it is about, its author, its id."""
+    def testimonies(self) -> list[tuple[Slot, bytes, bytes]]:
+        """Every EVIDENCE here: the number that it is about, its author's key, its id."""
         rows = self._rows("SELECT origin, incarnation, sequence, author, record FROM testimonies ORDER BY rowid")
-        return [
-            ((origin, incarnation, number), self._key(by), record) for origin, incarnation, number, by, record in rows
-        ]
+        return [((origin, incarnation, number), author, record) for origin, incarnation, number, author, record in rows]
 
     def targets_of(self, records: Collection[bytes]) -> frozenset[bytes]:
         """What the records named in these EVIDENCE records took back."""

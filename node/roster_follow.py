@@ -128,7 +128,7 @@ def follow(home: Home, versions: Sequence[SignedRoster], *, adopt: bool) -> Chan
 def unfollow(home: Home, *, keep: bool) -> Changed:
     """Leave the roster. Members whom it brought go, or with `keep` are the operator's own from now on."""
     with home.store.batch():
-        brought = [peer for peer in home.store.peers() if is_brought(peer)]
+        brought = [peer for peer in home.store.added_peers() if is_brought(peer)]
         if keep:
             for peer in brought:
                 home.store.add_peer(replace(peer, via=OPERATOR))
@@ -191,7 +191,7 @@ def _adopt(home: Home) -> None:
     held = roll(home)
     if held is None:
         return
-    for peer in home.store.peers():
+    for peer in home.store.added_peers():
         if peer.via == OPERATOR and peer.key in held.members:
             home.store.add_peer(replace(peer, via=_via(held.in_force.roster.version)))
 
@@ -256,9 +256,10 @@ def act(home: Home) -> Changed:
     held = roll(home)
     if held is None:
         return Changed((), (), ())
-    peers = {peer.key: peer for peer in home.store.peers()}
+    peers = {peer.key: peer for peer in home.store.added_peers()}
     others = {home.settings.name, *(peer.name for peer in peers.values() if not is_brought(peer))}
-    wanted = {key: _peer(held, member, others) for key, member in held.members.items() if key != home.me}
+    selves = home.store.standing().selves
+    wanted = {key: _peer(held, member, others) for key, member in held.members.items() if key not in selves}
     here = {key: peer for key, peer in peers.items() if is_brought(peer)}
     leaving = [key for key in here if key not in wanted]
     changing = [

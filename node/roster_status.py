@@ -54,7 +54,7 @@ def notices(home: Home) -> list[str]:
     if held is None:
         return []
     told = [_dispute(home, held)] if held.standing.is_disputed else []
-    stayed = [peer.name for peer in home.store.peers() if peer.via == OPERATOR and _left(home, held, peer.key)]
+    stayed = [peer.name for peer in home.store.added_peers() if peer.via == OPERATOR and _left(home, held, peer.key)]
     return told + [
         f"{name} left the roster and stays because it was added by hand; `tidings peer remove {name}`"
         for name in stayed
@@ -80,7 +80,7 @@ def _followed(home: Home, held: Roll) -> dict[str, Any]:
         "administrators": _administrators(home, signed),
         "threshold": signed.roster.threshold,
         "signed_by": [_name_in(home, signed, key) for key in sorted(signed.signers)],
-        "is_member": home.me in members,
+        "is_member": not home.store.standing().selves.isdisjoint(members),
         "members": _members(home, signed, members),
         "frozen": _dispute(home, held) if held.standing.is_disputed else "",
         "rivals": [_rival(home, version(home, one)) for one in held.standing.rivals],
@@ -105,20 +105,21 @@ def _administrators(home: Home, signed: SignedRoster) -> list[dict[str, Any]]:
 
 
 def _members(home: Home, signed: SignedRoster, members: Collection[PublicKey]) -> list[dict[str, Any]]:
-    peers = {peer.key: peer for peer in home.store.peers()}
+    peers = {peer.key: peer for peer in home.store.added_peers()}
+    standing = home.store.standing()
     denied = {one.key: one.reason for one in home.store.denied()}
     carded = {held.record.header.origin for held in home.store.held(kind=Kind.KEY_CARD)}
     listed = []
     for member in signed.roster.members:
         peer = peers.get(member.key)
-        if member.key == home.me:
-            state, reason = "this node", ""
+        if member.key in standing.selves:
+            state, reason = "this node", "under its earlier key" if member.key != home.me else ""
         elif member.key in denied:
             state, reason = "denied", f"{denied[member.key]}; `tidings roster allow {member.name}` lets it in"
         elif member.key not in members:
             state, reason = "left out", "another version that is disputed leaves it out"
         else:
-            state, reason = _peer_state(peer, has_card=member.key in carded)
+            state, reason = _peer_state(peer, has_card=standing.person(member.key) in carded)
         listed.append(
             {
                 "name": member.name,

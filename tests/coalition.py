@@ -211,6 +211,7 @@ class Partner(Node):
         self.store = self.home.store
         held, self._position = self.store.held_after(0)
         self.life += 1
+        self._will_witness, self._unheard = False, set[Slot]()
         self.is_up, self.ticks_at = True, None
         rng = seeded(self.swarm.rng.random())
         self.core = Gossip(self.swarm.settings, rng, self.key, self.store.store_id, held)
@@ -246,11 +247,18 @@ class Partner(Node):
         super()._do(action)
 
     def _witness_soon(self, *unheard: Slot) -> None:
-        self._soon(functools.partial(self._witness, unheard), self.swarm.rng.uniform(0.0, evidence.PATIENCE_S))
+        self._unheard.update(unheard)
+        if not self._will_witness:
+            self._will_witness = True
+            self._soon(self._witness, self.swarm.rng.uniform(0.0, evidence.PATIENCE_S))
 
-    def _witness(self, unheard: tuple[Slot, ...]) -> None:
-        if self.home is not None and evidence.witness(self.home, unheard):
+    def _witness(self) -> None:
+        self._will_witness = False
+        told = evidence.witness(self.home, self._unheard) if self.home is not None else []
+        self._unheard.clear()
+        if told:
             self._read_records()
+            self._witness_soon()
 
     def _keep(self, record: Record) -> None:
         origin = self.chronicle.names[record.header.origin]

@@ -127,17 +127,22 @@ def signed_record(header: bytes, signature: bytes) -> bytes:
     return pb.SignedRecord(header=header, signature=signature).SerializeToString()
 
 
+RECOVERY = 9
+"""The seed of the recovery key of the fixed identity."""
+
+
 def signed_header(header: bytes) -> bytes:
-    """The same with a signature by the fixed identity over what the header says of itself; with zeros where it cannot
-    be read."""
+    """The same with a signature by the fixed identity, or its recovery key, over what the header says of itself; with
+    zeros where it cannot be read."""
     from crypto.signing import record_id, sign_record
     from node.errors import RecordError
-    from node.records import statement_of
+    from node.records import Kind, statement_of
     from node.wire import read_header
 
     try:
-        statement = statement_of(read_header(header), record_id(header))
-        return signed_record(header, sign_record(identity(), statement))
+        read = read_header(header)
+        signer = identity(RECOVERY) if read.kind is Kind.REVOKE else identity()
+        return signed_record(header, sign_record(signer, statement_of(read, record_id(header))))
     except RecordError:
         return signed_record(header, bytes(64))
 
@@ -592,11 +597,17 @@ def _key_text(_: Path) -> Read:
     return lambda data: PublicKey.parse(data.decode("utf-8", "replace"))
 
 
+def _recovery_key(_: Path) -> Read:
+    from crypto.recovery import RecoveryKey
+
+    return lambda data: RecoveryKey.parse(data.decode("utf-8", "replace"))
+
+
 def _changed_key_text(data: bytes, change: Change, rng: random.Random) -> bytes:
     from crypto import keys
 
     raw = change(keys.PublicKey.parse(data.decode()).raw)[:32].ljust(32, b"\0")
-    return keys._text_of(raw).encode()
+    return keys.TEXT_FORM.write(raw).encode()
 
 
 def _keystore(scratch: Path) -> Read:
@@ -865,6 +876,14 @@ ALL = (
         is_stable=True, mutate=_changed_roster_file, modules=("node.roster_wire",), max_bytes=16_384,
     ),
     Door(
+        "succession", "node.wire.read_payload", _payload("SUCCESSION"), ("RecordError",), gives=_payload_bytes,
+        is_stable=True, mutate=protobuf(_pb("Succession")), modules=("node.wire", "node.records"),
+    ),
+    Door(
+        "revoke", "node.wire.read_payload", _payload("REVOKE"), ("RecordError",), gives=_payload_bytes,
+        is_stable=True, mutate=protobuf(_pb("Revocation")), modules=("node.wire", "node.records"),
+    ),
+    Door(
         "query", "node.wire.query_from_bytes", _query, ("WireError",), gives=_query_bytes, is_stable=True,
         mutate=protobuf(_pb("QueryRequest")), modules=("node.wire",),
     ),
@@ -912,6 +931,10 @@ ALL = (
         is_stable=True, mutate=_changed_key_text, max_bytes=256,
     ),
     Door(
+        "recovery-key", "crypto.recovery.RecoveryKey.parse", _recovery_key, ("Malformed",),
+        gives=lambda key: key.text.encode(), is_stable=True, modules=("crypto.text_form",), max_bytes=256,
+    ),
+    Door(
         "keystore", "crypto.keystore.read", _keystore, ("KeystoreError",), gives=_keystore_bytes,
         mutate=_changed_keystore, modules=("crypto.keystore",),
     ),
@@ -919,7 +942,10 @@ ALL = (
         "handed-keys", "crypto.keystore.Keystore.from_bytes", _handed_keys, ("Malformed",), gives=_keystore_bytes,
         is_stable=True, max_bytes=416,
     ),
-    Door("node-settings", "node.home.read_settings", _settings, ("HomeError",), mutate=canonical_json),
+    Door(
+        "node-settings", "node.home.read_settings", _settings, ("HomeError",), mutate=canonical_json,
+        gives=lambda settings: compact([settings.name, settings.listen, settings.quotas]),
+    ),
     Door(
         "passphrase-file", "node.passphrase.source", _passphrase, ("KeystoreError",),
         gives=lambda text: text.encode(), max_bytes=8_192,

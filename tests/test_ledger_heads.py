@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from daemons import Node, eventually, in_an_event_loop, running
 from disks import rolled_back
 from second_routes import cost_of
-from test_daemon import Node, eventually, in_an_event_loop, running
 
 from fusion.errors import BudgetError
 from fusion.parts import Part

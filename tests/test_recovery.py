@@ -27,17 +27,19 @@ from test_gossip import ALICE, BOB, ME, Rig, of
 from crypto.errors import Malformed
 from crypto.keys import EncryptionKey, Identity
 from crypto.recovery import RecoveryKey, consent
+from crypto.signing import record_id, sign_record
 from fusion.errors import BudgetError
 from node import heads, keys, wire
 from node.bundle_import import import_bundle
+from node.config import GossipSettings
 from node.errors import IdentityEnded, RecordError, UsageError
-from node.frames import Announce, Records, SignedRecord, Want
+from node.frames import Advert, Announce, Records, SignedRecord, Want
 from node.gossip.events import Alarm, Keep, Send
 from node.gossip.intake import NOT_ITS_RECOVERY_KEY
 from node.home import Home
 from node.membership import add_peer
 from node.publish import publish
-from node.records import Header, KeyCard, Kind, Record, Revocation
+from node.records import Header, KeyCard, Kind, Record, Revocation, statement_of
 from node.replacement import (
     Revoked,
     last_good,
@@ -338,7 +340,7 @@ def test_the_identity_itself_and_any_other_key_sign_no_revocation() -> None:
     header_bytes = wire.write_header(header)
     for signer in (OLD, NEW):
         with pytest.raises(RecordError, match="signature"):
-            wire.read_record(header_bytes, wire.sign_header(signer, header, header_bytes))
+            wire.read_record(header_bytes, sign_record(signer, statement_of(header, record_id(header_bytes))))
 
 
 def test_only_a_revocation_has_no_incarnation() -> None:
@@ -393,11 +395,24 @@ def test_a_revocation_of_another_recovery_key_is_told_and_neither_kept_nor_asked
     rig.say(bob, signed(wrong))
     assert kept(rig) == []
     assert [alarm.reason for alarm in of(rig.actions, Alarm)] == [NOT_ITS_RECOVERY_KEY]
-    from node.frames import Advert
-
     rig.say(bob, Announce((Advert(wrong.id, Kind.REVOKE, ALICE.public_key.raw, 0),)))
     assert [one for one in of(rig.actions, Send) if isinstance(one.frame, Want)] == []
     rig.say(bob, signed(alices(RECOVERY, sequence=6)))
+    assert kept(rig) == [Kind.REVOKE]
+
+
+def test_a_quota_that_a_thief_used_up_shuts_no_revocation_out() -> None:
+    rig = Rig(settings=GossipSettings(quotas=1e-9))
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(card_of(ALICE, RECOVERY)))
+    payload = card_of(ALICE, None).header.payload
+    another = wire.author(ALICE, Header(Kind.KEY_CARD, ALICE.public_key, b"incarnat", 2, 1, payload=payload))
+    rig.say(bob, signed(another))
+    assert kept(rig) == [], "its quota is used up"
+    rig.say(bob, Announce((Advert(alices(RECOVERY).id, Kind.REVOKE, ALICE.public_key.raw, 0),)))
+    assert len([one for one in of(rig.actions, Send) if isinstance(one.frame, Want)]) == 1
+    rig.say(bob, signed(alices(RECOVERY)))
     assert kept(rig) == [Kind.REVOKE]
 
 
@@ -480,6 +495,41 @@ def test_a_stolen_laptop_is_revoked_from_another_machine_and_partners_go_on(
         assert all(one != Home.open(north).me for one in Home.open(south).epochs.members())
 
 
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("how", ["replace", "revoke"])
+def test_running_partners_follow_a_node_that_has_a_new_identity(how: str, node_homes: dict[str, Path]) -> None:
+    """The node itself brings the news, over a link as the key that its partners know."""
+    north, south, west, _ = node_homes.values()
+    recovery = json.loads(tidings(north, "init", "--name", "north", "--json").stdout)["recovery_key"]
+    for home in (south, west):
+        tidings(home, "init", "--name", home.name, "--listen", "127.0.0.1:0")
+    names = {key_of(home): home.name for home in (north, south, west)}
+    before = key_of(north)
+    for home in (north, south, west):
+        for key in names.keys() - {key_of(home)}:
+            tidings(home, "peer", "add", key, "--name", names[key])
+    with serving(south) as at_south, serving(west) as at_west:
+        tidings(north, "peer", "add", key_of(south), "--name", "south", "--address", at_south)
+        tidings(west, "peer", "add", key_of(south), "--name", "south", "--address", at_south)
+        tidings(north, "peer", "add", key_of(west), "--name", "west", "--address", at_west)
+        with serving_out(north):
+            eventually(lambda: state_of(north, "south") == state_of(north, "west") == "linked")
+            refused = tidings(north, "keys", "replace", code=1)
+            assert "already serving" in refused.stderr
+        tidings(north, "keys", how, typed=f"{recovery}\n")
+        after = key_of(north)
+        assert after != before
+        with serving_out(north):
+            eventually(lambda: state_of(north, "south") == state_of(north, "west") == "linked")
+            for home in (south, west):
+                eventually(
+                    lambda home=home: Home.open(north).me in {one for one, _ in Home.open(home).epochs.granted()}
+                )
+                (row,) = [one for one in listed(home) if one["name"] == "north"]
+                assert (row["key"], row["replaces"]) == (after, before)
+                eventually(lambda home=home: state_of(home, "north") == "linked")
+
+
 @contextmanager
 def serving_out(home: Path) -> Iterator[None]:
     """Run a node that only dials out."""
@@ -493,9 +543,13 @@ def serving_out(home: Path) -> Iterator[None]:
 
 
 def state_of(home: Path, peer: str) -> str:
-    return next(
-        one["state"] for one in json.loads(tidings(home, "peer", "list", "--json").stdout) if one["name"] == peer
-    )
+    return str(next(one["state"] for one in listed(home) if one["name"] == peer))
+
+
+def listed(home: Path) -> list[dict[str, Any]]:
+    """What `peer list` says."""
+    found: list[dict[str, Any]] = json.loads(tidings(home, "peer", "list", "--json").stdout)
+    return found
 
 
 def can_use(home: Path, held_at: Path) -> set[bytes]:

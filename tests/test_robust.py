@@ -153,6 +153,14 @@ def test_a_coalition_with_one_lie_is_left_out_up_to_just_below_half() -> None:
     assert left_out(WARD, HONEST + lies, 6) == origins(lies)
 
 
+def test_large_liars_do_not_outweigh_small_honest_partners() -> None:
+    """Nor stretch the limits by which they are judged."""
+    honest = [exact(WARD, ward_rows(rows, rows), f"{rows} rows") for rows in (200, 250, 300, 900)]
+    lie = attacks.flipped(WARD, ward_rows(5_000, 41))
+    lies = [exact(WARD, lie, f"large {seed}") for seed in range(3)]
+    assert left_out(WARD, honest + lies, 3) == origins(lies)
+
+
 def test_a_mirrored_number_is_left_out() -> None:
     honest = [noisy(STAY, stay_rows(ROWS, seed), 5.0, f"partner {seed}") for seed in range(5)]
     liar = noisy(STAY, attacks.flipped(STAY, stay_rows(ROWS, 8)), 5.0, "liar")

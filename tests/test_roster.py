@@ -121,7 +121,7 @@ def test_the_greatest_coalition_fits_one_record_with_every_signature_that_there_
     padded = SignedRoster(many(count, name_letters, addresses), bytes(ROSTER_LIMIT_BYTES), signatures, bytes(32))
     payload = write_signed(padded)
     assert len(payload) <= ROSTER_PAYLOAD_LIMIT_BYTES
-    header = Header(Kind.ROSTER, ALICE.public_key, bytes(8), 2**63 - 1, 2**63 - 1, payload=payload)
+    header = Header(Kind.ROSTER, ALICE.public_key, b"12345678", 2**63 - 1, 2**63 - 1, payload=payload)
     assert len(write_header(header)) <= HEADER_LIMIT_BYTES
     with pytest.raises(RosterError, match="shorten names"):
         write_document(many(MAX_MEMBERS, 64))
@@ -428,16 +428,16 @@ def test_signatures_beyond_every_administrator_are_not_even_looked_at() -> None:
 def test_a_record_carries_a_version_and_a_relay_refuses_one_that_too_few_signed() -> None:
     def record(version: SignedRoster) -> Header:
         payload = write_signed(version)
-        return author(FRED, Header(Kind.ROSTER, FRED.public_key, bytes(8), 1, 1, payload=payload)).header
+        return author(FRED, Header(Kind.ROSTER, FRED.public_key, b"12345678", 1, 1, payload=payload)).header
 
     assert read_payload(record(ONE)) == ONE
     check_carried(ONE)
     with pytest.raises(RecordError, match="lacks 1 of the 2"):
         record(signed(first(), ALICE))
     with pytest.raises(RecordError, match="payload of a roster is refused"):
-        author(FRED, Header(Kind.ROSTER, FRED.public_key, bytes(8), 1, 1, payload=b"\xff"))
+        author(FRED, Header(Kind.ROSTER, FRED.public_key, b"12345678", 1, 1, payload=b"\xff"))
     with pytest.raises(RecordError, match="must not have a body"):
-        author(FRED, Header(Kind.ROSTER, FRED.public_key, bytes(8), 1, 1, body_bytes=100, payload=write_signed(ONE)))
+        author(FRED, Header(Kind.ROSTER, FRED.public_key, b"12345678", 1, 1, body_bytes=100, payload=write_signed(ONE)))
 
 
 def test_a_file_comes_back_as_it_went_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from node.errors import RosterError, StoreError, UsageError
 from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.records import Kind
+from node.replacement import replace as replace_identity
 from node.roster import Roster, RosterMember, SignedRoster, in_order, unsigned
 from node.roster_follow import (
     COPIES,
@@ -606,3 +607,47 @@ def test_a_version_that_the_disk_damaged_is_neither_followed_nor_passed_on(
     unfollow(homes["ann"], keep=True)
     follow(homes["ann"], [one], adopt=False)
     assert homes["ann"].store.roster(one.hash) == kept
+
+
+# ------------------------------------------------------------------------------------------------------ replaced keys
+
+
+def test_a_member_with_a_new_key_stands_in_its_place_until_a_version_names_that_key(
+    coalition: Callable[[str], Coalition],
+) -> None:
+    homes = coalition("ann bea cid")
+    chain = homes.first("ann bea cid", admins="ann")
+    homes.follow(chain, "ann bea cid")
+    settle(homes.named("ann bea cid"))
+    before = homes["bea"].me
+    homes.homes["bea"] = replace_identity(homes["bea"], None).home
+    carry_everything(*homes.named("ann bea cid"))
+    settle(homes.named("ann bea cid"))
+    now = homes["bea"].me
+    assert {peer.name: peer.key for peer in homes["ann"].store.peers()} == {"bea": now, "cid": homes["cid"].me}
+    assert set(peers(homes["bea"])) == {"ann", "cid"}, "its own earlier key is no peer of it"
+    assert status(homes["bea"])["followed"]["is_member"]
+    states = {one["name"]: one["state"] for one in status(homes["ann"])["followed"]["members"]}
+    assert states == {"ann": "this node", "bea": "member", "cid": "member"}
+
+    renamed = propose(homes["ann"], Changes(replace=[f"bea={now.text}"]))[-1]
+    chain = [*chain, renamed.signed_by(homes["ann"].keystore.identity)]
+    follow(homes["ann"], chain, adopt=False)
+    settle(homes.named("ann bea cid"))
+    for name in ("ann", "cid"):
+        (bea,) = [peer for peer in homes[name].store.peers() if peer.name == "bea"]
+        assert (bea.key, bea.replaces, bea.via) == (now, None, "roster version 2")
+    assert version_of(homes["bea"]) == 2
+    assert before not in {peer.key for peer in homes["bea"].store.peers()}
+
+
+def test_who_leaves_the_roster_leaves_with_its_new_key_too(coalition: Callable[[str], Coalition]) -> None:
+    homes = coalition("ann bea")
+    chain = homes.first("ann bea", admins="ann")
+    homes.follow(chain, "ann bea")
+    settle(homes.named("ann bea"))
+    homes.homes["bea"] = replace_identity(homes["bea"], None).home
+    carry_everything(*homes.named("ann bea"))
+    assert [peer.key for peer in homes["ann"].store.peers()] == [homes["bea"].me]
+    follow(homes["ann"], homes.after(chain, "ann", "ann"), adopt=False)
+    assert homes["ann"].store.peers() == []

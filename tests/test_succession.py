@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from crypto.keys import Identity, PublicKey
 from crypto.keystore import LEAST, Keyring, Keystore
 from crypto.recovery import RecoveryKey, consent
-from crypto.signing import record_id, sign_record
+from crypto.signing import Statement, record_id, sign_record
 from fusion.task import Task
 from node import heads, keys, wire
 from node.errors import IdentityEnded, RecordError, UsageError
@@ -25,7 +25,7 @@ from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.publish import publish, withdraw
 from node.query import holdings
-from node.records import Header, HeldState, Kind, Record, Revocation, Succession, statement_of
+from node.records import Claim, Evidence, Header, HeldState, Kind, Record, Revocation, Succession, statement_of
 from node.replacement import replace
 from node.status import notices, peers
 from node.succession import MAX_LINE
@@ -372,6 +372,34 @@ def test_nobody_signs_the_succession_of_another() -> None:
     signature = sign_record(NEW, statement_of(header, record_id(header_bytes)))
     with pytest.raises(RecordError, match="signature"):
         wire.read_record(header_bytes, signature)
+
+
+def test_a_succession_whose_number_is_signed_twice_ends_the_identity_and_names_nobody(make_home: MakeHome) -> None:
+    """Some have met the one record and some the other: all must come to the same."""
+    records = [succession(OLD, NEW), succession(OLD, OTHER)]
+    outcomes = []
+    for name, order in (("one", records), ("two", records[::-1])):
+        home = make_home(name)
+        add_peer(home, OLD.public_key.text, "north", None, query_only=False)
+        home.store.add(order[0])
+        assert len(home.store.peers()) == 1
+        home.store.add_conflict(order[1])
+        outcomes.append(
+            (home.store.peers(), home.trusted - {home.me}, home.store.standing().endings[OLD.public_key].good)
+        )
+    assert outcomes == [([], {OLD.public_key}, {})] * 2
+
+
+def test_evidence_is_never_of_revocations_whose_numbers_are_drawn() -> None:
+    """Else whoever has the stolen key could sign two records with the number of the REVOKE, and void it."""
+    claims = tuple(
+        Claim(Kind.REVOKE, one, b"", sign_record(OLD, Statement("revoke", bytes(8), 7, b"", one)))
+        for one in (bytes(32), b"\1" * 32)
+    )
+    payload = wire.write_payload(Evidence(OLD.public_key, bytes(8), 7, claims))
+    header = Header(Kind.EVIDENCE, NEW.public_key, b"incarnat", 1, 1, payload=payload)
+    with pytest.raises(RecordError, match="are drawn"):
+        wire.author(NEW, header)
 
 
 # ----------------------------------------------------------------------------------------------- any order of arrival

@@ -10,6 +10,7 @@ tests/vectors/findings/DOOR/, as the bytes that were found; each must be refused
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import zlib
 from collections.abc import Iterator
@@ -63,9 +64,10 @@ def read(path: Path) -> Vector:
     return Vector(content["door"], path.stem, content["about"], data, error, says, "says_begins" in content)
 
 
-def vectors_of(door: str) -> list[Vector]:
+@functools.cache
+def vectors_of(door: str) -> tuple[Vector, ...]:
     """All of a door, by name."""
-    return [read(path) for path in sorted((VECTORS / door).glob("*.json"))]
+    return tuple(read(path) for path in sorted((VECTORS / door).glob("*.json")))
 
 
 def findings_of(door: str) -> list[Path]:

@@ -156,9 +156,7 @@ class Intake:
         if record.header.origin == self._me and not self._has_met_itself:
             self._has_met_itself = True
             self._out.append(Alarm(self._me, MET_ITSELF))
-        if not self._has_room_for(
-            record.header.kind, record.header.origin.raw, record.id, record.header.body_bytes, now
-        ):
+        if not self._has_room(record, now):
             self._fetcher.forget(record.id)
             return
         self._out.append(Keep(record))
@@ -172,6 +170,16 @@ class Intake:
             self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
         if record.header.kind is Kind.KEY_CARD:
             self._try_again(link, record.header.origin, now)
+
+    def _has_room(self, record: Record, now: float) -> bool:
+        """Whether its origin's quota admits a record."""
+        header = record.header
+        return self._has_room_for(header.kind, header.origin.raw, record.id, header.body_bytes, now)
+
+    def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
+        """The same of what is only announced. A revocation always comes in: a thief must not shut it out by using up
+        the quota of the key that he stole, and only the recovery key makes one."""
+        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
 
     def _may_revoke(self, record: Record) -> bool:
         """Whether a valid revocation is of the recovery key that its origin published. Its number is drawn and says
@@ -196,11 +204,6 @@ class Intake:
         for record in [one for one in self._waiting.values() if one.header.origin == origin]:
             del self._waiting[record.id]
             self._take(link, record, now)
-
-    def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
-        """Whether an origin's quota has room for this. What ends a stolen identity is never kept out by what the thief
-        filled it with; only the recovery key makes that kind."""
-        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
 
     def _count(self, record: Record, now: float, age_s: float = 0.0) -> None:
         """A record is here that was not: its origin's quota is smaller by it, and larger by what it took back."""

@@ -19,8 +19,8 @@ BODY = bytes(range(256)) * 5
 
 def _frames() -> tuple[bytes, bytes, bytes]:
     key = identity().public_key
-    withdrawal = wire.author(identity(), Header(Kind.WITHDRAWAL, key, bytes(8), 1, 0, supersedes=bytes(32)))
-    header = Header(Kind.SUMMARY, key, bytes(8), 2, 0, epoch=1, task_id=bytes(32))
+    withdrawal = wire.author(identity(), Header(Kind.WITHDRAWAL, key, b"12345678", 1, 0, supersedes=bytes(32)))
+    header = Header(Kind.SUMMARY, key, b"12345678", 2, 0, epoch=1, task_id=bytes(32))
     summary = wire.author(identity(), with_body(header, BODY, bytes(32)))
     both = Records(tuple(SignedRecord(one.header_bytes, one.signature) for one in (withdrawal, summary)))
     damaged = Records((SignedRecord(summary.header_bytes, bytes(64)),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from crypto import keystore, tls
+from crypto.recovery import RecoveryKey
 from crypto.sealing import wrap_epoch_key
 from tests.door_mutators import pem
 from tests.doors import (
@@ -40,9 +41,21 @@ def _key_texts() -> Cases:
 
 
 def _text_of(raw: bytes) -> bytes:
-    from crypto.keys import _text_of as text_of
+    from crypto.keys import TEXT_FORM
 
-    return text_of(raw).encode()
+    return TEXT_FORM.write(raw).encode()
+
+
+def _recovery_keys() -> Cases:
+    text = RecoveryKey(bytes(range(32))).text
+    return {
+        "good": (text.encode(), ""),
+        "a-public-key": (KEY.text.encode(), "starts with 'tidings-recovery1'"),
+        "cut-off": (text[:-1].encode(), "has 75 characters and this one has 74"),
+        "a-letter-that-no-key-has": ((text[:-1] + "!").encode(), "character that no key has"),
+        "mistyped": ((text[:20] + ("a" if text[20] != "a" else "b") + text[21:]).encode(), "checksum"),
+        "nothing": (b"", "starts with 'tidings-recovery1'"),
+    }
 
 
 def _sealed() -> Cases:
@@ -81,6 +94,7 @@ def _golden_wrapped() -> bytes:
 def _keystores() -> Cases:
     ours = keystore.Keystore(identity(), (encryption_key(),))
     opened = ours._open_fields()
+    with_former = keystore.Keystore(identity(), (encryption_key(),), (identity(8),))._open_fields()
     wrapping = keystore.WrappingKey(bytes(16), keystore.LEAST, bytes(32))
     fixed = keystore.SealedKeystore(KEY, ours.encryption_ids, wrapping.cost, bytes(16), bytes(24), bytes(144))
     sealed = fixed.fields()
@@ -105,13 +119,16 @@ def _keystores() -> Cases:
         "nested-deeply": (b"[" * 100_000, damaged),
         "too-large": (b" " * (keystore.MAX_KEYSTORE_BYTES + 1), "too large to be one"),
         "another-format": (v1(format="keys"), damaged),
-        "a-version-from-the-future": (v1(version=3), "not of version 1 or 2"),
+        "a-version-from-the-future": (v1(version=9), "not of version"),
         "a-flipped-digit": (v1(identity_seed="08" + opened["identity_seed"][2:]), damaged),
         "a-short-seed": (v1(identity_seed="07"), damaged),
         "a-seed-of-odd-letters": (v1(identity_seed="xy" * 32), damaged),
         "no-encryption-key": (v1(encryption_keys=[]), damaged),
         "a-short-encryption-key": (v1(encryption_keys=["00"]), damaged),
         "encryption-keys-that-are-a-number": (v1(encryption_keys=5), damaged),
+        "good-with-a-former-identity": (json.dumps(with_former).encode(), ""),
+        "no-former-identity-where-there-must-be": (json.dumps(with_former | {"former_seeds": []}).encode(), damaged),
+        "former-identities-that-are-a-number": (json.dumps(with_former | {"former_seeds": 5}).encode(), damaged),
         "sealed-with-a-public-key-that-is-a-number": (v2(checked=False, public_key=5), damaged),
         "sealed-with-a-mistyped-public-key": (v2(checked=False, public_key=KEY.text[:-1] + "a"), damaged),
         "sealed-with-another-derivation": (v2(protection=protection(kdf="scrypt")), damaged),
@@ -127,12 +144,19 @@ def _keystores() -> Cases:
 
 def _handed() -> Cases:
     ours = keystore.Keystore(identity(), (encryption_key(),)).to_bytes()
+    start, key = ours[:33], ours[33:]
+    many = bytes([keystore.MAX_FORMER + 1]) + bytes(32) * (keystore.MAX_FORMER + 2) + key
     return {
         "good": (ours, ""),
+        "good-with-a-former-identity": (
+            keystore.Keystore(identity(), (encryption_key(),), (identity(8),)).to_bytes(),
+            "",
+        ),
         "nothing": (b"", "identity seed is exactly 32 bytes"),
-        "no-encryption-key": (ours[:32], "1 to 1000 encryption keys"),
+        "no-encryption-key": (start, "1 to 1000 encryption keys"),
         "cut-off": (ours[:-1], "encryption key is exactly 96 bytes"),
-        "too-many-keys": (ours[:32] + ours[32:] * 1_001, "1 to 1000 encryption keys"),
+        "too-many-keys": (start + key * 1_001, "1 to 1000 encryption keys"),
+        "too-many-former-identities": (many, "former identities"),
     }
 
 
@@ -151,6 +175,10 @@ def _settings() -> Cases:
         "an-address-that-is-a-number": (b'{"name": "alpha", "listen": 7410}', unreadable),
         "a-name-that-garbles-a-terminal": (b'{"name": "\\u001b[2J", "listen": null}', "1 to 64 printable characters"),
         "a-name-that-looks-like-a-key": (b'{"name": "tidings1abc", "listen": null}', "must not look like a key"),
+        "good-with-quotas": (b'{"name": "alpha", "listen": null, "quotas": 10}', ""),
+        "quotas-of-nothing": (b'{"name": "alpha", "listen": null, "quotas": 0}', unreadable),
+        "quotas-that-are-true": (b'{"name": "alpha", "listen": null, "quotas": true}', unreadable),
+        "quotas-beyond-all-numbers": (b'{"name": "alpha", "listen": null, "quotas": 1' + b"0" * 400 + b"}", unreadable),
         "an-address-without-a-port": (b'{"name": "alpha", "listen": "localhost"}', "is not an address"),
     }
 
@@ -250,6 +278,7 @@ def _flipped(der_: bytes) -> bytes:
 
 CASES: dict[str, Cases] = {
     "key-text": _key_texts(),
+    "recovery-key": _recovery_keys(),
     "sealed-body": _sealed(),
     "wrapped-key": _wrapped(),
     "keystore": _keystores(),

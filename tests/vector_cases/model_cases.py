@@ -112,6 +112,35 @@ def _manifests() -> Cases:
     }
 
 
+ROBUST: dict[str, Any] = {
+    "liars": 1,
+    "most_rows": 100.0,
+    "left_out": [{"record": "ab" * 32, "origin": "cd" * 32, "reason": "far from the others"}],
+    "weights": [{"record": "ab" * 32, "weight": 0.5}],
+    "unjudged": ["home"],
+}
+
+
+def _robust() -> Cases:
+    def of(**changes: Any) -> bytes:
+        return _with({"method": METHOD | {"robust": ROBUST | changes}})
+
+    left_out, weight = ROBUST["left_out"][0], ROBUST["weights"][0]
+    return {
+        "good-robust": (of(), ""),
+        "robust-that-is-a-number": (_with({"method": METHOD | {"robust": 1}}), "has a wrong type in robust"),
+        "robust-with-more": (of(more=1), "the robust option does not have the fields"),
+        "no-liars": (of(liars=0), "withstands a number of liars that cannot be"),
+        "liars-beyond-all-summaries": (of(liars=100_001), "withstands a number of liars that cannot be"),
+        "more-left-out-than-there-can-be": (of(left_out=[None] * 100_001), "a list of the robust option is too long"),
+        "left-out-of-a-short-record": (of(left_out=[left_out | {"record": "ab"}]), "a malformed record"),
+        "a-weight-of-one": (of(weights=[weight | {"weight": 1.0}]), "it has a weight that cannot be"),
+        "a-weight-of-a-short-record": (of(weights=[weight | {"record": "ab"}]), "a malformed record"),
+        "unjudged-classes-that-the-task-has-not": (of(unjudged=["x"]), "names classes that its task does not have"),
+        "unjudged-classes-that-are-numbers": (of(unjudged=[5]), "has a wrong type in unjudged"),
+    }
+
+
 def _cards() -> Cases:
     left_out = CARD["left_out"][0]
     attested = CARD["attestation"]
@@ -292,7 +321,7 @@ def _models() -> Cases:
         ),
         "good-regression": (_regression(), ""),
     }
-    return good | _manifests() | _cards() | _tensors() | _containers() | _graphs()
+    return good | _manifests() | _robust() | _cards() | _tensors() | _containers() | _graphs()
 
 
 def _regression() -> bytes:

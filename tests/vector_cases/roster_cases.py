@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from node.config import ROSTER_PAYLOAD_LIMIT_BYTES
 from node.pb import tidings_pb2 as pb
+from node.records import Header, Kind
 from node.roster import MAX_SIGNATURES, Roster, RosterMember, in_order
 from node.roster_wire import FILE_START, _document, write_document
-from tests.doors import identity, roster_file, signed_roster
+from node.wire import write_header
+from tests.doors import identity, roster_file, signed_header, signed_roster
 from tests.rosters import BAD, ODD_DOCUMENTS
 from tests.vector_cases import Cases
 
@@ -67,7 +69,14 @@ def _payloads() -> Cases:
     return cases
 
 
+def _record() -> bytes:
+    """The record that carries version 1."""
+    header = Header(Kind.ROSTER, identity().public_key, b"12345678", 1, 0, payload=ONE)
+    return signed_header(write_header(header))
+
+
 CASES: dict[str, Cases] = {
+    "record": {"good-roster": (_record(), "")},
     "roster": _payloads(),
     "roster-file": {
         "good": (roster_file(ONE), ""),

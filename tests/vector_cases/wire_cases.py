@@ -147,6 +147,16 @@ def _payloads() -> dict[str, Cases]:
         unknown.SerializeToString(),
         "of a kind that is not known",
     )
+    drawn = pb.Evidence.FromString(doors["evidence"]["good"][0])
+    drawn.incarnation = bytes(8)
+    doors["evidence"]["numbers-of-a-revocation"] = (drawn.SerializeToString(), "those of revocations are drawn")
+    card = pb.KeyCard.FromString(KEY_CARD)
+    for name, size, words in (
+        ("good-with-a-recovery-key", 32, ""),
+        ("a-short-recovery-hash", 31, "recovery key has 32"),
+    ):
+        card.recovery_hash = bytes(size)
+        doors["key-card"][name] = (card.SerializeToString(), words)
     doors["key-grant"]["garbage"] = (b"\xff", "payload of a key-grant")
     doors["key-grant"]["a-key-a-byte-long"] = (
         pb.KeyGrant(wrapped_key=bytes(1169)).SerializeToString(),
@@ -191,6 +201,8 @@ def _queries() -> Cases:
         "a-long-head": (changed(head="h" * 65), "head's name has at most"),
         "a-head-with-a-zero-byte": (changed(head="lda\0"), "head's name has at most"),
         "a-head-that-looks-like-an-option": (changed(head="--output"), "head's name has at most"),
+        "good-robust": (changed(robust=1), ""),
+        "liars-beyond-all-members": (changed(robust=2**32 - 1), "number of liars to withstand is at most"),
         "another-format": (changed(format="pickle"), "one of onnx, safetensors"),
         "a-short-origin": (changed(only_origins=[b"x"]), "origin has 32"),
         "an-origin-too-many": (changed(without_origins=[bytes(32)] * (MAX_ORIGINS + 1)), "0 to 2048 origins"),

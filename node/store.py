@@ -62,7 +62,9 @@ WALK_PAGE: Final = 64
 
 BASIS_PERSON: Final = b"tidings-basis-v1"
 
-_NO_BASIS: Final = {"records", "chunks", "node", "peer_addresses", "links", "notices", "unsourced", "listening"}
+_NO_BASIS: Final = frozenset(
+    ["records", "chunks", "node", "numbered", "place", "peer_addresses", "links", "notices", "unsourced", "listening"]
+)
 """Tables that say nothing, or nothing more, about what is fused. Records are looked at one by one."""
 
 _NO_BASIS_KINDS: Final = "({})".format(

@@ -136,6 +136,8 @@ class Keystore:
     def from_bytes(cls, data: bytes) -> "Keystore":
         """The keystore that `to_bytes` wrote; Malformed if it is none."""
         has_former = len(data) % SEED_BYTES == 1
+        if has_former and data[0] == 0:
+            raise Malformed("What was handed over counts no former identity: start the node again.")
         return cls._from_secrets(data[1:], data[0]) if has_former else cls._from_secrets(data, 0)
 
     def to_bytes(self) -> bytes:

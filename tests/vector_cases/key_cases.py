@@ -144,7 +144,7 @@ def _keystores() -> Cases:
 
 def _handed() -> Cases:
     ours = keystore.Keystore(identity(), (encryption_key(),)).to_bytes()
-    start, key = ours[:33], ours[33:]
+    start, key = ours[:32], ours[32:]
     many = bytes([keystore.MAX_FORMER + 1]) + bytes(32) * (keystore.MAX_FORMER + 2) + key
     return {
         "good": (ours, ""),
@@ -152,6 +152,7 @@ def _handed() -> Cases:
             keystore.Keystore(identity(), (encryption_key(),), (identity(8),)).to_bytes(),
             "",
         ),
+        "no-former-identity-where-one-is-counted": (b"\0" + ours, "counts no former identity"),
         "nothing": (b"", "identity seed is exactly 32 bytes"),
         "no-encryption-key": (start, "1 to 1000 encryption keys"),
         "cut-off": (ours[:-1], "encryption key is exactly 96 bytes"),

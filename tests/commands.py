@@ -32,10 +32,13 @@ def serving(home: Path, *words: str, **variables: str) -> Iterator[str]:
         command, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, env=os.environ | variables
     ) as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "listens on" in line, line
         try:
-            yield line.split("listens on ")[1].split(". ")[0]
+            said = ""
+            while "listens on" not in said:  # warnings come before it
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            yield said.split("listens on ")[1].split(". ")[0]
         finally:
             process.terminate()
             process.wait(15)

@@ -166,6 +166,8 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
                 run.tidings(a, *words)
     assert any(b"--keys-on-stdin" in one for one in shown_by_processes)
     wrong_ones(run, a)
+    for home in (a, b):  # the epoch keys of identities that are replaced below
+        known |= named(home, "before")
     a_new_identity(run, a, recovery_of[a])
     a_new_identity(run, b, recovery_of[b])
     known |= {f"recovery key of {home.name}": key.identity.seed for home, key in recovery_of.items()}
@@ -173,9 +175,7 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
     assert len(run.recovery_keys) == 3
 
     for home in (a, b, tmp_path / "c"):
-        known |= {
-            f"{home.name}: {name}": one for name, one in secrets_of(Home.open(home, lambda _: PASSPHRASE)).items()
-        }
+        known |= named(home, "after")
     known |= {"passphrase": PASSPHRASE.encode(), "guess": GUESS.encode()}
     assert sum("epoch key" in name for name in known) >= 4
     logs = b"".join(path.read_bytes() for path in run.directory.glob("*.log"))
@@ -189,6 +189,11 @@ def test_a_full_run_with_debug_writes_no_secret_anywhere_but_into_the_keystore(t
     # The models and the files of the homes, store, ledger and logs of SQLite; the keystores are sealed, so they too.
     everything = run.written + logs + b"".join(shown_by_processes) + bytes_of(tmp_path, but=("passphrase",))
     assert found_in(everything, known) == []
+
+
+def named(home: Path, when: str) -> dict[str, bytes]:
+    opened = Home.open(home, lambda _: PASSPHRASE)
+    return {f"{home.name} {when}: {name}": one for name, one in secrets_of(opened).items()}
 
 
 def a_new_identity(run: Run, home: Path, recovery: RecoveryKey) -> None:

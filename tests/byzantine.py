@@ -74,7 +74,7 @@ def build(path: Path, task_file: Path, rows: Callable[[int], str]) -> World:
     task = read_file(task_file)
     for home in homes:
         home.store.accept_task(task.id, task.name, task.canonical())
-    _introduce(homes)
+    introduce(homes)
     world = World(path)
     for number, home in enumerate(homes):
         if number in PUBLISHERS:
@@ -92,7 +92,7 @@ def build(path: Path, task_file: Path, rows: Callable[[int], str]) -> World:
     return world
 
 
-def _introduce(homes: list[Home]) -> None:
+def introduce(homes: list[Home]) -> None:
     everyone = [Peer(home.me, home.settings.name, (), query_only=False, added_at=0.0) for home in homes]
     for home in homes:
         with home.store.batch():

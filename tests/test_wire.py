@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,8 +48,6 @@ from node.frames import (
 )
 from node.pb import tidings_pb2 as pb
 from node.records import MAX_SEQUENCE
-
-VECTORS = sorted((Path(__file__).parent / "vectors" / "wire").glob("*.txt"))
 
 
 def numbered(count: int, size: int = 32) -> tuple[bytes, ...]:
@@ -331,42 +328,6 @@ def test_a_frame_of_a_kind_that_we_do_not_know_is_skipped() -> None:
 
 def test_an_equal_pair_says_less_than_100_bytes_in_each_direction() -> None:
     assert len(wire.encode(Hello(1, bytes(8), 2**63 - 1))) + len(wire.encode(Digest(bytes(32)))) < 100
-
-
-def read_vector(path: Path) -> tuple[dict[str, str], bytes]:
-    """The `name: value` lines of a vector file, and the bytes of its `hex:` line."""
-    fields = dict(line.split(": ", 1) for line in path.read_text(encoding="ascii").splitlines() if line)
-    return fields, bytes.fromhex(fields["hex"])
-
-
-@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_the_golden_vectors_still_mean_what_they_meant(path: Path) -> None:
-    fields, data = read_vector(path)
-    match fields["expect"].split(": ", 1):
-        case ["frame", text]:
-            frame = wire.decode(data)
-            assert repr(frame) == text
-            assert frame is not None
-            assert wire.encode(frame) == data
-        case ["skipped"]:
-            assert wire.decode(data) is None
-        case ["WireError", reason]:
-            with pytest.raises(WireError, match=reason):
-                wire.decode(data)
-        case ["record", record_id]:
-            assert wire.read_record(data, bytes.fromhex(fields["signature"])).id.hex() == record_id
-        case ["RecordError", reason]:
-            with pytest.raises(RecordError, match=reason):
-                wire.read_record(data, bytes.fromhex(fields["signature"]))
-        case other:
-            pytest.fail(f"unknown expectation {other}")
-
-
-def test_there_is_a_golden_vector_for_every_frame_and_every_kind_of_record() -> None:
-    expectations = [read_vector(path)[0]["expect"] for path in VECTORS]
-    kinds = {text.split(": ", 1)[1].split("(")[0] for text in expectations if text.startswith("frame")}
-    assert kinds == {descriptor.message_type.name for descriptor in pb.Frame.DESCRIPTOR.fields}
-    assert sum(text.startswith("record: ") for text in expectations) == 8
 
 
 QUERY = Query(bytes(32), "lda", (bytes(32),), (), "onnx")

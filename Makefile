@@ -10,8 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/runtime
 	@$(BIN)/tidings demo --draws 20 --out demo-out
 
+# One process per core of the smallest machine that this is promised for; the tests of a file stay together.
+WORKERS ?= 2
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -110,11 +110,15 @@ def test_two_partners_with_the_same_rows_add_little_either() -> None:
 
 
 def test_rows_are_counted_with_their_noise_and_a_class_of_one_partner_is_named() -> None:
-    summaries = [noisy(WARD, ward_rows(500, n, classes=(0, 1)), 3.0, f"p{n}") for n in range(3)]
-    icu = noisy(WARD, ward_rows(600, 7), 3.0, "icu")
-    found = contributions(WARD, [*summaries, icu])
-    assert of(found, icu).only_classes == ("icu",)
-    assert all(of(found, one).only_classes == () for one in summaries)
+    named = 0
+    for _ in range(6):
+        summaries = [noisy(WARD, ward_rows(500, n, classes=(0, 1)), 3.0, f"p{n}") for n in range(3)]
+        icu = noisy(WARD, ward_rows(600, 7), 3.0, "icu")
+        found = contributions(WARD, [*summaries, icu])
+        named += of(found, icu).only_classes == ("icu",)
+        assert all(of(found, one).only_classes == () for one in summaries)
+    # In one of 44 draws noise makes the others look as if they had the class (two deviations): in four of six, 4e-6.
+    assert named >= 3
     own = of(found, icu)
     assert own.rows == pytest.approx(600, abs=5 * own.rows_std)
     assert own.epsilons == (3.0,)

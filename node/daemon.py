@@ -33,7 +33,7 @@ from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
 from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
-from node.frames import Bye, Frame, Missing, Query
+from node.frames import Bye, Frame, Missing, Query, Records
 from node.gossip import quotas
 from node.gossip.core import Gossip
 from node.gossip.events import (
@@ -582,8 +582,11 @@ class Daemon:
         """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
         self.journal.received(frame)
         actions = self._handle(FrameIn(link.number, frame))
-        is_missed = any(isinstance(action, Send) and isinstance(action.frame, Missing) for action in actions)
-        return not is_missed and any(isinstance(action, _USEFUL) for action in actions)
+        answers = [action.frame for action in actions if isinstance(action, Send)]
+        if any(isinstance(answer, Missing) for answer in answers):
+            return False
+        is_served = any(isinstance(answer, Records) for answer in answers)  # headers alone
+        return is_served or any(isinstance(action, _USEFUL) for action in actions)
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""

@@ -18,8 +18,9 @@ from crypto.tls import LeafCredentials, make_leaf, server_name
 from node.bundle_export import export_bundle
 from node.bundle_import import import_bundle
 from node.client import Dialer
+from node.daemon import Daemon
 from node.errors import NotReadable, PeerUnreachable, QueryRefused
-from node.frames import Frame, Query
+from node.frames import Frame, Query, Want
 from node.home import Home
 from node.link import Link
 from node.membership import add_peer, remove_peer
@@ -192,3 +193,27 @@ def import_in_a_view_of_its_own(home: Path, bundle: Path) -> None:
 def is_whole(home: Home, record_id: bytes) -> bool:
     held = home.store.get(record_id)
     return held is not None and held.state is HeldState.COMPLETE
+
+
+@in_an_event_loop
+async def test_a_request_that_is_served_costs_nothing_whether_the_record_has_a_body_or_not(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a node that is new in a large coalition would wait for each grant and card."""
+    told: list[tuple[Frame, bool]] = []
+    take = Daemon.frame_in
+
+    def noted(daemon: Daemon, link: Link, frame: Frame) -> bool:
+        told.append((frame, take(daemon, link, frame)))
+        return told[-1][1]
+
+    monkeypatch.setattr(Daemon, "frame_in", noted)
+    async with running(make_home("a")) as a, running(make_home("b")) as b:
+        a.knows(b)
+        b.knows(a, dials=True)
+        card = a.home.author.key_card()
+        body = a.home.author.sealed(Kind.MODEL, bytes(32), b"small", a.home.epochs.live())
+        await eventually(lambda: b.holds(card.id) and b.holds(body.id))
+    wants = [was_useful for frame, was_useful in told if isinstance(frame, Want)]
+    assert wants
+    assert all(wants)

@@ -9,12 +9,12 @@ several must wait, is decided by `admission`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from logging import ERROR, WARNING
 from typing import Final
 
 from crypto.errors import KeystoreLocked
@@ -25,11 +25,10 @@ from node.errors import AskLater, NodeError, QueryRefused
 from node.frames import Query
 from node.fusing import Told, told
 from node.home import Home
+from node.logs import MAX_TEXT, tell
 from node.model_cache import ModelCache, basis
 from node.passphrase import hand_over
 from node.wire import query_to_bytes
-
-log = logging.getLogger("tidings")
 
 PURGE_S: Final = 1.0
 """How soon after a change of the store the models that it makes old are dropped."""
@@ -67,7 +66,6 @@ class Answers:
         self._allowances.spend(peer)
         self._asking[peer] += 1
         try:
-            log.info("%s asks for a model", self._home.peers.name_of(peer))
             file = self._cache.get(basis(self._home, query)).get(query.format)
             if file is None:
                 yield f"the other node is fusing ({self._line.waiting} waiting)"
@@ -93,7 +91,7 @@ class Answers:
         try:
             self._cache.keep_only(lambda key, query: key == basis(self._home, query))
         except NodeError as error:  # the store cannot be read now: nothing may be trusted to be current
-            log.warning("%s", error)
+            tell(WARNING, "models_dropped", str(error), reason=str(error))
             self._cache.keep_only(lambda _key, _query: False)
 
     async def _made(self, peer: PublicKey, query: Query) -> bytes:
@@ -145,7 +143,7 @@ class Answers:
         try:
             keys = hand_over(self._home.keystore.open())
         except KeystoreLocked as error:
-            log.error("A query is refused: %s", error)
+            tell(ERROR, "keystore_locked", f"A query is refused: {error}", reason=str(error))
             raise QueryRefused("That node must be started again: its keys were changed.") from error
         self.fits += 1
         kind, content = told(await self._run(given=keys + query_to_bytes(query)))
@@ -169,13 +167,15 @@ class Answers:
         except TimeoutError:
             process.kill()
             await process.wait()
-            log.error("A fusion took more than %g s and was given up.", self._settings.fusion_limit_s)
+            reason = f"it took more than {self._settings.fusion_limit_s:g} s and was given up"
+            tell(ERROR, "fusion_failed", f"A fusion failed: {reason}.", reason=reason)
             raise QueryRefused("The fusion takes too long there; its operator finds more in the log.") from None
         except asyncio.CancelledError:
             process.kill()
             await process.wait()
             raise
         if process.returncode != 0:
-            log.error("A fusion failed: %s", complaint.decode("utf-8", errors="replace").strip()[-2000:])
+            reason = complaint.decode("utf-8", errors="replace").strip()[-MAX_TEXT // 2 :]  # its last lines say what
+            tell(ERROR, "fusion_failed", f"A fusion failed: {reason}", reason=reason)
             raise QueryRefused("The fusion failed there; its operator finds why in the log.")
         return answered

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +36,12 @@ from node.author import Author
 from node.epochs import EpochKeys
 from node.errors import HomeError, StoreFull, UsageError
 from node.files import read_at_most
+from node.logs import tell
 from node.peers import PeerBook, check_address, check_name
 from node.store import Store
 
 if TYPE_CHECKING:
     from fusion.ledger import Ledger
-
-log = logging.getLogger("tidings")
 
 KEYSTORE_FILE = "keystore.json"
 MAX_QUOTAS = 1e6
@@ -131,7 +130,8 @@ class Home:
         store.owner = keystore.public_key
         with contextlib.suppress(StoreFull):  # noticed as soon as there is room
             if store.notice_place():
-                log.warning("%s is a copy, or was restored from one: its records are numbered apart from now on.", path)
+                text = f"{path} is a copy, or was restored from one: its records are numbered apart from now on."
+                tell(WARNING, "home_restored", text)
         settings = read_settings(path / "node.json")
         peers = PeerBook(store, keystore.public_key, settings.name)
         author = Author(store, keystore, FileLock(path / "author.lock"))

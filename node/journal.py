@@ -194,6 +194,7 @@ class Journal:
         """Pass on what answers a query, and tell how it went."""
         name, began, size = self._name_of(peer), time.monotonic(), 0
         who = {"peer": name, "key": peer.text, "task": query.task_id.hex()}
+        tell(INFO, "query_begun", f"{name} asks for a model", **who)
         self.counts.queries_running += 1
         answered, refused, outcome = OUTCOMES
         try:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from logging import ERROR, WARNING
 
 from crypto.errors import KeystoreLocked
 from node.errors import StoreFull
 from node.home import Home
+from node.logs import tell
 from node.membership import Changed
 from node.roster_follow import TURN_S, Wanting, catch_up, publish, roll, wanting
-
-log = logging.getLogger("tidings")
 
 
 class RosterWatch:
@@ -34,7 +33,7 @@ class RosterWatch:
             has_changed = self._take() if self._has_news else False
             return self._publish(now) or has_changed
         except (StoreFull, KeystoreLocked) as error:
-            log.warning("The roster waits: %s", error)
+            tell(WARNING, "roster_waits", f"The roster waits: {error}", reason=str(error))
             return False
 
     def _take(self) -> bool:
@@ -45,18 +44,19 @@ class RosterWatch:
         held = roll(self._home)
         is_disputed = held is not None and held.standing.is_disputed
         if is_disputed and not self._was_disputed:
-            log.error("Two versions of the roster both count: changes are frozen; see `tidings roster status`.")
+            text = "Two versions of the roster both count: changes are frozen; see `tidings roster status`."
+            tell(ERROR, "roster_disputed", text)
         self._was_disputed = is_disputed
         if changed is not None and held is not None:
-            log.warning(
-                "Roster %s, version %d: %s", held.in_force.roster.name, held.in_force.roster.version, words(changed)
-            )
+            name, version = held.in_force.roster.name, held.in_force.roster.version
+            text = f"Roster {name}, version {version}: {words(changed)}"
+            tell(WARNING, "roster_changed", text, roster=name, version=version)
         self._wanting = wanting(self._home)
         return changed is not None
 
     def _tell(self, record_id: bytes, reason: str) -> None:
         self._told.add(record_id)
-        log.warning("A roster was refused: %s", reason)
+        tell(WARNING, "roster_refused", f"A roster was refused: {reason}", record=record_id.hex(), reason=reason)
 
     def _publish(self, now: float) -> bool:
         """Publish each version whose turn has come, one at a time: the next look counts it."""

@@ -44,9 +44,9 @@ def serving(home: Path, *words: str, **variables: str) -> Iterator[str]:
             process.wait(15)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], object], limit_s: float = WAIT_S) -> None:
     """Return once this holds; fails where it takes too long."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
+        time.sleep(0.05)

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from daemons import eventually, in_an_event_loop
 from processes import Node, in_a_line, joined, running
 from proxy import HANDSHAKE_RETRY_S, RETRANSMIT_S, SEGMENT_BYTES, Faults, Line, Proxy, both_ways
-from test_daemon import eventually, in_an_event_loop
 from test_daemon import running as in_this_process
 
 from crypto.keys import Identity

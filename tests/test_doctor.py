@@ -24,6 +24,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from commands import eventually
 from couriers import carry, meet, publish_rows
 from processes import Node, running
 
@@ -61,13 +62,6 @@ def contents(home: Path) -> dict[str, tuple[int, str]]:
         for path in sorted(home.rglob("*"))
         if path.is_file()
     }
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30.0
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def doctor(home: Path, *words: str, code: int = 0) -> str:

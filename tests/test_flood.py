@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import eventually
 from processes import Node, running
 
 from benchmarks.flood import cpu_s, memory
@@ -53,13 +54,6 @@ class Attacked:
         words = [self.hostile[kind].seed.hex(), str(self.victim.address), kind, str(seconds), str(CONNECTIONS)]
         command = ["nice", "-n", "19", sys.executable, "-m", "benchmarks.hostile", *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-
-
-def eventually(condition: object, limit_s: float = 40.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from daemons import in_an_event_loop, running
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from test_daemon import in_an_event_loop, running
 
 from node.client import Dialer
 from node.errors import PeerUnreachable, StoreFull

@@ -6,16 +6,14 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import eventually
 
 from node.demo import HOSPITALS, split_rows
-
-WAIT_S = 40.0
 
 
 class Machine:
@@ -78,13 +76,6 @@ def machines(tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
     yield make
     for machine in made:
         machine.kill()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
 
 
 @pytest.mark.timeout(240)

@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from commands import eventually
 from processes import Node, running
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -30,13 +31,6 @@ from node.metrics import MAX_CONNECTIONS, MAX_REQUEST_BYTES, REQUEST_S, Gauges, 
 
 MB = 1_000_000
 UNIT = re.compile(r"_(bytes|seconds)(_total|_sum|_count)?$")
-
-
-def eventually(condition: object, limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def events(log: Path) -> list[dict[str, object]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from commands import eventually
 from proxy import SEGMENT_BYTES, Cut, Faults, Line, Proxy, both_ways
 
 LIMIT_S = 20.0
@@ -76,13 +77,6 @@ def is_silent(end: socket.socket, for_s: float) -> bool:
     finally:
         end.settimeout(LIMIT_S)
     return False
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_bytes_cross_both_ways_unchanged_and_each_end_of_stream_by_itself() -> None:

@@ -108,14 +108,15 @@ def link(one: Home, other: Home) -> None:
         carry(source, target, lambda record: record.header.origin in both)
 
 
-def settle(homes: Sequence[Home], rounds: int = 8) -> None:
-    """The daemons of these homes run, linked with each other, until nothing moves."""
+def settle(homes: Sequence[Home], rounds: int = 32) -> None:
+    """The daemons of these homes run, linked with each other, until nothing moves. News takes a fraction of a turn, as
+    on every network: where it took a whole one, those whose turn comes next would not hear of each other in time."""
     watches = [RosterWatch(home) for home in homes]
     for step in range(rounds):
         before = sum(len(home.store.held()) for home in homes)
         for watch in watches:
             watch.look_again()
-            watch.tend(step * TURN_S)
+            watch.tend(step * TURN_S / 4)
         for home in homes:
             home.epochs.grant_missing()
         for one in homes:

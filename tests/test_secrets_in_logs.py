@@ -11,12 +11,12 @@ import secrets
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import eventually
 from secret_search import bytes_of, found_in, secrets_of
 
 from crypto.keystore import LEAST
@@ -26,7 +26,6 @@ from node.records import Kind
 
 PASSPHRASE = "twelve grey herons over the estuary"  # noqa: S105
 GUESS = "thirteen grey herons over the estuary"
-WAIT_S = 60.0
 DATASET = "maternity-ward-7731"
 CELLS = ("Philomena Canary-Wharton", "41.73164", "83.26157")
 """A column that the task does not name, and two ages."""
@@ -97,13 +96,6 @@ def watching_processes(home: Path, seen: set[bytes]) -> Iterator[None]:
     finally:
         stop.set()
         watcher.join()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.3)
 
 
 def test_the_search_finds_a_secret_in_every_form() -> None:

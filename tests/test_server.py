@@ -17,8 +17,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from daemons import eventually, in_an_event_loop
 from grpc.experimental.session_cache import ssl_session_cache_lru
-from test_daemon import eventually, in_an_event_loop
 
 from crypto.keys import Identity, PublicKey
 from crypto.tls import anchor_pem, make_leaf, server_name

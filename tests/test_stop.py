@@ -21,9 +21,10 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from commands import eventually
+from daemons import in_an_event_loop
+from daemons import running as daemon_on
 from processes import Node, running
-from test_daemon import in_an_event_loop
-from test_daemon import running as daemon_on
 
 from crypto.keys import PublicKey
 from node import wire
@@ -41,13 +42,6 @@ from node.tasks import add
 LIMIT_S = 5.0
 RECORDS = 15
 MB = 1_000_000
-
-
-def eventually(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def ended(node: Node, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:

@@ -4,9 +4,7 @@ One test for each line of docs/adr/0002-tls-pinned-to-identity-keys.md: what is 
 what the TLS layer alone would let through.
 """
 
-import asyncio
 import base64
-import functools
 import ipaddress
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
@@ -18,6 +16,7 @@ from certificates import below_an_intermediate, common_name, forge, leaf_only
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from daemons import in_an_event_loop
 from grpc.experimental.session_cache import ssl_session_cache_lru
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,14 +116,6 @@ async def answer_to(server: Server, leaf: LeafCredentials, method: str = "WhoAmI
 
 def welcome(identity: Identity, how: str = "new") -> str:
     return f"{identity.public_key} {how}"
-
-
-def in_an_event_loop(test):
-    @functools.wraps(test)
-    def run(*args, **kwargs):
-        asyncio.run(test(*args, **kwargs))
-
-    return run
 
 
 # Certificates that a node of ours never makes

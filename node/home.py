@@ -220,14 +220,21 @@ def read_settings(path: Path) -> NodeSettings:
             raise ValueError
         content = parse_json(data.decode("utf-8"), values=MAX_SETTINGS_BYTES, depth=MAX_SETTINGS_DEPTH)
         name, listen = content["name"], content["listen"]
-        quotas = content.get("quotas", 1.0)
-        if not isinstance(name, str) or not isinstance(listen, str | None) or type(quotas) not in (int, float):
+        if not isinstance(name, str) or not isinstance(listen, str | None):
             raise TypeError
-        if not 0 < quotas <= MAX_QUOTAS:
-            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HomeError(f'{path} is not readable; write {{"name": "…", "listen": null}} into it.') from error
     try:
-        return NodeSettings(check_name(name), None if listen is None else check_address(listen), float(quotas))
+        return NodeSettings(
+            check_name(name),
+            None if listen is None else check_address(listen),
+            _checked_quotas(content.get("quotas", 1.0)),
+        )
     except (HomeError, UsageError) as error:
         raise HomeError(f"{path} cannot be used: {error}") from None
+
+
+def _checked_quotas(times: object) -> float:
+    if not isinstance(times, int | float) or isinstance(times, bool) or not 0 < times <= MAX_QUOTAS:
+        raise UsageError(f"quotas multiplies each quota: it is a number above 0, at most {MAX_QUOTAS:,.0f}.")
+    return float(times)

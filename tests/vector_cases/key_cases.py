@@ -162,7 +162,7 @@ def _handed() -> Cases:
 
 
 def _settings() -> Cases:
-    unreadable = "is not readable"
+    unreadable, quotas = "is not readable", "quotas multiplies each quota"
     return {
         "good": (b'{"name": "alpha", "listen": null}', ""),
         "good-with-an-address": (b'{"name": "alpha", "listen": "127.0.0.1:7410"}', ""),
@@ -177,9 +177,9 @@ def _settings() -> Cases:
         "a-name-that-garbles-a-terminal": (b'{"name": "\\u001b[2J", "listen": null}', "1 to 64 printable characters"),
         "a-name-that-looks-like-a-key": (b'{"name": "tidings1abc", "listen": null}', "must not look like a key"),
         "good-with-quotas": (b'{"name": "alpha", "listen": null, "quotas": 10}', ""),
-        "quotas-of-nothing": (b'{"name": "alpha", "listen": null, "quotas": 0}', unreadable),
-        "quotas-that-are-true": (b'{"name": "alpha", "listen": null, "quotas": true}', unreadable),
-        "quotas-beyond-all-numbers": (b'{"name": "alpha", "listen": null, "quotas": 1' + b"0" * 400 + b"}", unreadable),
+        "quotas-of-nothing": (b'{"name": "alpha", "listen": null, "quotas": 0}', quotas),
+        "quotas-that-are-true": (b'{"name": "alpha", "listen": null, "quotas": true}', quotas),
+        "quotas-beyond-all-numbers": (b'{"name": "alpha", "listen": null, "quotas": 1' + b"0" * 400 + b"}", quotas),
         "an-address-without-a-port": (b'{"name": "alpha", "listen": "localhost"}', "is not an address"),
     }
 

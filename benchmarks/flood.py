@@ -101,8 +101,9 @@ def _page(effort: Effort, rows: Sequence[tuple[str, Costs, Sequence[tuple[float,
         *(_row(*row) for row in rows),
         "",
         f"Bars: at most {CPU_BAR:.0%} of a core, at least {GOODPUT_BAR:.0%} of the goodput. The last two kinds are no "
-        "frames: whoever reaches the port can make it do handshakes, 1.2 ms each, and gRPC refuse streams, 20 µs each, "
-        "before any code of this project hears of it (docs/operations.md says what a firewall can do).",
+        "frames and are not held to the first bar: whoever reaches the port can make it do handshakes, 1.2 ms each, "
+        "and gRPC refuse streams, 20 µs each, before any code of this project hears of it (docs/operations.md says "
+        "what a firewall can do).",
         "",
     ]
     return "\n".join(lines)

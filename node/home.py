@@ -94,7 +94,7 @@ class Home:
         wrapping = WrappingKey.derive(passphrase, cost) if passphrase is not None else None
         keystore = Keystore.generate()
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path.parent))
+        draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path if path.exists() else path.parent))
         try:
             keystore.write_new(draft / KEYSTORE_FILE, wrapping)
             _write_settings(draft / "node.json", NodeSettings(name, listen))
@@ -103,11 +103,9 @@ class Home:
             if recovery_hash is not None:
                 home.store.set_recovery_hash(home.me, recovery_hash)
             home.author.key_card()
+            home.store.forget_place()
             home.store.close()
-            if path.exists():
-                path.rmdir()
-            draft.rename(path)
-            _sync(path.parent)
+            _settle(draft, path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -193,6 +191,30 @@ class Home:
                 return False
         except HomeError:
             return True
+
+
+def _settle(draft: Path, path: Path) -> None:
+    """Move a new home to its place. A directory that is there stays: an administrator made it for a user who can write
+    into nothing above it, or it is a volume. Then its files are moved one by one, and the keystore, without which there
+    is no node, is the last."""
+    if not path.exists():
+        draft.rename(path)
+        _sync(path.parent)
+        return
+    with contextlib.suppress(PermissionError):  # of a volume that belongs to somebody else; the files are closed
+        path.chmod(0o700)
+    names = sorted((one.name for one in draft.iterdir()), key=lambda name: name == KEYSTORE_FILE)
+    moved: list[Path] = []
+    try:
+        for name in names:
+            (draft / name).rename(path / name)
+            moved.append(path / name)
+        draft.rmdir()
+        _sync(path)
+    except BaseException:
+        for one in moved:
+            one.unlink()
+        raise
 
 
 def _sync(directory: Path) -> None:

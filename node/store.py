@@ -136,6 +136,11 @@ class Store(ProofTables):
                 self.renew_incarnation()
             return bool(before)
 
+    def forget_place(self) -> None:
+        """The file is about to be moved to where it will stay: whoever opens it there takes it for no copy."""
+        with self.batch():
+            self._rows("DELETE FROM place")
+
     def number_apart(self, origin: PublicKey) -> bytes:
         """The incarnation for the next record of this node, whose key is `origin`: a new one if a record in the present
         one is here that this store gave no number to. Another copy of it gives out the same numbers. Call it while no

@@ -180,7 +180,7 @@ def peer_remove(
     from node.membership import remove_peer
 
     name = remove_peer(open_home(context), peer)
-    show.line(f"{name} is removed. What this node publishes from now on is sealed under a new key; ")
+    show.line(f"{name} is removed. What this node publishes from now on is sealed under a new key;")
     show.line("what it could read before it may have kept.")
 
 
@@ -307,7 +307,7 @@ def budget(
     for account in accounts:
         _show_account(account)
     if not accounts:
-        show.line("Nothing was spent yet.")
+        show.line("Nothing was spent yet." if dataset is None else f"Nothing was spent of a dataset {dataset!r} yet.")
 
 
 def _show_account(account: dict[str, Any]) -> None:
@@ -364,8 +364,10 @@ def budget_raise(
 def budget_accept_rollback(context: typer.Context, json: Json = False) -> None:
     """After a restore from an old copy: charge what peers know was spent since, and go on."""
     from node.budget import accept_rollback
+    from node.publish import strays
 
-    accounts = accept_rollback(open_home(context))
+    home = open_home(context)
+    accounts = accept_rollback(home)
     if json:
         show.as_json(accounts)
         return
@@ -376,6 +378,11 @@ def budget_accept_rollback(context: typer.Context, json: Json = False) -> None:
             left, spent = one["left_epsilon"], one["spent_epsilon"]
             show.line(f"dataset {one['dataset']}: epsilon {spent:.3f} counts as spent now, {left:.3f} is left")
     show.line("The ledger can be used again. Peers are told." if accounts else "There is no roll-back to accept.")
+    for stray in strays(home, home.ledger()) if accounts else ():
+        shown = stray.id.hex()[:12]
+        show.line(
+            f"Record {shown} is of the lost copy: `tidings withdraw {shown}` before its rows are published again."
+        )
 
 
 @app.command()
@@ -484,7 +491,8 @@ def status(context: typer.Context, json: Json = False) -> None:
     node = state["node"]
     where = f"listening on {node['listen']}" if node["listen"] else "dialing out only"
     show.line(
-        f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · {node['records']} records"
+        f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · "
+        f"{node['records']} {'record' if node['records'] == 1 else 'records'}"
     )
     show.line(node["key"])
     for line in _peer_lines(state["peers"]):

@@ -247,9 +247,7 @@ def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(
-            "There is no terminal to ask at; look at the file with `tidings roster status FILE`, then say --yes."
-        )
+        raise UsageError("There is no terminal to ask at; look at it with `tidings roster status`, then say --yes.")
     typer.confirm(question, abort=True, err=True)
 
 

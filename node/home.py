@@ -33,6 +33,7 @@ from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey,
 from fusion import backbones
 from fusion.outside import parse_json
 from node.author import Author
+from node.database import STORE_FILE
 from node.epochs import EpochKeys
 from node.errors import HomeError, StoreFull, UsageError
 from node.files import read_at_most
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
 KEYSTORE_FILE = "keystore.json"
+LEDGER_FILE = "ledger.db"
+WITHOUT_KEYS = 'without one see "After a theft or a loss" in docs/operations.md'
 MAX_QUOTAS = 1e6
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 4
@@ -119,6 +122,8 @@ class Home:
         secrets, from a process that has them.
         """
         if not (path / KEYSTORE_FILE).exists():
+            if (path / STORE_FILE).exists():
+                raise HomeError(f"{path / KEYSTORE_FILE} is gone: restore it from a backup; {WITHOUT_KEYS}.")
             raise HomeError(f"There is no node in {path}; run `tidings --home {path} init` first.")
         try:
             keystore = Keyring(path / KEYSTORE_FILE, ask, opened)
@@ -151,13 +156,18 @@ class Home:
         both, but those condemned."""
         return self.store.standing().trusted - self.store.condemned()
 
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a privacy budget yet, or still."""
+        return (self.path / LEDGER_FILE).exists()
+
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
         from fusion.ledger import Ledger
 
         # From the identity: if the ledger is lost, what peers hold still says which dataset it means.
         # From the oldest one: what peers were told of a dataset goes on when the identity is replaced.
-        return Ledger(self.path / "ledger.db", name_key=self._name_key)
+        return Ledger(self.path / LEDGER_FILE, name_key=self._name_key)
 
     def _name_key(self) -> bytes:
         oldest = (self.keystore.identity, *self.keystore.former)[-1]

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node import show
-from node.cli_options import Json, look_at_home, open_home
+from node.cli_options import Commands, Json, look_at_home, open_home
 
 if TYPE_CHECKING:
     from node.home import Home
     from node.membership import Changed
 
 app = typer.Typer(
-    help="A signed list of members, kept by administrators: create, propose, sign, follow.",
+    cls=Commands,
+    help="A signed list of members, kept by administrators.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -504,7 +504,7 @@ class Keyring:
         try:
             wrapping = WrappingKey.derive(self._ask(self._path), content.cost, content.salt)
             content.open(wrapping)
-        except (KeystoreLocked, WrongPassphrase):
+        except KeystoreError:  # nobody to ask, the wrong one, or the file that held it is gone
             raise KeystoreLocked(
                 f"The keystore {self._path} was sealed under another passphrase since this program opened it, and has "
                 "new keys: start the program again."

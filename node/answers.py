@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from logging import ERROR, WARNING
 from typing import Final
 
-from crypto.errors import KeystoreLocked
+from crypto.errors import KeystoreError
 from crypto.keys import PublicKey
 from node.admission import Allowances, Line
 from node.config import QuerySettings
@@ -142,7 +142,7 @@ class Answers:
     async def _fuse(self, query: Query) -> tuple[Told, bytes]:
         try:
             keys = hand_over(self._home.keystore.open())
-        except KeystoreLocked as error:
+        except KeystoreError as error:
             tell(ERROR, "keystore_locked", f"A query is refused: {error}", reason=str(error))
             raise QueryRefused("That node must be started again: its keys were changed.") from error
         self.fits += 1

@@ -118,7 +118,9 @@ def _point_to_larger(home: Home, query: Query, data: bytes, on_progress: Callabl
 def _answer_of(home: Home, query: Query, peer: Peer, on_progress: Callable[[str], None]) -> bytes:
     """What a peer answers over the network, checked."""
     if not peer.addresses:
-        raise PeerUnreachable(f"{peer.name} has no address here; give one with `tidings peer add KEY --address`.")
+        raise PeerUnreachable(
+            f"The peer {peer.name} has no address here; give one with `tidings peer add KEY --address`."
+        )
     data = _first_answer(home, query, peer, on_progress)
     signed_by = _check_answer(home, data, query, peer.key)
     if signed_by != peer.key:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def statement(home: Home, dataset: str | None = None) -> list[dict[str, Any]]:
     """What was spent of each dataset, on what and when, and what is left; empty before the first release."""
-    if not (home.path / "ledger.db").exists():
+    if not home.has_ledger:
         return []
     ledger = home.ledger()
     names = {task.task_id: task.name for task in home.store.tasks()}
@@ -68,7 +68,7 @@ def statement(home: Home, dataset: str | None = None) -> list[dict[str, Any]]:
 
 def left_epsilon(home: Home, dataset: str, part: Part | None) -> float | None:
     """The largest epsilon of one more release about this part (or the whole dataset); None before its first use."""
-    return home.ledger().left_epsilon(dataset, part) if (home.path / "ledger.db").exists() else None
+    return home.ledger().left_epsilon(dataset, part) if home.has_ledger else None
 
 
 def raise_cap(home: Home, dataset: str, cap_epsilon: float) -> None:

@@ -156,7 +156,8 @@ class Imported:
                 f"{_count(self.over_quota)} of origins over their quotas here were left out. Import it again tomorrow."
             )
         if self.looked.refused:
-            told.append(f"{self.looked.refused} parts of the bundle failed a check and were not kept.")
+            parts, was = ("part", "was") if self.looked.refused == 1 else ("parts", "were")
+            told.append(f"{self.looked.refused:,} {parts} of the bundle failed a check and {was} not kept.")
         if self.looked.reader.ending is not Ending.WHOLE:
             told.append(self._ending())
         elif (self.unfinished and not self.was_low) or self.looked.refused:

@@ -13,19 +13,24 @@ from typing import Annotated, Any
 import typer
 
 from node import cli_answer, cli_bundle, cli_doctor, cli_keys, cli_models, cli_roster, cli_simulate, show
-from node.cli_options import Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
+from node.cli_options import Commands, Json, LogFormat, LogLevel, TaskName, look_at_home, open_home
 
 app = typer.Typer(
     name="tidings",
+    cls=Commands,
     help="Private one-shot federated learning between peers: publish one private summary, fuse what you hold.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-peer_app = typer.Typer(help="Members whose keys this node trusts.", no_args_is_help=True, rich_markup_mode=None)
-task_app = typer.Typer(help="Learning tasks: create, accept, look at.", no_args_is_help=True, rich_markup_mode=None)
-budget_app = typer.Typer(help="The privacy budget.", rich_markup_mode=None)
+peer_app = typer.Typer(
+    cls=Commands, help="Members whose keys this node trusts.", no_args_is_help=True, rich_markup_mode=None
+)
+task_app = typer.Typer(
+    cls=Commands, help="Learning tasks: create, accept, look at.", no_args_is_help=True, rich_markup_mode=None
+)
+budget_app = typer.Typer(cls=Commands, help="The privacy budget.", rich_markup_mode=None)
 app.add_typer(peer_app, name="peer")
 app.add_typer(task_app, name="task")
 app.add_typer(budget_app, name="budget")
@@ -86,7 +91,7 @@ def init(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Make this node's identity and store; prints its public key, and, this once, its recovery key."""
+    """Make this node's identity and store. Prints its public key, and, this once, its recovery key."""
     from crypto.recovery import RecoveryKey
     from node import passphrase
     from node.home import Home
@@ -180,7 +185,7 @@ def peer_remove(
     from node.membership import remove_peer
 
     name = remove_peer(open_home(context), peer)
-    show.line(f"{name} is removed. What this node publishes from now on is sealed under a new key; ")
+    show.line(f"{name} is removed. What this node publishes from now on is sealed under a new key;")
     show.line("what it could read before it may have kept.")
 
 
@@ -259,7 +264,7 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would leave, and spend nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Turn data into one private summary, charge it to the budget, and put it into the store to spread."""
+    """Make one private summary of data, charged to the budget. It is put into the store, to spread."""
     from fusion.parts import Part
     from node import publish as publishing
     from node.tasks import find
@@ -307,7 +312,7 @@ def budget(
     for account in accounts:
         _show_account(account)
     if not accounts:
-        show.line("Nothing was spent yet.")
+        show.line("Nothing was spent yet." if dataset is None else f"Nothing was spent of a dataset {dataset!r} yet.")
 
 
 def _show_account(account: dict[str, Any]) -> None:
@@ -364,8 +369,10 @@ def budget_raise(
 def budget_accept_rollback(context: typer.Context, json: Json = False) -> None:
     """After a restore from an old copy: charge what peers know was spent since, and go on."""
     from node.budget import accept_rollback
+    from node.publish import strays
 
-    accounts = accept_rollback(open_home(context))
+    home = open_home(context)
+    accounts = accept_rollback(home)
     if json:
         show.as_json(accounts)
         return
@@ -376,6 +383,11 @@ def budget_accept_rollback(context: typer.Context, json: Json = False) -> None:
             left, spent = one["left_epsilon"], one["spent_epsilon"]
             show.line(f"dataset {one['dataset']}: epsilon {spent:.3f} counts as spent now, {left:.3f} is left")
     show.line("The ledger can be used again. Peers are told." if accounts else "There is no roll-back to accept.")
+    for stray in strays(home, home.ledger()) if accounts else ():
+        shown = stray.id.hex()[:12]
+        show.line(
+            f"Record {shown} is of the lost copy: `tidings withdraw {shown}` before its rows are published again."
+        )
 
 
 @app.command()
@@ -389,7 +401,7 @@ def audit(
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw what was measured.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure the privacy of this node's own mechanism on made-up data, beside what it claims; spends nothing."""
+    """Measure the privacy of this node's own mechanism. On made-up data, beside what it claims; spends nothing."""
     from fusion.audit import audit as measure
     from fusion.audit import draw
     from node.tasks import find
@@ -409,7 +421,7 @@ def withdraw(
     context: typer.Context,
     record: Annotated[str, typer.Argument(metavar="RECORD", help="The beginning of a record's id.")],
 ) -> None:
-    """Take a summary or a shared model of this node back: every node that hears of it goes on without it."""
+    """Take a summary or a shared model of this node back. Every node that hears of it goes on without it."""
     from node.publish import withdraw as take_back
     from node.records import Kind
 
@@ -474,7 +486,7 @@ def serve(
 
 @app.command()
 def status(context: typer.Context, json: Json = False) -> None:
-    """Peers, links, what is held, and in a line each what is stuck and why."""
+    """Peers, links, what is held, and what is stuck and why."""
     from node.status import status as read_status
 
     state = read_status(look_at_home(context))
@@ -484,7 +496,8 @@ def status(context: typer.Context, json: Json = False) -> None:
     node = state["node"]
     where = f"listening on {node['listen']}" if node["listen"] else "dialing out only"
     show.line(
-        f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · {node['records']} records"
+        f"{node['name']} · {'running, ' + where if node['serving'] else 'not running'} · "
+        f"{node['records']} {'record' if node['records'] == 1 else 'records'}"
     )
     show.line(node["key"])
     for line in _peer_lines(state["peers"]):
@@ -545,7 +558,7 @@ def demo(
     ] = None,
     json: Json = False,
 ) -> None:
-    """The whole thing on this machine: real hospital data, one node process per hospital."""
+    """The whole thing on this machine, with real hospital data. One node process per hospital."""
     from node.demo import run_demo
 
     run_demo(out, draws, data, as_json=json)

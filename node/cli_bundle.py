@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from node import show
-from node.cli_options import Json, open_home
+from node.cli_options import Commands, Json, open_home
 
 app = typer.Typer(
-    help="Couriers: gossip by file, for sites with no network.", no_args_is_help=True, rich_markup_mode=None
+    cls=Commands,
+    help="Couriers: gossip by file, for sites with no network.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

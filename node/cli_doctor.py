@@ -27,8 +27,9 @@ def doctor(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only what is not fine.")] = False,
     json: Json = False,
 ) -> None:
-    """Check clock, disk, permissions, port, peers, keys, records and budget; one line a finding. Changes nothing.
+    """Check what this node depends on; one line a finding.
 
+    Clock, disk, permissions, port, peers, keys, records and budget are looked at, and nothing is changed.
     The exit code is 1 if something fails; warnings leave it at 0."""
     from node import passphrase
     from node.doctor import Level, examine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node import show
-from node.cli_options import Json, look_at_home, open_home
+from node.cli_options import Commands, Json, look_at_home, open_home
 
 if TYPE_CHECKING:
     from crypto.keys import PublicKey
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from node.records import LastGood
 
 app = typer.Typer(
-    help="The keys of this node: look, rotate, set a passphrase, replace, revoke.",
+    cls=Commands,
+    help="This node's keys: look, rotate, passphrase, replace, revoke.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

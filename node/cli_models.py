@@ -77,7 +77,7 @@ def verify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file, or the id of a shared model's record.")],
     json: Json = False,
 ) -> None:
-    """Fuse again from the summaries held here: is the model what its card claims?"""
+    """Fuse again: say whether a model is what its card claims. From the summaries held here."""
     from node.ask import verify_model
 
     verdict = verify_model(open_home(context), model)
@@ -143,7 +143,7 @@ def contributions(
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it.")] = None,
     json: Json = False,
 ) -> None:
-    """What each partner's summary adds to the model: leave one out, from the noisy sums. Costs no budget."""
+    """What each partner's summary adds to the model. Leaves one out, from the noisy sums; costs no budget."""
     from node import contributions as study
     from node.ask import select
     from node.shared import FORMAT
@@ -177,7 +177,7 @@ def synthesize(
     without: Without = None,
     json: Json = False,
 ) -> None:
-    """Make private synthetic rows with the task's columns from the summaries held here. Costs no budget."""
+    """Make private synthetic rows with the task's columns. From the summaries held here; costs no budget."""
     from node.ask import select
     from node.shared import FORMAT
     from node.synthesize import synthesize_file

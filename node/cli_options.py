@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from node.home import Home
@@ -18,6 +19,21 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"] | None,
     typer.Option("--log-level", help="What to log from; info, or debug with --debug."),
 ]
+
+
+SENTENCE: Final = 300
+"""Longer than any first sentence of a command's help."""
+
+
+class Commands(TyperGroup):
+    """A group whose help shows of each command the whole first sentence, not what fits on one line of it."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands, each broken under itself."""
+        listed = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, one.get_short_help_str(SENTENCE)) for name, one in listed if one is not None and not one.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def look_at_home(context: typer.Context) -> Home:

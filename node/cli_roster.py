@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node import show
-from node.cli_options import Json, look_at_home, open_home
+from node.cli_options import Commands, Json, look_at_home, open_home
 
 if TYPE_CHECKING:
     from node.home import Home
     from node.membership import Changed
 
 app = typer.Typer(
-    help="A signed list of members, kept by administrators: create, propose, sign, follow.",
+    cls=Commands,
+    help="A signed list of members, kept by administrators.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -247,9 +248,7 @@ def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(
-            "There is no terminal to ask at; look at the file with `tidings roster status FILE`, then say --yes."
-        )
+        raise UsageError("There is no terminal to ask at; look at it with `tidings roster status`, then say --yes.")
     typer.confirm(question, abort=True, err=True)
 
 

@@ -42,7 +42,10 @@ def simulate(
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it.")] = None,
     json: Json = False,
 ) -> None:
-    """A coalition on paper: when does everybody have everything, and at what cost? Exit code 1 if it never happens."""
+    """A coalition on paper, before anybody deploys. When does everybody have everything, at what cost?
+
+    The exit code is 1 if it never happens.
+    """
     from node.bandwidth import parse_rate
     from node.contributions import check_plot
     from node.simulation import report

@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
-from crypto.errors import KeystoreLocked
+from crypto.errors import KeystoreError
 from crypto.keys import PublicKey
 from node import evidence, heads, notify
 from node.answers import Answers
@@ -261,7 +261,7 @@ class Daemon:
         except StoreFull as error:
             self._lacks_grants = True
             self.journal.store_failed(error)
-        except KeystoreLocked as error:
+        except KeystoreError as error:
             self.journal.grants_locked(error)
 
     async def _write_reports(self) -> None:
@@ -430,7 +430,7 @@ class Daemon:
                 self._witness_soon()
         except StoreError as error:
             self.journal.store_failed(error)
-        except KeystoreLocked as error:
+        except KeystoreError as error:
             self.journal.evidence_locked(error)
 
     def _look_at(self, record: Record) -> None:

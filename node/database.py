@@ -234,7 +234,9 @@ class Database:
         or newer than this."""
         path = home / STORE_FILE
         if not path.exists():
-            raise StoreError(f"There is no store in {home}: run `tidings --home {home} init` first.")
+            raise StoreError(
+                f"The store {path} is gone: restore its home from a backup, or `tidings init` another one."
+            )
         with _translated(path):
             connection = _connect(path)
             application = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -39,9 +39,11 @@ def written_whole(path: Path, mode: str, *, private: bool = False) -> Iterator[I
         os.replace(draft, path)
         if private:
             _sync_directory(path.parent)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(draft)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not say where
         raise
 
 

@@ -20,7 +20,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from crypto.keys import PublicKey
 from node import evidence, wire
@@ -55,6 +55,10 @@ class SignedHead:
         return {total.tag: total.charged for total in self.head.datasets}
 
 
+BEHIND: Final = (
+    "peers hold a record signed by this node that its privacy ledger knows nothing of: its home was restored from an "
+    "old copy or runs twice; restore the newest ledger.db, or run `tidings budget accept-rollback`"
+)
 MAX_CHARGED = 2**63 - 1  # far above every cap; what is told stays inside 64 bits
 
 # ----------------------------------------------------------------------------------------------- telling our own
@@ -113,15 +117,14 @@ def refuse_if_behind(home: Home, ledger: Ledger) -> None:
     from fusion.errors import BudgetError
 
     if foreign_heads(home, ledger):
-        raise BudgetError(
-            "peers hold a record signed by this node that its privacy ledger knows nothing of: its home was restored "
-            "from an old copy or runs twice; restore the newest ledger.db, or run `tidings budget accept-rollback`"
-        )
+        raise BudgetError(BEHIND)
 
 
 def is_behind(home: Home) -> bool:
-    """Whether `publish` would be refused because of another copy; reads the ledger only if there is a HEAD of ours."""
-    return bool(own_heads(home)) and bool(foreign_heads(home, home.ledger()))
+    """Whether `publish` would be refused because of another copy; reads the ledger only if there is a HEAD of ours, and
+    makes none: a ledger that is gone knows nothing of any."""
+    heads = own_heads(home)
+    return bool(heads) and (not home.has_ledger or bool(foreign_heads(home, home.ledger())))
 
 
 def foreign_heads(home: Home, ledger: Ledger) -> list[SignedHead]:

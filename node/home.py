@@ -33,6 +33,7 @@ from crypto.keystore import MODERATE, Ask, Cost, Keyring, Keystore, WrappingKey,
 from fusion import backbones
 from fusion.outside import parse_json
 from node.author import Author
+from node.database import STORE_FILE
 from node.epochs import EpochKeys
 from node.errors import HomeError, StoreFull, UsageError
 from node.files import read_at_most
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from fusion.ledger import Ledger
 
 KEYSTORE_FILE = "keystore.json"
+LEDGER_FILE = "ledger.db"
+WITHOUT_KEYS = 'without one see "After a theft or a loss" in docs/operations.md'
 MAX_QUOTAS = 1e6
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 4
@@ -94,7 +97,7 @@ class Home:
         wrapping = WrappingKey.derive(passphrase, cost) if passphrase is not None else None
         keystore = Keystore.generate()
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path.parent))
+        draft = Path(tempfile.mkdtemp(prefix=".tidings-init-", dir=path if path.exists() else path.parent))
         try:
             keystore.write_new(draft / KEYSTORE_FILE, wrapping)
             _write_settings(draft / "node.json", NodeSettings(name, listen))
@@ -103,11 +106,9 @@ class Home:
             if recovery_hash is not None:
                 home.store.set_recovery_hash(home.me, recovery_hash)
             home.author.key_card()
+            home.store.forget_place()
             home.store.close()
-            if path.exists():
-                path.rmdir()
-            draft.rename(path)
-            _sync(path.parent)
+            _settle(draft, path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -121,6 +122,8 @@ class Home:
         secrets, from a process that has them.
         """
         if not (path / KEYSTORE_FILE).exists():
+            if (path / STORE_FILE).exists():
+                raise HomeError(f"{path / KEYSTORE_FILE} is gone: restore it from a backup; {WITHOUT_KEYS}.")
             raise HomeError(f"There is no node in {path}; run `tidings --home {path} init` first.")
         try:
             keystore = Keyring(path / KEYSTORE_FILE, ask, opened)
@@ -153,13 +156,18 @@ class Home:
         both, but those condemned."""
         return self.store.standing().trusted - self.store.condemned()
 
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a privacy budget yet, or still."""
+        return (self.path / LEDGER_FILE).exists()
+
     def ledger(self) -> Ledger:
         """The privacy budget of this home; loads what only releases need."""
         from fusion.ledger import Ledger
 
         # From the identity: if the ledger is lost, what peers hold still says which dataset it means.
         # From the oldest one: what peers were told of a dataset goes on when the identity is replaced.
-        return Ledger(self.path / "ledger.db", name_key=self._name_key)
+        return Ledger(self.path / LEDGER_FILE, name_key=self._name_key)
 
     def _name_key(self) -> bytes:
         oldest = (self.keystore.identity, *self.keystore.former)[-1]
@@ -193,6 +201,30 @@ class Home:
                 return False
         except HomeError:
             return True
+
+
+def _settle(draft: Path, path: Path) -> None:
+    """Move a new home to its place. A directory that is there stays: an administrator made it for a user who can write
+    into nothing above it, or it is a volume. Then its files are moved one by one, and the keystore, without which there
+    is no node, is the last."""
+    if not path.exists():
+        draft.rename(path)
+        _sync(path.parent)
+        return
+    with contextlib.suppress(PermissionError):  # of a volume that belongs to somebody else; the files are closed
+        path.chmod(0o700)
+    names = sorted((one.name for one in draft.iterdir()), key=lambda name: name == KEYSTORE_FILE)
+    moved: list[Path] = []
+    try:
+        for name in names:
+            (draft / name).rename(path / name)
+            moved.append(path / name)
+        draft.rmdir()
+        _sync(path)
+    except BaseException:
+        for one in moved:
+            one.unlink()
+        raise
 
 
 def _sync(directory: Path) -> None:

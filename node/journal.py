@@ -131,7 +131,8 @@ class Journal:
                 tell(INFO, "clock_remark", f"{name}: {now.reason}", **who, reason=now.reason)
         elif was == linked:
             self.counts.links_down += 1
-            tell(INFO, "link_down", f"{name} is {now.state}: {now.reason}", **who, state=now.state, reason=now.reason)
+            text = f"{name} is not linked any more: {now.reason}"
+            tell(INFO, "link_down", text, **who, state=now.state, reason=now.reason)
         elif before is None or (was, before.reason) != (now.state, now.reason):
             self._no_link(now, name, who)
 

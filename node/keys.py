@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from crypto.keys import encryption_id
+from crypto.keys import PublicKey, encryption_id
 from crypto.keystore import MODERATE, Cost
 from node import wire
 from node.home import Home
@@ -93,9 +93,11 @@ def show(home: Home) -> dict[str, Any]:
 
 def _encryption_keys(home: Home) -> list[dict[str, Any]]:
     """`{id, since, state}` for each encryption key, newest first, those of which the private half is lost last."""
-    cards = {_id_of(held.record): held.record for held in home.store.held(kind=Kind.KEY_CARD, origin=home.me)}
+    cards = _cards(home, home.me)
     held = home.keystore.encryption_ids
     lost = [one for one in cards if one not in held]
+    for former in home.keystore.former_keys:  # what else these published may be a thief's, and is not lost
+        cards = _cards(home, former) | cards
     listed = []
     for position, one in enumerate([*held, *lost]):
         card = cards.get(one)
@@ -103,6 +105,11 @@ def _encryption_keys(home: Home) -> list[dict[str, Any]]:
         since = moment(card.header.created_unix_ms / 1000) if card else None
         listed.append({"id": one.hex(), "since": since, "state": state})
     return listed
+
+
+def _cards(home: Home, identity: PublicKey) -> dict[bytes, Record]:
+    """The key cards of one of this node's identities, by the id of the key on it."""
+    return {_id_of(held.record): held.record for held in home.store.held(kind=Kind.KEY_CARD, origin=identity)}
 
 
 def _id_of(card: Record) -> bytes:

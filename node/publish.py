@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from node import heads
 from node.budget import left_epsilon
-from node.errors import UsageError
+from node.errors import NodeError, UsageError
 from node.home import Home
 from node.records import HeldState, Kind, Record
 from node.show import size
@@ -72,7 +72,8 @@ class Preview:
     dataset: str
     part: str | None
     left_epsilon: float
-    allowed: bool
+    refusal: str | None
+    """Why it would be refused, in words; None if it would be allowed."""
     report: RowReport
     advice: str | None = None  # from public figures alone
 
@@ -88,7 +89,8 @@ class Preview:
             "dataset": self.dataset,
             "part": self.part,
             "left_epsilon": self.left_epsilon,
-            "allowed": self.allowed,
+            "allowed": self.refusal is None,
+            "refusal": self.refusal,
             "advice": self.advice,
             "rows": rows_json(self.report),
         }
@@ -97,7 +99,7 @@ class Preview:
         """For people."""
         plan = self.plan
         whose = f"dataset {self.dataset}" + (f", part {self.part}" if self.part else "")
-        verdict = "It would be allowed." if self.allowed else "It would be refused: the budget does not allow it."
+        verdict = "It would be allowed." if self.refusal is None else f"It would be refused: {self.refusal}."
         lines = [
             "Nothing was released. A publish would send one summary, sealed for this node's members:",
             f"  {plan.entries:,} noisy numbers ({_what_numbers(plan)} of {plan.dimension} features), about "
@@ -158,6 +160,7 @@ def publish(
     heads.refuse_if_behind(home, ledger)
     finish_interrupted(home, ledger)
     _refuse_overlap(home, ledger, task.id, dataset, part)
+    advice = [_advice(task, epsilon), *(_double(one) for one in strays(home, ledger, task.id))]
     made = release(
         task,
         paths,
@@ -168,7 +171,8 @@ def publish(
         progress=progress,
         part=part,
     )
-    return Published(_send(home, ledger, made.release_id, task.id, made.payload), made, _advice(task, epsilon))
+    record = _send(home, ledger, made.release_id, task.id, made.payload)
+    return Published(record, made, "; ".join(filter(None, advice)) or None)
 
 
 def preview(
@@ -192,7 +196,46 @@ def preview(
     left = left_epsilon(home, dataset, part)
     left = (cap_epsilon or task.privacy.max_epsilon) if left is None else left
     text = part.text if part else None
-    return Preview(planned, dataset, text, left, epsilon <= left, report, _advice(task, epsilon))
+    refusal = _refusal(home, task.id, dataset, part)
+    if refusal is None and epsilon > left:
+        refusal = "the budget does not allow it"
+    return Preview(planned, dataset, text, left, refusal, report, _advice(task, epsilon))
+
+
+def _refusal(home: Home, task_id: bytes, dataset: str, part: Part | None) -> str | None:
+    """Why a publish would be refused whatever it costs, in words; makes no ledger."""
+    try:
+        home.epochs.refuse_if_ended()
+        if heads.is_behind(home):
+            return heads.BEHIND
+        if home.has_ledger:
+            _refuse_overlap(home, home.ledger(), task_id, dataset, part)
+    except NodeError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def strays(home: Home, ledger: Ledger, task_id: bytes | None = None) -> list[Record]:
+    """The live summaries of this node that its ledger does not know: of the copy that the home was restored after. None
+    is replaced by what is published next."""
+    known = {entry.record_id for account in ledger.statement() for entry in account.entries}
+    selves = home.store.standing().selves
+    return [
+        held.record
+        for held in home.store.held(kind=Kind.SUMMARY, task_id=task_id)
+        if held.record.header.origin in selves
+        and held.record.id not in known
+        and held.state is not HeldState.BURIED
+        and not home.store.unusable(held.record)
+    ]
+
+
+def _double(stray: Record) -> str:
+    shown = stray.id.hex()[:12]
+    return (
+        f"record {shown} of this task was published by a copy of this home whose ledger is lost, and models count its "
+        f"rows too: `tidings withdraw {shown}` if they are the same"
+    )
 
 
 def withdraw(home: Home, prefix: str) -> Record:

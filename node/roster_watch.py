@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from logging import ERROR, WARNING
 
-from crypto.errors import KeystoreLocked
+from crypto.errors import KeystoreError
 from node.errors import StoreFull
 from node.home import Home
 from node.logs import tell
@@ -32,7 +32,7 @@ class RosterWatch:
         try:
             has_changed = self._take() if self._has_news else False
             return self._publish(now) or has_changed
-        except (StoreFull, KeystoreLocked) as error:
+        except (StoreFull, KeystoreError) as error:
             tell(WARNING, "roster_waits", f"The roster waits: {error}", reason=str(error))
             return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from fusion.errors import FusionError
 from node import disk, heads, roster_status, shared
 from node.budget import statement
 from node.epochs import ENDED
@@ -19,6 +20,7 @@ from node.home import Home
 from node.local_tables import LinkReport, Peer
 from node.records import Held, HeldState, Kind
 from node.show import ago
+from node.store import RETIRED
 from node.succession import Standing
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def status(home: Home) -> dict[str, Any]:
         },
         "peers": peers(home, served),
         "tasks": tasks(home),
-        "budget": statement(home),
+        "budget": [] if ledger_problem(home) else statement(home),
         "notices": notices(home),
     }
 
@@ -65,9 +67,21 @@ def notices(home: Home) -> list[dict[str, str]]:
     told += [{"origin": home.settings.name, "reason": one} for one in roster_status.notices(home)]
     if disk.is_low(home.path):
         told.append({"origin": home.settings.name, "reason": disk.WORDS[Disk.LOW]})
-    if heads.is_behind(home):
+    if reason := ledger_problem(home):
+        told.append({"origin": home.settings.name, "reason": reason})
+    elif heads.is_behind(home):
         told.append({"origin": home.settings.name, "reason": f"{OLD_LEDGER}; see `tidings budget accept-rollback`"})
     return told
+
+
+def ledger_problem(home: Home) -> str:
+    """Why the privacy ledger cannot be read, in words; empty if it can, or if there is none."""
+    try:
+        if home.has_ledger:
+            home.ledger()
+    except FusionError as error:
+        return str(error)
+    return ""
 
 
 def conduct(home: Home) -> list[dict[str, str]]:
@@ -188,7 +202,9 @@ def _summaries(home: Home, task_id: bytes) -> dict[str, Any]:
     return {
         "summaries": len(live) - len(stuck),
         "stuck": [
-            {"origin": home.peers.name_of(held.record.header.origin), "reason": reason} for held, reason in stuck
+            {"origin": home.peers.name_of(held.record.header.origin), "reason": reason}
+            for held, reason in stuck
+            if reason != RETIRED
         ],
     }
 

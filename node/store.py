@@ -47,6 +47,8 @@ from node.records import (
 from node.succession import Ending, Standing, ending_of, standing
 from node.wire import evidence_from_bytes, read_header, read_payload
 
+RETIRED: Final = "not used: withdrawn or replaced by who took the place of its origin"
+"""Of a record whose origin goes on under another identity: as good an end as being replaced by its origin."""
 MAX_CONFLICTS: Final = 100
 """Proofs kept against one origin: one is enough to convict it, and some to see what happened."""
 
@@ -135,6 +137,11 @@ class Store(ProofTables):
             if before:
                 self.renew_incarnation()
             return bool(before)
+
+    def forget_place(self) -> None:
+        """The file is about to be moved to where it will stay: whoever opens it there takes it for no copy."""
+        with self.batch():
+            self._rows("DELETE FROM place")
 
     def number_apart(self, origin: PublicKey) -> bytes:
         """The incarnation for the next record of this node, whose key is `origin`: a new one if a record in the present
@@ -433,7 +440,7 @@ class Store(ProofTables):
         rows = self._rows("SELECT header FROM records WHERE supersedes = ?", record.id) if heirs else []
         for later in (read_header(header) for (header,) in rows):
             if later.origin in heirs and later.kind is not Kind.HEAD and not now.quarantine(later):
-                return "not used: withdrawn or replaced by who took the place of its origin"
+                return RETIRED
         return ""
 
     def last_sequences(self, origin: PublicKey, until: float | None = None) -> dict[bytes, int]:

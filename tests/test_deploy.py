@@ -101,3 +101,34 @@ def test_what_the_container_starts_passes_its_own_health_check(tmp_path: Path) -
         process.terminate()
         assert process.wait(10) == 0
     assert subprocess.run([sys.executable, *check[1:]], stderr=subprocess.DEVNULL).returncode != 0
+
+
+def test_a_home_is_made_in_the_directory_that_an_administrator_made_for_the_service(tmp_path: Path) -> None:
+    place = tmp_path / "tidings"  # of its user, unlike what it is in; or the root of a volume
+    place.mkdir(mode=0o755)
+    before = place.stat().st_ino
+    home = Home.init(place, "north", None)
+    incarnation = home.store.incarnation
+    home.store.close()
+    assert (place.stat().st_ino, place.stat().st_mode & 0o777) == (before, 0o700)
+    assert {one.name for one in place.iterdir()} == {"author.lock", "keystore.json", "node.db", "node.json"}
+    assert list(tmp_path.iterdir()) == [place]
+    reopened = Home.open(place)
+    assert reopened.store.incarnation == incarnation
+    reopened.store.close()
+
+
+def test_a_home_that_cannot_be_finished_leaves_that_directory_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == "keystore.json" and self.parent.name.startswith(".tidings-init-"):
+            raise OSError(28, "No space left on device")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        Home.init(tmp_path, "north", None)
+    assert list(tmp_path.iterdir()) == []

@@ -33,6 +33,7 @@ from node import disk
 from node.budget import left_epsilon
 from node.config import CONNECT_TIMEOUT_S, DISK_LOW_BYTES
 from node.doctor import Finding, Level, examine, machine
+from node.errors import HomeError
 from node.home import Home
 from node.membership import add_peer
 from node.publish import publish
@@ -347,6 +348,28 @@ def test_packages_that_are_missing_or_too_old_are_named(monkeypatch: pytest.Monk
 def test_where_there_is_no_node_the_doctor_says_so(tmp_path: Path) -> None:
     assert found_in(tmp_path / "nowhere", "home") == [("fail", f"there is no node in {tmp_path}/nowhere")]
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_home_without_its_keystore_is_not_taken_for_none(make_home: MakeHome) -> None:
+    home = make_home("a").path
+    (home / "keystore.json").unlink()
+    assert found_in(home, "home") == [("fail", f"{home}/keystore.json is gone")]
+    with pytest.raises(HomeError, match=r"keystore.json is gone: restore it from a backup; without one see"):
+        Home.open(home)
+
+
+def test_a_store_that_cannot_be_opened_is_not_called_damaged(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home("a").path
+
+    def refused(_: Path) -> None:
+        sqlite3.connect(f"file:{home}/nowhere/node.db?mode=rw", uri=True)
+
+    monkeypatch.setattr(machine, "_examined", refused)
+    (finding,) = machine.store_file(home)
+    assert finding.text.endswith("cannot be read (unable to open database file)")
+    assert finding.advice == "check disk and permissions first", "a backup is an old copy"
 
 
 # ------------------------------------------------------------------------------------------- keys, records and budget

@@ -52,3 +52,4 @@ def test_the_help_of_every_command_is_one_screen_and_names_what_it_does() -> Non
     ):
         assert f"\n  {command} " in done.stdout
     assert len(done.stdout.splitlines()) < 40
+    assert "..." not in done.stdout.partition("Commands:")[2], "a sentence was cut"

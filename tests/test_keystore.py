@@ -408,6 +408,25 @@ def test_new_keys_under_a_new_passphrase_need_that_one_and_the_identity_stays(ke
     assert len(running.encryption_keys) == 2
 
 
+def test_new_keys_under_a_new_passphrase_whose_file_is_gone_lock_the_keystore_and_no_more(keystore_path):
+    sealed_at(keystore_path)
+    reachable = [True]
+
+    def ask(path):
+        if not reachable:
+            raise KeystoreError("The passphrase file FILE cannot be read (No such file or directory).")
+        return PASSPHRASE
+
+    running = Keyring(keystore_path, ask)
+    running.open()
+    reachable.clear()  # as who follows deploy/README.md shreds it
+    command = Keyring(keystore_path, giving(PASSPHRASE))
+    command.set_passphrase("another passphrase", LEAST)
+    command.add_encryption_key()
+    with pytest.raises(KeystoreLocked, match="start the program again"):
+        running.open()
+
+
 def test_a_program_that_holds_the_secrets_outlives_the_file(keystore_path):
     sealed_at(keystore_path)
     running = Keyring(keystore_path, giving(PASSPHRASE))

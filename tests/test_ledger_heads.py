@@ -19,7 +19,7 @@ from fusion.parts import Part
 from fusion.task import Task
 from node import budget, heads
 from node.home import Home
-from node.publish import Published, publish
+from node.publish import Published, preview, publish, strays, withdraw
 from node.records import Kind, Record
 from node.status import notices, status
 from node.tasks import add, find
@@ -205,6 +205,56 @@ def test_a_ledger_that_is_lost_altogether_is_rebuilt_from_what_peers_hold(home: 
     for before, now in zip(truth, home.ledger().statement(), strict=True):
         assert (now.dataset, now.cap_epsilon) == (before.dataset, before.cap_epsilon)
         assert now.spent_epsilon > before.spent_epsilon
+
+
+def test_a_dry_run_says_that_a_publish_would_be_refused_and_why(home: Home, rows_file: Path) -> None:
+    release(home, rows_file)
+    restored = copy_of(home, "restored")
+    release(home, rows_file)
+    seen = preview(restored, triage(restored), [rows_file], 0.25, "default", None)
+    assert seen.describe().count("It would be allowed.") == 1
+    hear(restored, own_records(home))
+    for is_lost in (False, True):
+        if is_lost:
+            os.unlink(restored.path / "ledger.db")
+        seen = preview(restored, triage(restored), [rows_file], 0.25, "default", None)
+        assert seen.to_json()["allowed"] is False
+        assert "It would be refused: peers hold a record signed by this node that its privacy" in seen.describe()
+    assert not (restored.path / "ledger.db").exists()
+    part = preview(home, triage(home), [rows_file], 0.25, "default", None, part=Part.parse("arrival=walk"))
+    assert "It would be refused: Record " in part.describe()
+
+
+def test_summaries_that_an_old_ledger_does_not_know_are_named_until_they_are_withdrawn(
+    home: Home, rows_file: Path
+) -> None:
+    release(home, rows_file)
+    restored = copy_of(home, "restored")
+    stray = release(home, rows_file, 0.25).record
+    hear(restored, own_records(home))
+    budget.accept_rollback(restored)
+    assert [one.id for one in strays(restored, restored.ledger())] == [stray.id]
+    assert f"`tidings withdraw {stray.id.hex()[:12]}`" in release(restored, rows_file, 0.1).describe()
+    withdraw(restored, stray.id.hex())
+    assert strays(restored, restored.ledger()) == []
+    assert release(restored, rows_file, 0.1).advice is None
+
+
+def test_a_damaged_ledger_is_one_line_of_the_status_and_a_lost_one_is_not_made_anew(
+    home: Home, rows_file: Path
+) -> None:
+    release(home, rows_file)
+    ledger = home.path / "ledger.db"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(bytes(len(whole)))
+    state = status(home)
+    assert (state["budget"], len(state["tasks"])) == ([], 1)
+    assert [one for one in reasons(home) if "ledger" in one] == [
+        f"the budget ledger {ledger} is damaged; nothing is released until it is restored"
+    ]
+    ledger.unlink()
+    assert any("ledger is an old copy" in reason for reason in reasons(home))
+    assert not ledger.exists()
 
 
 def test_a_head_that_arrives_after_the_one_that_follows_it_was_accepted_is_settled(home: Home, rows_file: Path) -> None:

@@ -27,7 +27,7 @@ from node.publish import publish, withdraw
 from node.query import holdings
 from node.records import Claim, Evidence, Header, HeldState, Kind, Record, Revocation, Succession, statement_of
 from node.replacement import replace
-from node.status import notices, peers
+from node.status import notices, peers, tasks
 from node.succession import MAX_LINE
 
 MakeHome = Callable[..., Home]
@@ -179,6 +179,8 @@ def test_a_summary_under_the_new_key_takes_the_place_of_the_one_under_the_old(
         assert len(usable(home)) == 3
         assert new in usable(home)
         assert old not in usable(home)
+        assert tasks(home)[0]["stuck"] == [], "nothing waits for anything"
+    assert all(one["since"] for one in keys.show(north)["encryption_keys"]), "the old card was published too"
     newest = publish_rows(north, task_file, rows_file)
     settle(north, south, west)
     assert all({new, old}.isdisjoint(usable(home)) and newest in usable(home) for home in (north, south, west))

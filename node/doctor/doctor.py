@@ -8,15 +8,19 @@ from pathlib import Path
 from crypto.errors import CryptoError
 from crypto.keystore import Ask
 from node.client import Dialer
+from node.database import STORE_FILE
 from node.doctor import machine, network, state
 from node.doctor.findings import Finding, Level, fail, ok
 from node.errors import NodeError
-from node.home import KEYSTORE_FILE, Home
+from node.home import KEYSTORE_FILE, WITHOUT_KEYS, Home
 
 
 def examine(path: Path, ask: Ask, passphrase_file: Path | None = None) -> Iterator[Finding]:
     """Look at the home in `path`, and tell each finding as it is made. `ask` gives the passphrase, if one is needed."""
     yield from machine.software()
+    if not (path / KEYSTORE_FILE).exists() and (path / STORE_FILE).exists():
+        yield fail("home", f"{path / KEYSTORE_FILE} is gone", f"restore it from a backup; {WITHOUT_KEYS}")
+        return
     if not (path / KEYSTORE_FILE).exists():
         yield fail("home", f"there is no node in {path}", f"run `tidings --home {path} init`, or name its --home")
         return

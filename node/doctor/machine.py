@@ -30,6 +30,7 @@ WRITTEN_IN: Final = 1_767_225_600
 """2026-01-01: no clock is right that shows an earlier time than this was written at."""
 CLOCK_STEP_S: Final = 60.0
 PRIVATE_FILES: Final = (KEYSTORE_FILE, STORE_FILE, "ledger.db")
+DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 NETWORK_FILE_SYSTEMS: Final = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "afs"}
 
 
@@ -110,7 +111,7 @@ def store_file(home: Path) -> Iterator[Finding]:
     try:
         version, verdict = _examined(path)
     except sqlite3.Error as error:
-        yield fail("store", f"{path} cannot be read ({error})", "stop the node and restore the home from a backup")
+        yield _unread(path, error)
         return
     if verdict != "ok":
         text = f"{path} is damaged ({verdict.splitlines()[0][:120]})"
@@ -124,6 +125,13 @@ def store_file(home: Path) -> Iterator[Finding]:
         yield warn("store", text, "back the home up first; run doctor again after it")
     else:
         yield ok("store", f"{size(path.stat().st_size)}, whole")
+
+
+def _unread(path: Path, error: sqlite3.Error) -> Finding:
+    """A backup is an old copy: it is the advice only where the file itself is what is wrong."""
+    is_damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in DAMAGE
+    advice = "stop the node and restore the home from a backup" if is_damaged else "check disk and permissions first"
+    return fail("store", f"{path} cannot be read ({error})", advice)
 
 
 def _examined(path: Path) -> tuple[int, str]:

@@ -61,7 +61,9 @@ def records(home: Home) -> Iterator[Finding]:
     if not stuck:
         yield ok("records", f"{len(home.store.held()):,} here; none is stuck" if usable else "no summary is stuck")
     for notice in status.conduct(home):
-        yield warn("conduct", f"{notice['origin']}: {notice['reason']}", "ask its operator")
+        is_own = notice["origin"] == home.settings.name
+        advice = "see docs/operations.md" if is_own else "ask its operator"
+        yield warn("conduct", f"{notice['origin']}: {notice['reason']}", advice)
 
 
 def roster(home: Home) -> Iterator[Finding]:
@@ -78,8 +80,7 @@ def roster(home: Home) -> Iterator[Finding]:
 
 def budget(home: Home) -> Iterator[Finding]:
     """Whether the ledger is the newest there is, whole, and what it leaves to spend."""
-    has_ledger = (home.path / "ledger.db").exists()
-    if not has_ledger:
+    if not home.has_ledger:
         if heads.own_heads(home):
             text = "ledger.db is gone, and peers hold proof that this node has spent"
             yield fail("budget", text, 'publish nothing; see "Restoring a backup" in docs/operations.md')

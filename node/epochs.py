@@ -97,9 +97,8 @@ class EpochKeys:
 
     def key_card(self, member: PublicKey) -> Record | None:
         """The member's newest key card, if it has reached us and is the only record with its number."""
-        held_cards = [held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)]
-        cards = [card for card in held_cards if not self._store.is_contested(slot_of(card.header))]
-        return _newest_first(cards)[0] if cards else None
+        cards = _newest_first([held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)])
+        return next((card for card in cards if not self._store.is_contested(slot_of(card.header))), None)
 
     def open(self, held: Held) -> bytes:
         """The plaintext of a sealed record; NotReadable says why not."""

@@ -212,7 +212,7 @@ class Link:
             self._loaded.append(Missing(record_id) if data is None else Chunk(record_id, run[0], data))
 
     def _queue(self, queue: deque[_T], item: _T, *, is_room: bool = True) -> bool:
-        """Whether it was queued. A peer that asks for more than it reads is cut off rather than buffered without end."""
+        """Whether it was queued. Who asks for more than it reads is cut off rather than buffered without end."""
         if self.closed_because is not None:
             return False
         if len(queue) >= MAX_QUEUED or not is_room:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from node.client import Dialer
 from node.daemon import Daemon
 from node.errors import NotReadable, PeerUnreachable, QueryRefused
 from node.frames import Frame, Query, Want
+from node.heads import Finding
 from node.home import Home
 from node.link import Link
 from node.membership import add_peer, remove_peer
@@ -217,3 +219,26 @@ async def test_a_request_that_is_served_costs_nothing_whether_the_record_has_a_b
     wants = [was_useful for frame, was_useful in told if isinstance(frame, Want)]
     assert wants
     assert all(wants)
+
+
+@in_an_event_loop
+async def test_looking_through_all_heads_holds_up_nothing_else(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member may have signed thousands, which takes seconds to read, and may sign one more every few seconds."""
+
+    def findings(home: Home) -> list[Finding]:
+        time.sleep(1.0)
+        return [Finding(home.me, "it deceives")]
+
+    monkeypatch.setattr("node.heads.findings", findings)
+    async with running(make_home("a")) as a:
+        loop, longest_s = asyncio.get_running_loop(), 0.0
+        a.daemon._has_findings = True
+        began_s = loop.time()
+        while not a.daemon.journal.counts.alarms and loop.time() < began_s + 15:
+            before_s = loop.time()
+            await asyncio.sleep(0.01)
+            longest_s = max(longest_s, loop.time() - before_s)
+        assert a.daemon.journal.counts.alarms == 1
+    assert longest_s < 0.8

@@ -94,7 +94,7 @@ STOP_GRACE_S = 2.0
 QUOTA: Final = "quota"
 """The topic of notices about records that wait for room in their origin's quota."""
 
-_USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
+_USEFUL: Final = (KeepChunk, SendRecords, SendChunk)
 
 
 class Daemon:
@@ -288,7 +288,7 @@ class Daemon:
             current = [self._with_traffic(report) for report in self._reports.values()]
             lacking = self._core.unsourced()
             try:
-                self.arrivals.look(self._core.fetching(), lacking - unsourced)
+                self.arrivals.look(self._core.fetching(), lacking)
                 if current != written:
                     await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
@@ -604,9 +604,12 @@ class Daemon:
         self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
     def frame_in(self, link: Link, frame: Frame) -> bool:
-        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
+        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else. Of
+        records that come together at least half must be kept: each that is not was checked for nothing."""
         self.journal.received(frame)
         actions = self._handle(FrameIn(link.number, frame))
+        if isinstance(frame, Records):
+            return 2 * len({_kept_id(action) for action in actions} - {None}) >= len(frame.records)
         answers = [action.frame for action in actions if isinstance(action, Send)]
         if any(isinstance(answer, Missing) for answer in answers):
             return False
@@ -658,6 +661,16 @@ class Daemon:
         if key == self._home.me:
             return self._home.settings.name
         return self._former.get(key) or (self._peers[key].name if key in self._peers else key.short)
+
+
+def _kept_id(action: Action) -> bytes | None:
+    """The id of the record that this action keeps something of."""
+    match action:
+        case Keep(record=record):
+            return record.id
+        case KeepChunk(record_id=record_id):
+            return record_id
+    return None
 
 
 async def _ended(tasks: Collection[asyncio.Task[None]], patience_s: float) -> None:

@@ -7,12 +7,17 @@ which is looked at every second: cheaper than asking after every chunk, and earl
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection
+from typing import Final
 
 from node.journal import Journal
 from node.records import HeldState, Kind, Record
 from node.store import Store
+
+TOLD_AT_ONCE: Final = 50
+"""Stalled records told in one look. A member can have thousands, and can make a link come and go."""
 
 
 class Arrivals:
@@ -23,6 +28,7 @@ class Arrivals:
         self._store = store
         self._awaited: dict[bytes, float] = {}
         self._gossiped: set[bytes] = set()
+        self._stalled: set[bytes] = set()
 
     def gossiped(self, record: Record) -> None:
         """Gossip brought a record, and its header is on disk."""
@@ -53,11 +59,14 @@ class Arrivals:
             if held is not None and held.state is HeldState.FETCHING:
                 continue  # its last chunk is still on its way to the disk
             del self._awaited[record_id]
+            self._stalled.discard(record_id)
             if held is not None and held.state is HeldState.COMPLETE:
                 self._journal.settled(held.record)
         for record_id in fetching:  # those that were on their way when the node started, too
             self._awaited.setdefault(record_id, now)
-        for record_id in stalled:
+        news = (record_id for record_id in stalled if record_id not in self._stalled)
+        for record_id in list(itertools.islice(news, TOLD_AT_ONCE)):
+            self._stalled.add(record_id)
             held = self._store.get(record_id)
             if held is not None:
                 self._journal.stalled(held.record)

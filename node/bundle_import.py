@@ -28,7 +28,7 @@ from node.errors import BundleError, RecordError, WireError
 from node.evidence import witness
 from node.frames import Chunk
 from node.gossip.events import Disk
-from node.gossip.intake import MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
+from node.gossip.intake import MAX_WAITING, MET_ITSELF, NOT_ITS_RECOVERY_KEY, equivocation
 from node.gossip.quotas import of_store, sort_of
 from node.home import Home
 from node.records import Held, HeldState, Kind, Record, Revocation, cut, is_chunk
@@ -381,9 +381,8 @@ class _Keeper:
             self._tell(record.header.origin, equivocation(record))
             return
         header = record.header
-        is_revoke = header.kind is Kind.REVOKE  # a thief must not keep it out by filling a quota
         sort = sort_of(header.kind, header.body_bytes)
-        if held is None and not is_revoke and not self._quotas.admits(header.origin.raw, record.id, sort, 0.0):
+        if held is None and not self._quotas.admits(header.origin.raw, record.id, sort, 0.0):
             self._imported.over_quota += 1
             return
         if held is None:
@@ -402,7 +401,7 @@ class _Keeper:
         published = self._home.store.recovery_hashes(record.header.origin)[:1]
         if isinstance(payload, Revocation) and published == [payload.recovery_hash]:
             return not self._home.store.is_equivocation(record)
-        if not published and not self._is_last_try:
+        if not published and not self._is_last_try and len(self._waiting) < MAX_WAITING:
             self._waiting.append(record)
         else:
             self._tell(record.header.origin, NOT_ITS_RECOVERY_KEY if published else NO_RECOVERY_KEY)

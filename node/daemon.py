@@ -32,7 +32,7 @@ from node.client import Dialer
 from node.commit import GroupCommit
 from node.config import GossipSettings, QuerySettings
 from node.disk import WORDS, DiskWatch
-from node.errors import PeerRefused, PeerUnreachable, StoreError, StoreFull
+from node.errors import NodeError, PeerRefused, PeerUnreachable, StoreError, StoreFull
 from node.frames import Bye, Frame, Missing, Query, Records
 from node.gossip import quotas
 from node.gossip.core import Gossip
@@ -67,6 +67,7 @@ from node.journal import Journal
 from node.link import CLOSE_GRACE_S, Link
 from node.local_tables import LinkReport, Peer
 from node.metrics import Gauges, LoopDelay, MetricsPort, exposition
+from node.paced import Lookup, Paced
 from node.records import Kind, Record, Slot
 from node.reports import follow
 from node.roster_watch import RosterWatch
@@ -93,7 +94,7 @@ STOP_GRACE_S = 2.0
 QUOTA: Final = "quota"
 """The topic of notices about records that wait for room in their origin's quota."""
 
-_USEFUL: Final = (Keep, KeepChunk, SendRecords, SendChunk)
+_USEFUL: Final = (KeepChunk, SendRecords, SendChunk)
 
 
 class Daemon:
@@ -125,6 +126,7 @@ class Daemon:
         self._dials: dict[PublicKey, asyncio.Task[None]] = {}
         self._unanswered: dict[PublicKey, asyncio.Task[None]] = {}
         self._peers: dict[PublicKey, Peer] = {}
+        self._former: dict[PublicKey, str] = {}
         self._trusted = frozenset({home.me})
         self._reports: dict[PublicKey, LinkReport] = {}
         self._traffic: dict[PublicKey, tuple[int, int]] = {}
@@ -136,10 +138,13 @@ class Daemon:
         self._is_open = True
         self._has_findings = False
         self._findings: set[heads.Finding] = set()
+        self._finding = Lookup()
         self._off_until = 0.0
         self._tick: asyncio.TimerHandle | None = None
         self._unheard: set[Slot] = set()
-        self._witness_timer: asyncio.TimerHandle | None = None
+        self._keys_changed = Paced(functools.partial(self._or_leave, self._read_peers))
+        self._granting = Paced(functools.partial(self._or_leave, self._grant))
+        self._witnessing = Paced(self._witness)
         self._clock: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
 
@@ -176,9 +181,11 @@ class Daemon:
     async def _close(self) -> None:
         """End links and calls, each with a word to the other side, then let go of the store."""
         self._stopping.set()
-        for timer in (self._tick, self._clock, self._witness_timer):
+        for timer in (self._tick, self._clock):
             if timer is not None:
                 timer.cancel()
+        for work in (self._keys_changed, self._granting, self._witnessing):
+            work.end()
         for link in self._links.values():
             link.send(Bye())
             link.close("this node stopped")
@@ -232,7 +239,9 @@ class Daemon:
         self._is_open = is_open
 
     def _read_peers(self) -> None:
-        peers, trusted = {peer.key: peer for peer in self._home.store.peers()}, self._home.trusted
+        standing = self._home.store.standing()
+        self._former = {key: self._home.peers.name_of(key) for key in standing.former}
+        peers, trusted = {peer.key: peer for peer in standing.peers}, self._home.trusted
         if (peers, trusted) != (self._peers, self._trusted):
             self._peers, self._trusted = peers, trusted
             self._tolls.keep_only(set(peers))
@@ -251,6 +260,13 @@ class Daemon:
         if any(held.record.header.kind in ABOUT_KEYS for held in added):
             self._read_peers()
             self._grant()
+
+    def _or_leave(self, work: Callable[[], None]) -> None:
+        """Work that nobody waits for; without a store that answers there is nothing to do it with."""
+        try:
+            work()
+        except StoreError as error:
+            self._leave_network(error)
 
     def _grant(self) -> None:
         """Hand the live epoch key to members who lack it; the grants spread like any record of ours."""
@@ -272,7 +288,7 @@ class Daemon:
             current = [self._with_traffic(report) for report in self._reports.values()]
             lacking = self._core.unsourced()
             try:
-                self.arrivals.look(self._core.fetching(), lacking - unsourced)
+                self.arrivals.look(self._core.fetching(), lacking)
                 if current != written:
                     await self._commit.run(lambda store, current=current: store.set_links(current))  # type: ignore[misc]
                     written = current
@@ -416,12 +432,9 @@ class Daemon:
     def _witness_soon(self, *unheard: Slot) -> None:
         """Tell of new proofs of equivocation in a while, at random: others may be about to do the same."""
         self._unheard.update(unheard)
-        if self._witness_timer is None and not self._stopping.is_set():
-            wait_s = random.uniform(0.0, evidence.PATIENCE_S)  # noqa: S311 - spreads nodes, keeps no secret
-            self._witness_timer = asyncio.get_running_loop().call_later(wait_s, self._witness)
+        self._witnessing.soon(random.uniform(0.0, evidence.PATIENCE_S))  # noqa: S311 - spreads nodes, keeps no secret
 
     def _witness(self) -> None:
-        self._witness_timer = None
         try:
             told = evidence.witness(self._home, self._unheard)
             self._unheard.clear()
@@ -443,21 +456,33 @@ class Daemon:
             origin = read_evidence(record).accused
             self._witness_soon()
         if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
-            asyncio.get_running_loop().call_soon(self._read_peers)
+            self._keys_changed.soon()
         if kind is Kind.KEY_CARD or origin == self._home.me:
-            asyncio.get_running_loop().call_soon(self._grant)
+            self._granting.soon()
         self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
         if kind is Kind.ROSTER:
             self._roster.look_again()
 
     def _tell_findings(self) -> None:
-        """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""
-        if self._has_findings:
-            found = set(heads.findings(self._home))
+        """Log what HEADs and evidence that came since the last time show, once. It reads all of them."""
+        if self._has_findings and self._finding.begin(self._find):
             self._has_findings = False
-            for one in sorted(found - self._findings, key=lambda one: one.origin):
-                self.journal.alarm(one.origin, one.reason)
-            self._findings = found
+
+    def _find(self) -> Callable[[], None]:
+        """In another thread, and so with a view of its own: look, and give back what is to be done about it."""
+        try:
+            home = Home.open(self._home.path)
+            try:
+                return functools.partial(self._found, set(heads.findings(home)))
+            finally:
+                home.store.close()
+        except NodeError as error:
+            return functools.partial(self.journal.store_failed, error)
+
+    def _found(self, found: set[heads.Finding]) -> None:
+        for one in sorted(found - self._findings, key=lambda one: one.origin):
+            self.journal.alarm(one.origin, one.reason)
+        self._findings = found
 
     def _report(self, told: Report) -> None:
         now = time.time()
@@ -579,9 +604,12 @@ class Daemon:
         self._handle(LinkUp(link.number, link.peer, link.dialed_by_us, time.time_ns() // 1_000_000))
 
     def frame_in(self, link: Link, frame: Frame) -> bool:
-        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else."""
+        """A frame arrived; it did good if it made us keep something, or asked for what is here and for nothing else. Of
+        records that come together at least half must be kept: each that is not was checked for nothing."""
         self.journal.received(frame)
         actions = self._handle(FrameIn(link.number, frame))
+        if isinstance(frame, Records):
+            return 2 * len({_kept_id(action) for action in actions} - {None}) >= len(frame.records)
         answers = [action.frame for action in actions if isinstance(action, Send)]
         if any(isinstance(answer, Missing) for answer in answers):
             return False
@@ -629,8 +657,20 @@ class Daemon:
         return self.journal.query(peer, query, self._answers.answer(peer, query))
 
     def _name_of(self, key: PublicKey) -> str:
-        """What people here call a key; without the store for those who are peers."""
-        return self._peers[key].name if key in self._peers else self._home.peers.name_of(key)
+        """What people here call a key. Without the store, which may be slow, or fail, while something is told of it."""
+        if key == self._home.me:
+            return self._home.settings.name
+        return self._former.get(key) or (self._peers[key].name if key in self._peers else key.short)
+
+
+def _kept_id(action: Action) -> bytes | None:
+    """The id of the record that this action keeps something of."""
+    match action:
+        case Keep(record=record):
+            return record.id
+        case KeepChunk(record_id=record_id):
+            return record_id
+    return None
 
 
 async def _ended(tasks: Collection[asyncio.Task[None]], patience_s: float) -> None:

@@ -19,6 +19,7 @@ it opens is proven by the commitment of the body and not by the grant.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -28,10 +29,18 @@ from crypto.keystore import Keyring
 from crypto.sealing import content_key, new_epoch_key, open_sealed, unwrap_epoch_key, wrap_epoch_key
 from node import wire
 from node.author import Author, EpochKey
+from node.config import QUOTA_RECORDS_A_DAY_PER_MEMBER
 from node.errors import IdentityEnded, NotReadable
 from node.peers import PeerBook
 from node.records import Header, Held, HeldState, KeyCard, KeyGrant, Kind, Record, core, slot_of
 from node.store import Store
+
+AGAIN_A_DAY: Final = QUOTA_RECORDS_A_DAY_PER_MEMBER
+"""How often a process grants one epoch anew to one member because of a newer key card: so many at once, then so many a
+day. Others take as many of this node's grants for each member. Without a bound a member that publishes cards without
+end would have every node use up its quota at all others, so that nobody's grants came through any more."""
+
+DAY_S: Final = 86_400.0
 
 ENDED: Final = (
     "This node's identity was {word}: peers count nothing that it signs from now on. If there is a newer copy of this "
@@ -49,6 +58,7 @@ class EpochKeys:
         self._peers = peers
         self._me = keystore.public_key
         self._unwrapped: dict[bytes, bytes] = {}
+        self._again: dict[PublicKey, tuple[float, float]] = {}
 
     def live(self) -> EpochKey:
         """The epoch to seal under now, granted to every member whose key card is known; IdentityEnded."""
@@ -97,9 +107,8 @@ class EpochKeys:
 
     def key_card(self, member: PublicKey) -> Record | None:
         """The member's newest key card, if it has reached us and is the only record with its number."""
-        held_cards = [held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)]
-        cards = [card for card in held_cards if not self._store.is_contested(slot_of(card.header))]
-        return _newest_first(cards)[0] if cards else None
+        cards = _newest_first([held.record for held in self._store.held(kind=Kind.KEY_CARD, origin=member)])
+        return next((card for card in cards if not self._store.is_contested(slot_of(card.header))), None)
 
     def open(self, held: Held) -> bytes:
         """The plaintext of a sealed record; NotReadable says why not."""
@@ -142,14 +151,25 @@ class EpochKeys:
 
     def _grant_lacking(self, epoch: EpochKey) -> int:
         granted = self.granted()
+        before = {recipient for recipient, _ in granted}
         lacking = [
             member
             for member in self.members()
-            if (card := self.key_card(member)) is not None and (member, card.id) not in granted
+            if (card := self.key_card(member)) is not None
+            and (member, card.id) not in granted
+            and (member not in before or self._may_have_another(member))
         ]
         for member in lacking:
             self._grant(member, epoch)
         return len(lacking)
+
+    def _may_have_another(self, member: PublicKey) -> bool:
+        """Whether a member that was granted this epoch may have it granted again, to a newer key card."""
+        now = time.monotonic()
+        left, at = self._again.get(member, (float(AGAIN_A_DAY), now))
+        left = min(AGAIN_A_DAY, left + (now - at) * AGAIN_A_DAY / DAY_S)
+        self._again[member] = (left - 1 if left >= 1 else left), now
+        return left >= 1
 
     def _begin(self) -> EpochKey:
         epoch = EpochKey(self._newest() + 1, new_epoch_key())

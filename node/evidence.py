@@ -40,7 +40,7 @@ def witness(home: Home, unheard: Container[Slot] = ()) -> list[Record]:
 def _untold(home: Home, unheard: Container[Slot]) -> Iterator[Evidence]:
     store = home.store
     about = {home.me, *home.epochs.members()}
-    proofs = [proof for proof in store.proofs() if proof.accused in about]
+    proofs = store.proofs(about)
     if not proofs:
         return
     witnesses = {key.raw for key in home.trusted}
@@ -61,9 +61,11 @@ def _is_contested(home: Home, record_id: bytes) -> bool:
 
 
 def findings(home: Home) -> list[tuple[PublicKey, str]]:
-    """Each origin that is proven to have signed two records with one number, with what follows, in words."""
+    """Each origin that is proven to have signed two records with one number, with what follows, in words. Proofs
+    against keys that nobody here trusts, and of which nothing is here, are carried and not told: a member can make up
+    as many as it likes."""
     numbers: dict[PublicKey, set[Slot]] = {}
-    for proof in home.store.proofs():
+    for proof in home.store.proofs(home.store.accused_origins() | home.store.standing().trusted):
         numbers.setdefault(proof.accused, set()).add(proof.slot)
     witnesses: dict[bytes, dict[bytes, None]] = {}
     for (origin, _, _), author, _ in home.store.testimonies():

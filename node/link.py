@@ -17,13 +17,15 @@ from crypto.keys import PublicKey
 from node import wire
 from node.bandwidth import Allowance
 from node.errors import WireError
-from node.frames import Chunk, Frame, Missing, Records, SignedRecord, frame_name
+from node.frames import Chunk, Frame, Missing, Records, SignedRecord, entries, frame_name
 from node.records import Record
 from node.tolls import Toll, price_s
 
 MAX_QUEUED = 8_192
-"""Frames or chunks that may wait on a link. Chunks wait as numbers, so this bounds a link's memory at a few MB for
-honest peers; who asks for more than it reads is cut off here."""
+MAX_QUEUED_ENTRIES = 128 * 1024
+"""Frames or chunks that may wait on a link, and what all these frames may name together. Chunks wait as numbers and
+bodies as records, so this bounds a link's memory at a few MB for honest peers and some 20 MB for others; who asks for
+more than it reads is cut off here."""
 
 READ_AHEAD = 8
 """Chunks of one record that are loaded at once: one query of the store takes hardly longer for all than for one. At
@@ -81,11 +83,13 @@ class Link:
         self.bytes_received = 0
         self.closed_because: str | None = None
         self.cut: Callable[[], object] | None = None
-        """Ends the call at once; set by the dialing side, whose stream does not end by itself when the queue does."""
+        """Ends the call at once. Without it a peer that reads nothing would keep a closed link, and what waits on it,
+        for as long as it likes."""
         self._hub = hub
         self._allowance = allowance
         self._toll = toll or Toll()
         self._frames: deque[Frame] = deque()
+        self._entries = 0
         self._records: deque[tuple[Record, ...]] = deque()
         self._chunks: deque[tuple[bytes, int, int]] = deque()
         self._loaded: deque[Frame] = deque()
@@ -93,7 +97,9 @@ class Link:
 
     def send(self, frame: Frame) -> None:
         """Queue a frame, ahead of all chunks."""
-        self._queue(self._frames, frame)
+        size = entries(frame)
+        if self._queue(self._frames, frame, is_room=self._entries + size <= MAX_QUEUED_ENTRIES):
+            self._entries += size
 
     def send_records(self, records: tuple[Record, ...]) -> None:
         """Queue a frame of records with small bodies, which are loaded when its turn comes: after other frames and
@@ -109,8 +115,11 @@ class Link:
         if self.closed_because is None:
             self.closed_because = reason
             self._wake.set()
-            if self.cut is not None:
-                asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self.cut)
+            asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._cut)
+
+    def _cut(self) -> None:
+        if self.cut is not None:
+            self.cut()
 
     async def outgoing(self) -> AsyncIterator[bytes]:
         """What gRPC sends: what is queued, slowed to the bandwidth limit, until the link is closed."""
@@ -165,7 +174,9 @@ class Link:
     def _next(self) -> bytes:
         """What goes first now, encoded; empty if nothing does. A closed link sends frames that wait and no bodies."""
         if self._frames:
-            return self._encoded(self._frames.popleft())
+            frame = self._frames.popleft()
+            self._entries -= entries(frame)
+            return self._encoded(frame)
         if self.closed_because is not None:
             self._records.clear()
             self._chunks.clear()
@@ -200,15 +211,19 @@ class Link:
             data = _joined(list(itertools.islice(loaded, len(run))))
             self._loaded.append(Missing(record_id) if data is None else Chunk(record_id, run[0], data))
 
-    def _queue(self, queue: deque[_T], item: _T) -> None:
-        """A peer that asks for more than it reads is cut off rather than buffered without end."""
+    def _queue(self, queue: deque[_T], item: _T, *, is_room: bool = True) -> bool:
+        """Whether it was queued. Who asks for more than it reads is cut off rather than buffered without end."""
         if self.closed_because is not None:
-            return
-        if len(queue) >= MAX_QUEUED:
+            return False
+        if len(queue) >= MAX_QUEUED or not is_room:
+            for waiting in (self._frames, self._records, self._chunks, self._loaded):
+                waiting.clear()
+            self._entries = 0
             self.close("it asks for more than it reads")
-            return
+            return False
         queue.append(item)
         self._wake.set()
+        return True
 
 
 def _joined(parts: Sequence[bytes | None]) -> bytes | None:

@@ -11,7 +11,7 @@ nobody can make others write without end.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from crypto.keys import PublicKey
@@ -38,9 +38,12 @@ class ProofTables(LocalTables):
 
     def condemned(self) -> frozenset[PublicKey]:
         """The origins that are."""
-        at_all = "SELECT origin FROM proofs GROUP BY origin"
-        accused = [self._key(raw) for (raw,) in self._rows(at_all)]
-        return frozenset(origin for origin in accused if self.is_condemned(origin))
+        # All at once: whoever makes up keys can have thousands of them accused.
+        numbers = "SELECT origin, count(*) AS n FROM (SELECT DISTINCT origin, incarnation, sequence FROM proofs)"
+        targets = "SELECT origin, count(DISTINCT target) AS n FROM graves WHERE origin IN (SELECT origin FROM proofs)"
+        each = f"{numbers} GROUP BY origin UNION ALL {targets} GROUP BY origin"
+        rows = self._rows(f"SELECT origin FROM ({each}) GROUP BY origin HAVING sum(n) >= ?", MAX_CONTESTED)  # noqa: S608
+        return frozenset(self._key(raw) for (raw,) in rows)
 
     def why_unusable(self, header: Header) -> str:
         """Why the record with this header must not be used, in words; empty if its number is its own."""
@@ -50,9 +53,20 @@ class ProofTables(LocalTables):
             return "its origin signed two records with one number, again and again: nothing of it is used"
         return ""
 
-    def proofs(self) -> list[Evidence]:
-        """What is known, in order of arrival; several of one number if these take back different records."""
-        return [evidence_from_bytes(data) for (data,) in self._rows("SELECT evidence FROM proofs ORDER BY rowid")]
+    def proofs(self, about: Iterable[PublicKey] | None = None) -> list[Evidence]:
+        """What is known, of everybody or of these, in order of arrival; several of one number if these take back
+        different records."""
+        if about is None:
+            rows = self._rows("SELECT rowid, evidence FROM proofs")
+        else:
+            of_one = "SELECT rowid, evidence FROM proofs WHERE origin = ?"
+            rows = [row for origin in about for row in self._rows(of_one, origin.raw)]
+        return [evidence_from_bytes(data) for _, data in sorted(rows)]
+
+    def accused_origins(self) -> frozenset[PublicKey]:
+        """Whom proofs accuse, as far as records of theirs are here."""
+        rows = self._rows("SELECT DISTINCT origin FROM proofs WHERE origin IN (SELECT origin FROM records)")
+        return frozenset(self._key(raw) for (raw,) in rows)
 
     def testimonies(self) -> list[tuple[Slot, bytes, bytes]]:
         """Every EVIDENCE here: the number that it is about, its author's key, its id."""

@@ -234,12 +234,14 @@ class _Servicer:
         await context.send_initial_metadata((LINK_METADATA,))
         allowance = self._bandwidth.of(peer) if self._bandwidth else None
         link = Link(peer, self._hub, dialed_by_us=False, allowance=allowance, toll=self._tolls.of(peer))
+        link.cut = functools.partial(hang_up, context.peer())  # gRPC waits for ever for one who reads nothing
         reader = asyncio.create_task(_receive(link, requests))
         self._hub.link_up(link)
         try:
             async for message in link.outgoing():
                 yield message
         finally:
+            link.cut = None  # the connection may carry other calls
             reader.cancel()
             self._hub.link_down(link, link.closed_because or "the connection was lost")
 
@@ -304,7 +306,9 @@ async def _receive(link: Link, messages: AsyncIterator[bytes]) -> None:
     try:
         await link.receive(messages)
     except grpc.aio.BaseError:
-        link.close("the connection was lost")
+        pass
+    finally:
+        link.close("the connection was lost")  # whatever ended the reading: nobody keeps a link that is not read
 
 
 async def _send(context: Context, part: bytes | str) -> None:

@@ -89,6 +89,10 @@ class Tally:
 _HELD_COLUMNS: Final = "position, id, header, signature, state, buried_by, received_at"
 
 
+_CLAIM: Final = bytes([0x08, Kind.SUCCESSION])
+"""How a claim about a SUCCESSION begins in the encoding of an EVIDENCE; others may happen to hold it too."""
+
+
 class _Supposition(Exception):
     """Ends a transaction that is to leave nothing behind."""
 
@@ -104,6 +108,7 @@ class Store(ProofTables):
         """Use `create` or `open`."""
         super().__init__(connection, path)
         self._headers: dict[bytes, Header] = {}
+        self._common_basis: tuple[tuple[int, int, bytes], bytes] = ((0, 0, b""), b"")
         #: The identity whose home this is; None for a connection that only writes records down.
         self.owner: PublicKey | None = None
         self._endings: tuple[tuple[Any, ...], dict[PublicKey, Ending], frozenset[PublicKey]] = ((), {}, frozenset())
@@ -288,6 +293,14 @@ class Store(ProofTables):
                 task_id,
             )
             hasher.update(repr([row for row in summaries if is_selected(row[1])]).encode())
+            hasher.update(self._basis_of_all(me))
+        return hasher.digest()
+
+    def _basis_of_all(self, me: PublicKey) -> bytes:
+        """The part of a basis that is the same for all models, made anew when the file has changed."""
+        now = (self.change_counter(), self._db.total_changes, me.raw)
+        if self._common_basis[0] != now:
+            hasher = hashlib.blake2b(digest_size=32, person=BASIS_PERSON)
             others = self._rows(
                 f"SELECT id, state FROM records WHERE (kind = {int(Kind.KEY_GRANT)} AND instr(header, ?))"  # noqa: S608
                 f" OR kind NOT IN {_NO_BASIS_KINDS} ORDER BY id",
@@ -298,7 +311,8 @@ class Store(ProofTables):
             for (table,) in tables:
                 if table not in _NO_BASIS:
                     hasher.update(repr((table, sorted(map(repr, self._rows(f'SELECT * FROM "{table}"'))))).encode())  # noqa: S608
-        return hasher.digest()
+            self._common_basis = now, hasher.digest()
+        return self._common_basis[1]
 
     def get(self, record_id: bytes) -> Held | None:
         """The record with this id, if it is held."""
@@ -313,12 +327,11 @@ class Store(ProofTables):
         self, kind: Kind | None = None, task_id: bytes | None = None, origin: PublicKey | None = None
     ) -> list[Held]:
         """The records held, in order of arrival; all of them, or those of a kind, a task, an origin."""
-        return self._select(
-            "WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR task_id = ?2) AND (?3 IS NULL OR origin = ?3)",
-            int(kind) if kind is not None else None,
-            task_id,
-            origin.raw if origin is not None else None,
-        )
+        wanted = {"kind": kind, "task_id": task_id, "origin": origin.raw if origin else None}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        # Only what is given, so that SQLite finds the records of one origin without reading all of them.
+        where = " AND ".join(f"{column} = ?" for column in given)
+        return self._select(f"WHERE {where}" if given else "", *given.values())
 
     def tally(self) -> Tally:
         """Counts; reads neither headers nor bodies."""
@@ -486,7 +499,10 @@ class Store(ProofTables):
 
     def _contested_successions(self) -> dict[PublicKey, float]:
         """Origins that signed a SUCCESSION and another record with one number, with when that was learned."""
-        rows = self._rows("SELECT evidence, learned_at FROM proofs ORDER BY rowid DESC")
+        # Claims of other kinds are many, and need not be decoded: the kind is written as a field of its own.
+        rows = self._rows(
+            "SELECT evidence, learned_at FROM proofs WHERE instr(evidence, ?) ORDER BY rowid DESC", _CLAIM
+        )
         proofs = [(evidence_from_bytes(data), at) for data, at in rows]
         return {
             proof.accused: at for proof, at in proofs if any(claim.kind is Kind.SUCCESSION for claim in proof.claims)
@@ -494,10 +510,12 @@ class Store(ProofTables):
 
     def _read_ending(self, origin: PublicKey, contested_at: float | None) -> tuple[Ending | None, set[PublicKey]]:
         """How one identity ended, if it did, and whom it called its successor."""
+        revoking = self.held(kind=Kind.REVOKE, origin=origin)
+        published = next(iter(self.recovery_hashes(origin)), None) if revoking else None
         found = [
             (payload, held.received_at)
-            for held in [*self.held(kind=Kind.REVOKE, origin=origin), *self.held(kind=Kind.SUCCESSION, origin=origin)]
-            if (payload := self._ending_in(held.record)) is not None
+            for held in [*revoking, *self.held(kind=Kind.SUCCESSION, origin=origin)]
+            if (payload := self._ending_in(held.record, published)) is not None
         ]
         named = {word.successor for word, _ in found if word.successor is not None}
         since = [at for _, at in found] + ([] if contested_at is None else [contested_at])
@@ -507,18 +525,17 @@ class Store(ProofTables):
         successions = [word for word, _ in found if isinstance(word, Succession)]
         return ending_of(revocations, successions, min(since), is_contested=contested_at is not None), named
 
-    def _ending_in(self, record: Record) -> Revocation | Succession | None:
-        """What a record says that ends its origin, if it counts. A REVOKE does if the origin published the hash of its
-        recovery key, or if the key of this node itself has consented to take its place; a SUCCESSION unless another
-        record has its number."""
+    def _ending_in(self, record: Record, published: bytes | None) -> Revocation | Succession | None:
+        """What a record says that ends its origin, if it counts. A REVOKE does if the hash of its recovery key is what
+        was `published`, or if the key of this node itself has consented to take its place; a SUCCESSION unless
+        another record has its number."""
         payload = read_payload(record.header)
         if isinstance(payload, Succession):
             return None if self.is_contested(slot_of(record.header)) else payload
         if not isinstance(payload, Revocation):
             raise TypeError("the store handed out a revocation without its payload")
-        first = next(iter(self.recovery_hashes(record.header.origin)), None)
-        is_ours = first is None and self.owner is not None and payload.successor == self.owner
-        return payload if is_ours or payload.recovery_hash == first else None
+        is_ours = published is None and self.owner is not None and payload.successor == self.owner
+        return payload if is_ours or payload.recovery_hash == published else None
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""

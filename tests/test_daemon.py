@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from certificates import forge
@@ -18,14 +20,18 @@ from crypto.tls import LeafCredentials, make_leaf, server_name
 from node.bundle_export import export_bundle
 from node.bundle_import import import_bundle
 from node.client import Dialer
+from node.config import PROTOCOL_VERSION
 from node.daemon import Daemon
 from node.errors import NotReadable, PeerUnreachable, QueryRefused
-from node.frames import Frame, Query, Want
+from node.frames import Frame, Hello, Query, Records, SignedRecord, Want
+from node.gossip.events import LinkUp
+from node.heads import Finding
 from node.home import Home
 from node.link import Link
 from node.membership import add_peer, remove_peer
 from node.publish import publish
-from node.records import HeldState, Kind
+from node.records import HeldState, Kind, Record
+from node.simulation.store import author_record
 from node.tasks import add
 
 
@@ -217,3 +223,47 @@ async def test_a_request_that_is_served_costs_nothing_whether_the_record_has_a_b
     wants = [was_useful for frame, was_useful in told if isinstance(frame, Want)]
     assert wants
     assert all(wants)
+
+
+@in_an_event_loop
+async def test_looking_through_all_heads_holds_up_nothing_else(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member may have signed thousands, which takes seconds to read, and may sign one more every few seconds."""
+
+    def findings(home: Home) -> list[Finding]:
+        time.sleep(1.0)
+        return [Finding(home.me, "it deceives")]
+
+    monkeypatch.setattr("node.heads.findings", findings)
+    async with running(make_home("a")) as a:
+        loop, longest_s = asyncio.get_running_loop(), 0.0
+        a.daemon._has_findings = True
+        began_s = loop.time()
+        while not a.daemon.journal.counts.alarms and loop.time() < began_s + 15:
+            before_s = loop.time()
+            await asyncio.sleep(0.01)
+            longest_s = max(longest_s, loop.time() - before_s)
+        assert a.daemon.journal.counts.alarms == 1
+    assert longest_s < 0.8
+
+
+@in_an_event_loop
+async def test_one_record_that_is_kept_does_not_pay_for_many_that_are_not(make_home: MakeHome) -> None:
+    me, stranger = Identity.generate(), Identity.generate()
+    async with running(make_home("a")) as a:
+        add_peer(a.home, me.public_key.text, "me", None, query_only=False)
+        await eventually(lambda: me.public_key in a.daemon._peers)
+        a.daemon._handle(LinkUp(10_000, me.public_key, dialed_by_us=False))
+        link = SimpleNamespace(number=10_000)
+
+        def is_useful(*records: Record) -> bool:
+            frame = Records(tuple(SignedRecord(one.header_bytes, one.signature) for one in records))
+            return a.daemon.frame_in(link, frame)  # type: ignore[arg-type]
+
+        a.daemon.frame_in(link, Hello(PROTOCOL_VERSION, bytes(8)))  # type: ignore[arg-type]
+        foreign = [author_record(stranger, number, supersedes=bytes(32)) for number in range(1, 4)]
+        assert is_useful(author_record(me, 1, supersedes=bytes(32)))
+        assert is_useful(author_record(me, 2, supersedes=bytes(32)), *foreign[:1])
+        assert not is_useful(author_record(me, 3, supersedes=bytes(32)), *foreign[:2])
+        assert not is_useful(*foreign)

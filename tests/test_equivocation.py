@@ -499,6 +499,16 @@ def test_a_liar_cannot_make_others_write_without_end(trio: tuple[Home, Home, Hom
         beta.epochs.open(beta.store.get(old.id))
 
 
+def test_proofs_against_keys_that_somebody_made_up_are_carried_and_told_to_nobody(make_home: MakeHome) -> None:
+    home = make_home("alpha")
+    for number in range(3):
+        home.store.add_record(contest(number, Identity.generate()))
+    assert len(home.store.proofs()) == 3
+    assert evidence.findings(home) == []
+    assert evidence.witness(home) == []
+    assert home.store.condemned() == frozenset()
+
+
 def clash(home: Home, sequence: int = 900) -> list[Record]:
     """Two withdrawals of nothing with one number, in an incarnation that no store of the home knows."""
     header = Header(Kind.WITHDRAWAL, home.me, b"contest!", sequence, 0)

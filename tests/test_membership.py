@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from couriers import can_read, publish_rows
 
+from node.epochs import AGAIN_A_DAY, DAY_S
 from node.errors import NotReadable, StoreError, UsageError
 from node.home import Home
 from node.membership import add_peer, remove_peer
-from node.records import HeldState, Kind
+from node.records import HeldState, Kind, Record
 from node.wire import read_record
 
 MakeHome = Callable[..., Home]
@@ -90,6 +91,36 @@ def test_granting_twice_grants_once(make_home: MakeHome) -> None:
     grants = len(origin.store.held(kind=Kind.KEY_GRANT))
     assert origin.epochs.grant_missing() == 0
     assert len(origin.store.held(kind=Kind.KEY_GRANT)) == grants
+
+
+def test_a_member_that_publishes_key_cards_without_end_uses_up_nobodys_quota(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1_000.0
+    monkeypatch.setattr("node.epochs.time.monotonic", lambda: now_s)
+    origin, member, other = make_home("origin"), make_home("member"), make_home("other")
+    befriend(origin, member, other)
+
+    def granted(cards: int) -> int:
+        before = len(origin.store.held(kind=Kind.KEY_GRANT))
+        for _ in range(cards):
+            origin.store.add_record(member.author.key_card())
+            origin.epochs.grant_missing()
+        return len(origin.store.held(kind=Kind.KEY_GRANT)) - before
+
+    assert granted(3 * AGAIN_A_DAY) == 1 + AGAIN_A_DAY
+    carry(other, origin)
+    assert (other.me, newest_card(other).id) in origin.epochs.granted()
+    now_s += DAY_S / AGAIN_A_DAY
+    assert granted(3) == 1
+    origin.epochs.rotate()
+    assert (member.me, newest_card(member).id) in origin.epochs.granted()
+
+
+def newest_card(home: Home) -> Record:
+    card = home.epochs.key_card(home.me)
+    assert card is not None
+    return card
 
 
 def test_removing_and_adding_again_starts_one_new_epoch_only(make_home: MakeHome) -> None:

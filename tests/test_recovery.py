@@ -30,12 +30,12 @@ from crypto.recovery import RecoveryKey, consent
 from crypto.signing import record_id, sign_record
 from fusion.errors import BudgetError
 from node import heads, keys, wire
-from node.bundle_import import import_bundle
-from node.config import GossipSettings
+from node.bundle_import import NO_RECOVERY_KEY, Imported, _Keeper, import_bundle
+from node.config import QUOTA_REVOCATIONS, GossipSettings
 from node.errors import IdentityEnded, RecordError, UsageError
 from node.frames import Advert, Announce, Records, SignedRecord, Want
 from node.gossip.events import Alarm, Keep, Send
-from node.gossip.intake import NOT_ITS_RECOVERY_KEY
+from node.gossip.intake import MAX_WAITING, NOT_ITS_RECOVERY_KEY
 from node.home import Home
 from node.membership import add_peer
 from node.publish import publish
@@ -414,6 +414,41 @@ def test_a_quota_that_a_thief_used_up_shuts_no_revocation_out() -> None:
     assert len([one for one in of(rig.actions, Send) if isinstance(one.frame, Want)]) == 1
     rig.say(bob, signed(alices(RECOVERY)))
     assert kept(rig) == [Kind.REVOKE]
+
+
+def test_who_has_its_own_recovery_key_fills_no_disk_with_revocations() -> None:
+    rig = Rig()
+    rig.members(ALICE, BOB)
+    alice, bob = rig.link(ALICE), rig.link(BOB)
+    rig.say(alice, signed(card_of(ALICE, RECOVERY)))
+    count = 0
+    for number in range(1, 3 * QUOTA_REVOCATIONS):
+        rig.say(alice, signed(alices(RECOVERY, sequence=number)))
+        count += len(kept(rig))
+    assert 1 <= count <= QUOTA_REVOCATIONS
+    rig.say(bob, signed(card_of(BOB, None)))
+    assert kept(rig) == [Kind.KEY_CARD], "others are not held up"
+
+
+def test_revocations_that_somebody_made_up_are_told_once() -> None:
+    rig = Rig()
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(card_of(ALICE, RECOVERY)))
+    told = []
+    for number in range(1, 20):
+        rig.say(bob, signed(alices(RecoveryKey.generate(), sequence=number)))
+        told += of(rig.actions, Alarm)
+    assert [one.reason for one in told] == [NOT_ITS_RECOVERY_KEY]
+
+
+def test_revocations_in_a_bundle_that_wait_for_a_key_card_take_little_room(tmp_path: Path) -> None:
+    imported = Imported(tmp_path, None, None)  # type: ignore[arg-type] - nothing was looked at
+    keeper = _Keeper(Home.init(tmp_path / "reader", "reader", None), imported)
+    for number in range(1, 2 * MAX_WAITING):
+        assert not keeper._may_revoke(alices(RECOVERY, sequence=number))
+    assert len(keeper._waiting) == MAX_WAITING
+    assert [one["reason"] for one in imported.findings] == [NO_RECOVERY_KEY]
 
 
 def test_what_waits_for_a_key_card_takes_little_room() -> None:

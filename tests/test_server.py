@@ -23,10 +23,11 @@ from grpc.experimental.session_cache import ssl_session_cache_lru
 from crypto.keys import Identity, PublicKey
 from crypto.tls import anchor_pem, make_leaf, server_name
 from node.client import Dialer
+from node.config import MAX_WANT
 from node.errors import PeerUnreachable, UsageError
-from node.frames import Frame, Query
-from node.link import Link
-from node.server import Doors, NodeServer
+from node.frames import Frame, Query, Records, SignedRecord
+from node.link import MAX_QUEUED_ENTRIES, Link
+from node.server import EXCHANGE, Doors, NodeServer
 
 A, B, C = (Identity.from_seed(letter * 32) for letter in (b"a", b"b", b"c"))
 
@@ -135,6 +136,36 @@ async def test_a_removed_peer_cannot_resume_its_tls_session() -> None:
         lobby.admitted -= {B.public_key}
         await server.readmit()
         assert "Method not found" not in await refusal(), "TLS hangs up"
+
+
+@in_an_event_loop
+async def test_a_closed_link_ends_although_its_peer_reads_nothing() -> None:
+    """Else every such link would stay for as long as the peer likes, with all that waits on it."""
+    lobby = Lobby(B)
+    async with serving(lobby) as (_, address), Dialer.for_identity(B).channel(A.public_key, address) as channel:
+        call = channel.stream_stream(EXCHANGE, None, None)(None)
+        await eventually(lambda: bool(lobby.links))
+        link = lobby.links[0]
+        for _ in range(200):  # 40 MB, more than the windows of HTTP/2
+            link.send(Records(tuple(SignedRecord(bytes(64_000), bytes(64)) for _ in range(3))))
+        await asyncio.sleep(0.2)
+        assert link._frames
+        link.close("it was removed here")
+        await eventually(lambda: not lobby.links)
+        call.cancel()
+
+
+@in_an_event_loop
+async def test_who_asks_for_more_than_it_reads_costs_bounded_memory() -> None:
+    link = Link(B.public_key, Lobby(B), dialed_by_us=True)  # type: ignore[arg-type]
+    headers = Records(tuple(SignedRecord(b"", b"") for _ in range(MAX_WANT)))
+    sent = 0
+    while link.closed_because is None:
+        link.send(headers)
+        sent += 1
+    assert sent * MAX_WANT <= MAX_QUEUED_ENTRIES
+    assert link.closed_because == "it asks for more than it reads"
+    assert not link._frames
 
 
 @in_an_event_loop

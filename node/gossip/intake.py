@@ -71,6 +71,8 @@ class Intake:
         self._refused: dict[bytes, None] = {}
         self._has_met_itself = False
         self._waiting: dict[bytes, Record] = {}
+        self._false_revocations: set[bytes] = set()
+        """Origins of which that was told."""
 
     # ------------------------------------------------------------------------------------------------------- from peers
 
@@ -177,9 +179,8 @@ class Intake:
         return self._has_room_for(header.kind, header.origin.raw, record.id, header.body_bytes, now)
 
     def _has_room_for(self, kind: int, origin: bytes, record_id: bytes, body_bytes: int, now: float) -> bool:
-        """The same of what is only announced. A revocation always comes in: a thief must not shut it out by using up
-        the quota of the key that he stole, and only the recovery key makes one."""
-        return kind == Kind.REVOKE or self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
+        """The same of what is only announced."""
+        return self._quotas.admits(origin, record_id, sort_of(kind, body_bytes), now)
 
     def _may_revoke(self, record: Record) -> bool:
         """Whether a valid revocation is of the recovery key that its origin published. Its number is drawn and says
@@ -196,7 +197,9 @@ class Intake:
                 del self._waiting[next(iter(self._waiting))]
         else:
             self._forget(record)
-            self._out.append(Alarm(record.header.origin, NOT_ITS_RECOVERY_KEY))
+            if record.header.origin.raw not in self._false_revocations:  # any member can make up any number of them
+                self._false_revocations.add(record.header.origin.raw)
+                self._out.append(Alarm(record.header.origin, NOT_ITS_RECOVERY_KEY))
         return False
 
     def _try_again(self, link: PeerLink, origin: PublicKey, now: float) -> None:

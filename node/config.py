@@ -163,6 +163,12 @@ a few, more with every member that both copies grant a key before they meet. A n
 each node that tells of it, one or two as a rule."""
 
 
+MAX_LAST_WORDS: Final = 100
+"""REVOKEs of one identity that a node keeps, and SUCCESSIONs as many; with so many, nothing that it signed counts, and
+nobody has its place. Part of the contract: of more, some nodes would hold these and others those. An operator makes one
+or two; whoever makes more fills disks and keeps processors busy. 100 of the largest are 6 MB."""
+
+
 @dataclass(frozen=True, slots=True)
 class GossipSettings:
     """How the gossip core of one node behaves."""

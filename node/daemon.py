@@ -134,6 +134,7 @@ class Daemon:
         self._position = 0
         self._core = self._new_core()
         self._is_open = True
+        self._due: set[Callable[[], None]] = set()
         self._has_findings = False
         self._findings: set[heads.Finding] = set()
         self._off_until = 0.0
@@ -443,12 +444,22 @@ class Daemon:
             origin = read_evidence(record).accused
             self._witness_soon()
         if kind in (*ABOUT_KEYS, Kind.EVIDENCE):
-            asyncio.get_running_loop().call_soon(self._read_peers)
+            self._soon(self._read_peers)
         if kind is Kind.KEY_CARD or origin == self._home.me:
-            asyncio.get_running_loop().call_soon(self._grant)
+            self._soon(self._grant)
         self._has_findings |= kind in (Kind.HEAD, Kind.EVIDENCE)
         if kind is Kind.ROSTER:
             self._roster.look_again()
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        """Do this after what is under way, once however many records ask for it: it reads all there are of a kind."""
+        if work not in self._due:
+            self._due.add(work)
+            asyncio.get_running_loop().call_soon(self._do, work)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        self._due.discard(work)
+        work()
 
     def _tell_findings(self) -> None:
         """Log what HEADs and evidence that came since the last time show, once. Not for each: it reads them all."""

@@ -27,7 +27,7 @@ def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None
     key = parse_key(key_text)
     if key == home.me:
         raise UsageError("This is the key of this node itself; add the keys of others.")
-    known = next((peer for peer in home.store.peers() if peer.key == key), None)
+    known = next((peer for peer in (*home.store.peers(), *home.store.added_peers()) if peer.key == key), None)
     peer = Peer(
         key,
         check_name(name) if name else (known.name if known else key.short),

@@ -22,6 +22,7 @@ from disks import rolled_back
 from hypothesis import given
 from hypothesis import strategies as st
 from secret_search import bytes_of, found_in
+from test_equivocation import condemn
 from test_gossip import ALICE, BOB, ME, Rig, of
 
 from crypto.errors import Malformed
@@ -31,17 +32,18 @@ from crypto.signing import record_id, sign_record
 from fusion.errors import BudgetError
 from node import heads, keys, wire
 from node.bundle_import import import_bundle
-from node.config import GossipSettings
+from node.config import MAX_LAST_WORDS, GossipSettings
 from node.errors import IdentityEnded, RecordError, UsageError
 from node.frames import Advert, Announce, Records, SignedRecord, Want
-from node.gossip.events import Alarm, Keep, Send
+from node.gossip.events import Alarm, Keep, RecordAdded, Send
 from node.gossip.intake import NOT_ITS_RECOVERY_KEY
 from node.home import Home
 from node.membership import add_peer
 from node.publish import publish
-from node.records import Header, KeyCard, Kind, Record, Revocation, statement_of
+from node.records import Header, Held, HeldState, KeyCard, Kind, Record, Revocation, Succession, statement_of
 from node.replacement import (
     Revoked,
+    identity_meant,
     last_good,
     listing,
     parse_last_good,
@@ -291,6 +293,54 @@ def test_a_stolen_identity_whose_former_owner_replaced_it_long_ago_is_revoked_fr
     assert robbed.south.store.recovery_hashes(north.me) == [robbed.recovery.hash], "the key on paper serves on"
 
 
+def test_a_revocation_that_was_stopped_in_the_middle_is_simply_repeated(
+    robbed: Robbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new identity is in the keystore then, and nobody knows of it: it is not the one to revoke."""
+    with monkeypatch.context() as patched:
+        patched.setattr("node.author.Author.revocation", stopped)
+        with pytest.raises(InterruptedError):
+            robbed.revoke()
+    renewed = again(robbed.north)
+    assert renewed.me != robbed.robbed
+    meant = identity_meant(renewed, None)
+    assert meant == robbed.robbed
+    revoked = revoke(renewed, meant, robbed.recovery, last_good(renewed, meant), takes_over=True)
+    settle(revoked.home, robbed.south, robbed.west)
+    assert revoked.home.me == renewed.me
+    assert robbed.south.store.standing().endings[robbed.robbed].is_revoked
+    assert renewed.me in robbed.south.epochs.members()
+    assert identity_meant(revoked.home, None) == renewed.me, "now this one is known"
+
+
+def stopped(*_: object) -> None:
+    raise InterruptedError
+
+
+def test_what_a_thief_says_still_counts_is_no_limit_to_what_its_owner_says(robbed: Robbed) -> None:
+    expected = last_good(robbed.north, robbed.robbed)
+    heir, thief = Identity.generate(), robbed.thief
+    named = Succession(heir.public_key, consent(heir, robbed.robbed), ())
+    thief.author.succession(thief.keystore.identity, named)
+    carry(thief, robbed.north)
+    assert robbed.north.store.standing().endings[robbed.robbed].good == {}
+    assert last_good(again(robbed.north), robbed.robbed) == expected != ()
+    revoked = robbed.revoke()
+    carry(revoked.home, robbed.south)
+    assert revoked.home.me in robbed.south.epochs.members()
+
+
+def test_an_identity_without_a_recovery_key_is_not_given_up_for_a_revocation_that_nobody_believes(
+    make_home: MakeHome,
+) -> None:
+    home = make_home("north")
+    for takes_over in (True, False):
+        with pytest.raises(UsageError, match="no recovery key"):
+            revoke(home, home.me, RecoveryKey.generate(), last_good(home, home.me), takes_over=takes_over)
+    assert again(home).me == home.me
+    assert home.store.held(kind=Kind.REVOKE) == []
+
+
 # -------------------------------------------------------------------------------------------------- records and gossip
 
 OLD, NEW = (Identity.from_seed(bytes([number]) * 32) for number in (11, 12))
@@ -384,6 +434,28 @@ def test_a_revocation_waits_for_the_key_card_that_it_needs() -> None:
     rig.say(bob, signed(other))
     assert kept(rig) == [Kind.KEY_CARD, Kind.REVOKE]
     assert of(rig.actions, Alarm) == []
+
+
+def test_a_revocation_that_waits_is_taken_when_a_bundle_or_a_command_brought_the_card() -> None:
+    rig = Rig()
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(alices(RECOVERY)))
+    rig.tell(RecordAdded(Held(card_of(ALICE, RECOVERY), HeldState.COMPLETE, 0.0)))
+    assert kept(rig) == [Kind.REVOKE]
+
+
+def test_of_one_identity_no_more_revocations_are_kept_than_count() -> None:
+    """Only the recovery key makes them, and its owner may be the one who fills disks."""
+    rig = Rig()
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(card_of(ALICE, RECOVERY)))
+    taken = 0
+    for sequence in range(1, MAX_LAST_WORDS + 20):
+        rig.say(bob, signed(alices(RECOVERY, sequence)))
+        taken += len(kept(rig))
+    assert taken == MAX_LAST_WORDS
 
 
 def test_a_revocation_of_another_recovery_key_is_told_and_neither_kept_nor_asked_for_again() -> None:
@@ -626,6 +698,20 @@ def test_a_bundle_brings_a_revocation_to_whom_no_link_reaches_and_waits_for_no_c
     assert "no key card" in told.findings[0]["reason"]
     carry(robbed.north, stranger, lambda record: record.header.kind is Kind.KEY_CARD)
     assert import_bundle(stranger, tmp_path / "revoked.bundle").new == 1
+
+
+def test_a_bundle_brings_the_revocation_of_an_identity_that_its_thief_got_condemned(
+    robbed: Robbed, tmp_path: Path
+) -> None:
+    thief, south = robbed.thief.keystore.identity, robbed.south
+    condemn(south, thief)
+    assert robbed.robbed not in south.trusted
+    revoked = robbed.revoke()
+    write_bundle(revoked.home, revoked.record, tmp_path / "revoked.bundle")
+    assert import_bundle(south, tmp_path / "revoked.bundle").new == 1
+    assert revoked.home.me in south.epochs.members()
+    assert revoked.home.me in south.trusted
+    assert robbed.robbed not in south.trusted, "what it signed is used no more for that"
 
 
 # --------------------------------------------------------------------------------------------------- backup and restore

@@ -24,6 +24,7 @@ from node.roster import Roster, RosterMember, SignedRoster, in_order, unsigned
 from node.roster_follow import (
     COPIES,
     TURN_S,
+    Seen,
     allow,
     catch_up,
     choose,
@@ -39,7 +40,7 @@ from node.roster_propose import Changes, check_signing, create, look_at, propose
 from node.roster_sources import disputed, named_key, versions_of
 from node.roster_status import notices, status
 from node.roster_watch import RosterWatch
-from node.roster_wire import write_document, write_file
+from node.roster_wire import hash_in, read_kept, write_document, write_file
 
 MakeHome = Callable[..., Home]
 
@@ -304,6 +305,60 @@ def test_a_roster_of_another_coalition_is_carried_and_not_acted_on(coalition: Ca
     assert (carried["coalition"], carried["from"]) == (strange[0].hash.hex(), ["bea"])
 
 
+def test_what_a_member_made_up_is_read_once_and_stops_nobody_who_follows_by_id(
+    coalition: Callable[[str], Coalition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any member can publish versions that claim to be of this coalition, with administrators of its own."""
+    homes = coalition("ann bea new")
+    chain = homes.first("ann bea", admins="ann")
+    homes.follow(chain, "ann bea")
+    add_peer(homes["new"], homes["bea"].me.text, "bea", None, query_only=False)
+    homes["bea"].author.roster(chain[0])
+    alone = {"administrators": (homes["bea"].me,), "threshold": 1}
+    made_up = homes.after(chain, "bea", "bea", **alone)
+    beyond = homes.after(made_up, "ann bea", "bea")
+    for one in (*made_up[1:], *beyond[2:], *homes.first("bea new", admins="bea")):
+        homes["bea"].author.roster(one)
+    for name in ("ann", "new"):
+        carry(homes["bea"], homes[name])
+    reads: list[bytes] = []
+    monkeypatch.setattr("node.roster_follow.read_kept", lambda data: (reads.append(data), read_kept(data))[1])
+    seen = Seen()
+    _, refused = catch_up(homes["ann"], seen)
+    assert sorted(refused.values()) == [
+        "Version 2 lacks 1 of the 1 signatures that version 1 asks of its administrators.",
+        "Version 3 has come, and 2 to 2 have not.",
+    ]
+    payloads = {held.record.header.payload for held in homes["ann"].store.held(kind=Kind.ROSTER)}
+    assert payloads & set(reads)
+    reads.clear()
+    assert catch_up(homes["ann"], seen) == (None, {})
+    assert not {one for one in payloads if hash_in(one) != chain[0].hash} & set(reads)
+    follow(homes["new"], versions_of(homes["new"], [chain[0].hash.hex()]), adopt=True)
+    assert version_of(homes["new"]) == 1
+
+
+def test_a_version_that_came_too_early_is_looked_at_again(coalition: Callable[[str], Coalition]) -> None:
+    homes = coalition("ann bea")
+    chain = homes.first("ann bea")
+    three = homes.after(homes.after(chain, "ann", "ann"), "ann bea", "ann")
+    homes.follow(chain, "bea")
+    add_peer(homes["bea"], homes["ann"].me.text, "ann", None, query_only=False)
+    seen = Seen()
+    homes["ann"].author.roster(three[2])
+    carry(homes["ann"], homes["bea"])
+    assert list(catch_up(homes["bea"], seen)[1].values()) == ["Version 3 has come, and 2 to 2 have not."]
+    homes["ann"].author.roster(three[1])
+    carry(homes["ann"], homes["bea"])
+    assert catch_up(homes["bea"], seen)[1] == {}
+    catch_up(homes["bea"], seen)
+    assert version_of(homes["bea"]) == 3
+    unfollow(homes["bea"], keep=False)
+    homes.follow(chain, "bea")
+    catch_up(homes["bea"], seen)
+    assert version_of(homes["bea"]) == 3, "what was taken then is taken again"
+
+
 # ------------------------------------------------------------------------------------------------------------ by gossip
 
 
@@ -563,6 +618,27 @@ def test_an_administrator_does_not_sign_two_versions_with_one_number_unawares(
     check_signing(homes["ann"], look_at(homes["ann"], other), again=True)
     with pytest.raises(RosterError, match="no administrator of this roster"):
         check_signing(homes["cid"], look_at(homes["cid"], one), again=False)
+
+
+def test_what_is_signed_is_what_was_shown_and_nobodys_signature_is_lost(
+    coalition: Callable[[str], Coalition], tmp_path: Path
+) -> None:
+    """While a person reads, the file on a shared disk may become another, or get the signature of somebody else."""
+    homes = coalition("ann bea")
+    homes.follow(homes.first("ann bea", admins="ann bea", threshold=2), "ann bea")
+    file, other = tmp_path / "file", tmp_path / "other"
+    write_file(file, propose(homes["ann"], Changes(rename=["bea=robert"])))
+    write_file(other, propose(homes["ann"], Changes(remove=["bea"])))
+    shown = look_at(homes["ann"], file)
+    sign(homes["bea"], file, look_at(homes["bea"], file))
+    assert sign(homes["ann"], file, shown).missing == []
+    assert look_at(homes["ann"], file).last.signers == {homes["ann"].me, homes["bea"].me}
+    shown = look_at(homes["ann"], file)
+    before = other.read_bytes()
+    other.replace(file)
+    with pytest.raises(RosterError, match="another version than the one that was shown"):
+        sign(homes["ann"], file, shown)
+    assert file.read_bytes() == before
 
 
 def test_a_file_that_does_not_follow_what_is_in_force_is_not_signed(

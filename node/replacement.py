@@ -15,6 +15,7 @@ The recovery key is read, used and forgotten; no file of the home ever holds it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +65,8 @@ class Revoked:
     good: LastGood
     is_checked: bool
     """Whether the recovery key was compared with what the identity published; else peers do that."""
+    earlier: tuple[PublicKey, ...] = ()
+    """Identities that this home had before the revoked one, and that are not revoked."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -82,6 +85,11 @@ class Revoked:
             lines.append(f"{self.successor.text} takes its place.")
         counted = ", ".join(f"{incarnation.hex()}:{sequence}" for incarnation, sequence in self.good)
         lines.append(f"Its records count up to {counted}." if counted else "None of its records counts any more.")
+        if self.earlier:
+            lines.append(
+                "Whoever has the home has its earlier keys too. Revoke them as well, `tidings keys revoke KEY`:"
+            )
+            lines += [one.text for one in self.earlier]
         if not self.is_checked:
             lines.append("No key card of it is here, so only peers can tell whether this is its recovery key.")
         return "\n".join(lines)
@@ -90,8 +98,9 @@ class Revoked:
 # --------------------------------------------------------------------------------------------------- the recovery key
 
 
-def publish_recovery(home: Home, recovery: RecoveryKey) -> None:
-    """Publish the hash of a recovery key for an identity that has none; UsageError if it has."""
+def publish_recovery(home: Home, recovery: RecoveryKey, show: Callable[[RecoveryKey], None]) -> None:
+    """Publish the hash of a recovery key for an identity that has none; UsageError if it has. `show` is called before
+    anything depends on the key: nobody is stopped with one that he has never seen."""
     with home.author.lock:
         if home.author.recovery_hash() is not None:
             raise UsageError(
@@ -99,6 +108,7 @@ def publish_recovery(home: Home, recovery: RecoveryKey) -> None:
                 "printed. If it is lost, `tidings keys replace --new-recovery-key` makes a new identity with a new one."
             )
         home.epochs.refuse_if_ended()
+        show(recovery)
         home.store.set_recovery_hash(home.me, recovery.hash)
         home.author.key_card()
     home.epochs.grant_missing()
@@ -171,7 +181,16 @@ def _revoke(home: Home, identity: PublicKey, recovery: RecoveryKey, good: LastGo
         named = Revocation(public, good, home.me, consent(home.keystore.identity, identity))
     record = home.author.revocation(identity, recovery.identity, named)
     home.epochs.grant_missing()
-    return Revoked(home, record, identity, named.successor, good, bool(home.store.recovery_hashes(identity)))
+    is_checked = bool(home.store.recovery_hashes(identity))
+    return Revoked(home, record, identity, named.successor, good, is_checked, _earlier(home, identity))
+
+
+def _earlier(home: Home, identity: PublicKey) -> tuple[PublicKey, ...]:
+    """The identities of this home before this one that no REVOKE ended: a SUCCESSION of theirs can be disputed by who
+    has copied the keystore, and then nobody is their heir."""
+    own, endings = (home.me, *home.keystore.former_keys), home.store.standing().endings
+    before = own[own.index(identity) + 1 :] if identity in own else ()
+    return tuple(one for one in before if one not in endings or not endings[one].is_revoked)
 
 
 def write_bundle(home: Home, record: Record, path: Path) -> None:

@@ -143,18 +143,24 @@ def choose(home: Home, version_hash: bytes) -> Changed:
 
 
 def deny(home: Home, key: PublicKey, name: str) -> None:
-    """Keep a key out whatever the roster says; it leaves if it is a peer."""
+    """Keep a key, and whoever has taken its place, out whatever the roster says; it leaves if it is a peer."""
     with home.store.batch():
-        home.store.remove_peer(key)
-        home.store.deny(key, f"{name} was denied here")
+        for one in (key, *home.store.standing().heirs(key)):
+            home.store.remove_peer(one)
+            home.store.deny(one, f"{name} was denied here")
     home.epochs.grant_missing()
 
 
 def allow(home: Home, key: PublicKey) -> Changed:
-    """Keep it out no longer: the roster brings it in if it is a member. RosterError if it was not denied."""
-    if all(one.key != key for one in home.store.denied()):
-        raise RosterError(f"{key.short} is not denied here; `tidings roster status` shows who is.")
-    home.store.allow(key)
+    """Keep it out no longer, nor whoever stood before or after it: the roster brings it in if it is a member.
+    RosterError if it was not denied."""
+    with home.store.batch():
+        person, denied = home.store.standing().person, [one.key for one in home.store.denied()]
+        if key not in denied:
+            raise RosterError(f"{key.short} is not denied here; `tidings roster status` shows who is.")
+        for one in denied:
+            if person(one) == person(key):
+                home.store.allow(one)
     return act(home)
 
 
@@ -323,7 +329,7 @@ def _via(number: int) -> str:
 def wanting(home: Home) -> list[Wanting]:
     """The versions that too few have published, of those that this node may publish, by number."""
     held = roll(home)
-    if held is None:
+    if held is None or home.me in home.store.standing().endings:
         return []
     places = {place.hash: place for place in home.store.rosters()}
     publishers = _publishers(home, held, places)

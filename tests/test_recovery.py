@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -39,6 +40,7 @@ from node.gossip.events import Alarm, Keep, RecordAdded, Send
 from node.gossip.intake import NOT_ITS_RECOVERY_KEY
 from node.home import Home
 from node.membership import add_peer
+from node.passphrase import recovery_key
 from node.publish import publish
 from node.records import Header, Held, HeldState, KeyCard, Kind, Record, Revocation, Succession, statement_of
 from node.replacement import (
@@ -47,6 +49,7 @@ from node.replacement import (
     last_good,
     listing,
     parse_last_good,
+    publish_recovery,
     replace,
     revoke,
     write_bundle,
@@ -165,6 +168,26 @@ def test_a_home_of_an_earlier_release_gets_a_recovery_key_once(make_home: MakeHo
     settle(again(home), south)
     assert south.store.recovery_hashes(home.me) == [recovery.hash], "later cards say the same"
     assert revoke(home, home.me, recovery, (), takes_over=False).is_checked
+
+
+def test_a_recovery_key_that_could_not_be_shown_is_not_published(make_home: MakeHome) -> None:
+    home = make_home("north")
+    with pytest.raises(InterruptedError):
+        publish_recovery(home, RecoveryKey.generate(), stopped)
+    assert home.author.recovery_hash() is None
+    made, shown = RecoveryKey.generate(), list[RecoveryKey]()
+    publish_recovery(home, made, shown.append)
+    assert shown == [made]
+    assert home.store.recovery_hashes(home.me) == [made.hash]
+    with pytest.raises(UsageError, match="hold to the first"):
+        publish_recovery(home, RecoveryKey.generate(), shown.append)
+    assert shown == [made], "one that does not count is not shown"
+
+
+def test_bytes_that_are_no_text_are_no_recovery_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"tidings-recovery1\xff\xfe\n"), encoding="utf-8"))
+    with pytest.raises(UsageError, match="starts with"):
+        recovery_key(None)
 
 
 def test_peers_hold_to_the_first_hash_and_say_that_another_came(robbed: Robbed) -> None:
@@ -311,6 +334,28 @@ def test_a_revocation_that_was_stopped_in_the_middle_is_simply_repeated(
     assert robbed.south.store.standing().endings[robbed.robbed].is_revoked
     assert renewed.me in robbed.south.epochs.members()
     assert identity_meant(revoked.home, None) == renewed.me, "now this one is known"
+
+
+def test_a_revocation_names_the_earlier_keys_that_the_thief_has_too(robbed: Robbed) -> None:
+    """With one of these he disputes the succession, and the new identity has nobody's place any more."""
+    north, first = replace(robbed.north, None).home, robbed.robbed
+    settle(north, robbed.south, robbed.west)
+    thief = Home.open(Path(shutil.copytree(north.path, north.path.with_name("second thief"))))
+    revoked = revoke(north, north.me, robbed.recovery, last_good(north, north.me), takes_over=True)
+    assert revoked.earlier == (first,)
+    assert first.text in revoked.describe()
+    carry(revoked.home, robbed.south)
+    heir, former = Identity.generate(), thief.keystore.former[0]
+    thief.author.succession(former, Succession(heir.public_key, consent(heir, first), ()))
+    carry(thief, robbed.south)
+    assert revoked.home.me not in robbed.south.epochs.members()
+    second = revoke(revoked.home, first, robbed.recovery, last_good(revoked.home, first), takes_over=True)
+    assert second.earlier == ()
+    carry(second.home, robbed.south)
+    assert revoked.home.me in robbed.south.epochs.members()
+    good = robbed.south.store.get(robbed.good)
+    assert good is not None
+    assert robbed.south.store.unusable(good.record) == ""
 
 
 def stopped(*_: object) -> None:
@@ -660,6 +705,12 @@ def test_the_recovery_key_comes_from_a_file_or_standard_input_and_a_wrong_one_ch
     (shown,) = [line for line in done.stderr.splitlines() if line.startswith("tidings-recovery1")]
     assert Home.open(home).store.recovery_hashes(Home.open(home).me) == [RecoveryKey.parse(shown).hash]
     assert recovery not in done.stdout + done.stderr
+    # What is shown once is shown even where the bundle has no place.
+    words = ["--recovery-key-file", str(file), "--new-recovery-key", "--json", "-o", str(file / "no folder")]
+    file.write_text(shown + "\n")
+    failed = tidings(home, "keys", "revoke", *words, code=1)
+    last = RecoveryKey.parse(json.loads(failed.stdout)["recovery_key"])
+    assert Home.open(home).store.recovery_hashes(Home.open(home).me) == [last.hash]
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)

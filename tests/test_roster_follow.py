@@ -13,6 +13,7 @@ import pytest
 from couriers import can_read, carry
 from couriers import gossip as carry_everything
 
+from crypto.recovery import RecoveryKey
 from node.doctor import state as doctor
 from node.doctor.findings import Level
 from node.errors import RosterError, StoreError, UsageError
@@ -20,6 +21,7 @@ from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.records import Kind
 from node.replacement import replace as replace_identity
+from node.replacement import revoke
 from node.roster import Roster, RosterMember, SignedRoster, in_order, unsigned
 from node.roster_follow import (
     COPIES,
@@ -716,6 +718,41 @@ def test_a_member_with_a_new_key_stands_in_its_place_until_a_version_names_that_
         assert (bea.key, bea.replaces, bea.via) == (now, None, "roster version 2")
     assert version_of(homes["bea"]) == 2
     assert before not in {peer.key for peer in homes["bea"].store.peers()}
+
+
+def test_whom_the_operator_denied_stays_out_under_the_new_key_that_it_has(
+    coalition: Callable[[str], Coalition],
+) -> None:
+    homes = coalition("ann bea")
+    chain = homes.first("ann bea", admins="ann")
+    homes.follow(chain, "ann bea")
+    settle(homes.named("ann bea"))
+    homes.homes["bea"] = replace_identity(homes["bea"], None).home
+    carry_everything(*homes.named("ann bea"))
+    deny(homes["ann"], *named_key(homes["ann"], "bea"))
+    assert homes["ann"].store.peers() == []
+    renamed = propose(homes["ann"], Changes(replace=[f"bea={homes['bea'].me.text}"]))[-1]
+    follow(homes["ann"], [*chain, renamed.signed_by(homes["ann"].keystore.identity)], adopt=False)
+    assert homes["ann"].store.peers() == []
+    allow(homes["ann"], homes["bea"].me)
+    assert set(peers(homes["ann"])) == {"bea"}
+    assert homes["ann"].store.denied() == []
+
+
+def test_the_status_says_of_a_member_whose_key_ended_that_nobody_is_in_its_place(
+    coalition: Callable[[str], Coalition], tmp_path: Path
+) -> None:
+    homes = coalition("ann")
+    recovery = RecoveryKey.generate()
+    homes.homes["bea"] = Home.init(tmp_path / "bea", "bea", None, recovery_hash=recovery.hash)
+    homes.follow(homes.first("ann bea", admins="ann"), "ann bea")
+    settle(homes.named("ann bea"))
+    revoke(homes["bea"], homes["bea"].me, recovery, (), takes_over=False)
+    carry(homes["bea"], homes["ann"])
+    assert homes["ann"].store.peers() == []
+    told = {one["name"]: (one["state"], one["reason"]) for one in status(homes["ann"])["followed"]["members"]}
+    assert told["bea"][0] == "left out"
+    assert "was revoked, and nobody has its place" in told["bea"][1]
 
 
 def test_who_leaves_the_roster_leaves_with_its_new_key_too(coalition: Callable[[str], Coalition]) -> None:

@@ -26,7 +26,7 @@ from crypto.keys import PublicKey
 from node.errors import RosterError, StoreError
 from node.home import Home
 from node.local_tables import OPERATOR, Peer
-from node.membership import Changed, change_members, free_name
+from node.membership import Changed, change_members, change_tables, free_name
 from node.records import Kind
 from node.roster import (
     Place,
@@ -239,7 +239,7 @@ def catch_up(home: Home, seen: Seen | None = None) -> tuple[Changed | None, dict
     offered = sorted(_news(home, followed.coalition, seen), key=lambda one: one[1].roster.version)
     refused = _take_what_belongs(home, offered, seen) if offered else {}
     changed = act(home)
-    return (changed if changed.added or changed.removed or changed.changed else None), refused
+    return (None if changed.is_nothing else changed), refused
 
 
 def _news(home: Home, coalition: bytes, seen: Seen) -> Iterator[tuple[bytes, SignedRoster]]:
@@ -291,7 +291,19 @@ def is_brought(peer: Peer) -> bool:
 
 
 def act(home: Home) -> Changed:
-    """Make the peers those of the version in force, as far as the operator lets it. Again is no change."""
+    """Make the peers those of the version in force, as far as the operator lets it. Again is no change.
+
+    One transaction from the reading to the writing: a command may take a newer version meanwhile, or leave the roster,
+    and whom that removed must not come back and be granted a key.
+    """
+    with home.store.batch():
+        changed = _act(home)
+    if not changed.is_nothing:
+        home.epochs.grant_missing()
+    return changed
+
+
+def _act(home: Home) -> Changed:
     held = roll(home)
     if held is None:
         return Changed((), (), ())
@@ -307,7 +319,7 @@ def act(home: Home) -> Changed:
         if key in wanted and _shown(peer) != _shown(wanted[key])
     ]
     joining = [peer for key, peer in wanted.items() if key not in peers]
-    return change_members(home, joining, leaving, changing)
+    return change_tables(home, joining, leaving, changing)
 
 
 def _peer(held: Roll, member: RosterMember, others: set[str]) -> Peer:

@@ -186,6 +186,33 @@ def test_looking_again_changes_nothing(coalition: Callable[[str], Coalition]) ->
     assert homes["ann"].store._db.total_changes == writes
 
 
+def test_nothing_comes_between_what_a_node_reads_and_what_it_does(
+    coalition: Callable[[str], Coalition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a daemon brings in, and grants, whom a command has just removed with a newer version."""
+    homes = coalition("ann bea cid")
+    chain = homes.first("ann bea")
+    homes.follow(chain, "ann")
+    command = Home.open(homes["ann"].path)
+    command.store._db.execute("PRAGMA busy_timeout = 10")
+    tried: list[str] = []
+
+    def roll_and_be_disturbed(home: Home) -> Any:
+        held = roll(home)
+        with pytest.raises(StoreError, match="in use by another process") as refused:
+            command.store.unfollow_roster()
+        tried.append(str(refused.value))
+        return held
+
+    two = homes.after(chain, "ann cid", "ann")
+    homes["ann"].author.roster(two[1])
+    with monkeypatch.context() as patched:
+        patched.setattr("node.roster_follow.roll", roll_and_be_disturbed)
+        catch_up(homes["ann"])
+    assert len(tried) == 2, "when the version was taken, and when it was acted on"
+    assert set(peers(homes["ann"])) == {"cid"}
+
+
 def test_whom_the_operator_removed_or_denied_stays_out_until_he_says_otherwise(
     coalition: Callable[[str], Coalition],
 ) -> None:

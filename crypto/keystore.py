@@ -460,9 +460,19 @@ class Keyring:
             self._opened = content.open(self._wrapping_of(content))
         return self._opened
 
+    def refuse_if_replaced(self) -> None:
+        """KeystoreError if the file cannot be read, or holds another identity than this program goes by: another one
+        has replaced it since, and what this one wrote in its place would be the old one's again."""
+        if read(self._path).public_key != self.public_key:
+            raise KeystoreError(
+                f"The keystore {self._path} has another identity since this program opened it: nothing was changed, "
+                "start the program again."
+            )
+
     def add_encryption_key(self) -> EncryptionKey:
         """Make a new encryption key, in front of those there are, and keep it on disk. The caller holds the home's
         lock; KeystoreError changes nothing."""
+        self.refuse_if_replaced()
         before = self.open()
         if len(before.encryption_keys) == MAX_ENCRYPTION_KEYS:
             raise KeystoreError(f"This keystore holds {MAX_ENCRYPTION_KEYS} encryption keys, the most it can.")
@@ -475,6 +485,7 @@ class Keyring:
         """Become another identity, with a new encryption key, and keep everything that there was behind them: one
         writing of the file. The caller holds the home's lock and no program serves it; KeystoreError changes nothing.
         """
+        self.refuse_if_replaced()
         before = self.open()
         if len(before.former) == MAX_FORMER or len(before.encryption_keys) == MAX_ENCRYPTION_KEYS:
             raise KeystoreError(
@@ -489,6 +500,7 @@ class Keyring:
     def set_passphrase(self, passphrase: str | None, cost: Cost = MODERATE) -> None:
         """Seal the file under another passphrase, or under none. The caller holds the home's lock; KeystoreError
         changes nothing."""
+        self.refuse_if_replaced()
         wrapping = WrappingKey.derive(passphrase, cost) if passphrase is not None else None
         self._replace(self.open(), wrapping)
 

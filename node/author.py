@@ -76,13 +76,19 @@ class Author:
     def finish_succession(self) -> Record | None:
         """Say the last word of the identity that this one took the place of, unless that was done. The keystore changes
         first and in one step; whatever stops a replacement after that, this makes up for it."""
-        former, me = self._keystore.former_keys[:1], self._keystore.public_key  # under `lock`
-        if not former or self._is_told(former[0], me):
+        former, me = self.untold(), self._keystore.public_key  # under `lock`
+        if former is None:
             return None
         identity = self._keystore.former[0]
         self._store.renew_incarnation()  # a number that another copy of this home may have used would not be believed
-        good = tuple(sorted(self._store.last_sequences(former[0]).items()))[-MAX_GOOD:]
-        return self.succession(identity, Succession(me, consent(self._keystore.identity, former[0]), good))
+        good = tuple(sorted(self._store.last_sequences(former).items()))[-MAX_GOOD:]
+        return self.succession(identity, Succession(me, consent(self._keystore.identity, former), good))
+
+    def untold(self) -> PublicKey | None:
+        """The identity that this one took the place of, if nobody was told of it yet: a replacement, or a revocation,
+        was stopped in the middle."""
+        former = next(iter(self._keystore.former_keys), None)
+        return None if former is None or self._is_told(former, self._keystore.public_key) else former
 
     def _is_told(self, former: PublicKey, me: PublicKey) -> bool:
         ending = self._store.standing().endings.get(former)

@@ -61,11 +61,18 @@ class Looked:
     reader: BundleReader
     trusted: frozenset[PublicKey]
     """The origins that are trusted, those included whom records in the bundle make so."""
+    revocable: frozenset[PublicKey]
+    """These, and those that are condemned: the REVOKE of a stolen identity must not fail by what its thief signed."""
     endings: list[Record] = field(default_factory=list)
     records: int = 0
     refused: int = 0
     not_trusted: int = 0
     stranger: PublicKey | None = None
+
+    def takes(self, record: Record) -> bool:
+        """Whether records of its origin are kept here."""
+        is_revoke = record.header.kind is Kind.REVOKE
+        return record.header.origin in self.trusted or (is_revoke and record.header.origin in self.revocable)
 
     @property
     def exporter(self) -> PublicKey | None:
@@ -201,7 +208,7 @@ def import_bundle(
             raise _refusal(home, looked, path)
         imported = Imported(path, looked, exporter)
         looked_bytes = looked.reader.bytes_read
-        _take(home, file, trusted, imported, lambda taken: progress(looked_bytes + taken))
+        _take(home, file, imported, lambda taken: progress(looked_bytes + taken))
     catch_up(home)
     while witness(home):
         pass
@@ -215,13 +222,13 @@ def import_bundle(
 
 def _look(home: Home, file: IO[bytes], path: Path, progress: Callable[[int], None]) -> Looked:
     reader = BundleReader(file, path, home.me, home.keystore.encryption_keys)
-    looked = Looked(reader, home.trusted)
+    looked = Looked(reader, home.trusted, revocable=home.store.standing().trusted)
     for item in _checked(reader):
         progress(reader.bytes_read)
         if isinstance(item, list):
             looked.records += len(item)
             _look_for_successors(home, looked, item)
-            strangers = [record.header.origin for record in item if record.header.origin not in looked.trusted]
+            strangers = [record.header.origin for record in item if not looked.takes(record)]
             looked.not_trusted += len(strangers)
             looked.stranger = looked.stranger or next(iter(strangers), None)
         elif isinstance(item, str):
@@ -234,16 +241,16 @@ def _look(home: Home, file: IO[bytes], path: Path, progress: Callable[[int], Non
 def _look_for_successors(home: Home, looked: Looked, records: list[Record]) -> None:
     """A member may have another key since, as a record of its old one says that the bundle brings before all others."""
     news = [record for record in records if record.header.kind in ENDINGS and home.store.get(record.id) is None]
-    while named := [record for record in news if record.header.origin in looked.trusted]:
+    while named := [record for record in news if looked.takes(record)]:
         news = [record for record in news if record not in named]
         looked.endings += named[: MAX_ENDINGS - len(looked.endings)]
-        looked.trusted = home.store.trusted_with(looked.endings)
+        looked.revocable = home.store.trusted_with(looked.endings)
+        looked.trusted = looked.revocable - home.store.condemned()
 
 
 def _take(
     home: Home,
     file: IO[bytes],
-    trusted: frozenset[PublicKey],
     imported: Imported,
     progress: Callable[[int], None],
 ) -> None:
@@ -252,7 +259,7 @@ def _take(
     for item in _checked(reader):
         progress(reader.bytes_read)
         if isinstance(item, list):
-            keeper.group([record for record in item if record.header.origin in trusted])
+            keeper.group([record for record in item if imported.looked.takes(record)])
         elif isinstance(item, Chunk):
             keeper.chunk(item)
     keeper.close()

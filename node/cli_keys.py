@@ -99,8 +99,9 @@ def keys_recovery(context: typer.Context, json: Json = False) -> None:
     from node.replacement import publish_recovery
 
     recovery = RecoveryKey.generate()
-    publish_recovery(open_home(context), recovery)
-    show.as_json({"recovery_key": recovery.text}) if json else show_recovery(recovery)
+    publish_recovery(open_home(context), recovery, (lambda _: None) if json else show_recovery)
+    if json:
+        show.as_json({"recovery_key": recovery.text})
 
 
 @app.command("replace")
@@ -171,12 +172,15 @@ def keys_revoke(
     recovery = passphrase.recovery_key(recovery_key_file)
     another = _new_recovery(key == home.me and takes_over and new_recovery_key, json)
     revoked = replacement.revoke(home, key, recovery, good, takes_over=takes_over, new_recovery=another)
+    # First what happened, and a key that is shown once: the stick may be full.
+    if json:
+        show.as_json(revoked.to_json() | ({"recovery_key": another.text} if another else {}))
+    else:
+        show.line(revoked.describe())
     if output is not None:
         replacement.write_bundle(revoked.home, revoked.record, output)
     if json:
-        show.as_json(revoked.to_json() | ({"recovery_key": another.text} if another else {}))
         return
-    show.line(revoked.describe())
     if output is not None:
         show.line(f"{output} holds the revocation for peers that no link reaches: `tidings bundle import`.")
     else:

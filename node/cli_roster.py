@@ -14,6 +14,7 @@ from node.cli_options import Commands, Json, look_at_home, open_home
 if TYPE_CHECKING:
     from node.home import Home
     from node.membership import Changed
+    from node.roster_propose import Proposal
 
 app = typer.Typer(
     cls=Commands,
@@ -120,7 +121,7 @@ def roster_sign(
     home = open_home(context)
     proposal = look_at(home, file)
     check_signing(home, proposal, again=again)
-    _tell_file(home, file)
+    _tell_proposal(home, file, proposal)
     _confirm("Sign it?", yes)
     signed = sign(home, file, proposal)
     show.line(f"Signed. {_outlook(file, signed.missing)}")
@@ -254,9 +255,14 @@ def _confirm(question: str, yes: bool) -> None:
 
 def _tell_file(home: Home, path: Path) -> None:
     from node.roster_propose import look_at
+
+    _tell_proposal(home, path, look_at(home, path))
+
+
+def _tell_proposal(home: Home, path: Path, proposal: Proposal) -> None:
+    """What was read from a file, and nothing that is in it by now."""
     from node.roster_status import file_status
 
-    proposal = look_at(home, path)
     state = file_status(home, proposal)
     show.line(f"{path}: {state['name']}, version {state['version']}")
     _tell_coalition(state["coalition"])

@@ -76,17 +76,13 @@ QUOTA_RECORDS_A_DAY_PER_MEMBER: Final = 20
 QUOTA_HEADER_BYTES: Final = 4 * 1024
 QUOTA_BODY_BYTES: Final = 2 * 1024 * 1024 * 1024
 QUOTA_BODY_BYTES_A_DAY: Final = 512 * 1024 * 1024
-QUOTA_REVOCATIONS: Final = 64
 """What one origin may have at this node, its own excepted; `node.json` may name a multiple ("quotas": 4).
 
 With a body: 20,000 records and 2 GiB (128 of the largest bodies), of them 10,000 and 512 MiB a day: a summary every
 10 s, where one a day is usual. Without one: as many, and 200 (20 a day) for each member on top, because every new epoch
 needs a grant for each. A record's header counts with its own size, up to 4 KiB of each on average (most have 0.3 to 1.5
 kB). A record costs about 2 kB of memory, so an origin that uses its quota up costs 80 MB and 2.3 GB of disk. Lower
-saves that, and makes honest origins wait that publish very much at once.
-
-Revocations count apart and have no multiple: one is enough, a few correct its numbers, and only the recovery key makes
-them. All of one origin are read whenever something about keys comes."""
+saves that, and makes honest origins wait that publish very much at once."""
 
 # ----------------------------------------------------------------------------------------------------------------- disk
 
@@ -165,6 +161,12 @@ MAX_CONTESTED: Final = 100
 that it signed is used. Part of the contract: all must come to the same. By accident a home of which two copies run gets
 a few, more with every member that both copies grant a key before they meet. A number costs every node 700 bytes for
 each node that tells of it, one or two as a rule."""
+
+
+MAX_LAST_WORDS: Final = 100
+"""REVOKEs of one identity that a node keeps, and SUCCESSIONs as many; with so many, nothing that it signed counts, and
+nobody has its place. Part of the contract: of more, some nodes would hold these and others those. An operator makes one
+or two; whoever makes more fills disks and keeps processors busy. 100 of the largest are 6 MB."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,11 @@ MAX_NAMED: Final = 3
 
 
 def witness(home: Home, unheard: Container[Slot] = ()) -> list[Record]:
-    """Sign an EVIDENCE for some proofs about members, or this node, that no member tells of; returns them. Numbers in
-    `unheard` this node itself must tell of: a peer does not believe who did. Call it again while it returns any: a
-    while later, since others may tell of the rest meanwhile."""
+    """Sign an EVIDENCE for some proofs about origins that are trusted here, of which no member tells; returns them.
+    Numbers in `unheard` this node itself must tell of: a peer does not believe who did. Call it again while it returns
+    any: a while later, since others may tell of the rest meanwhile."""
+    if home.me in home.store.standing().endings:
+        return []  # nobody counts what this node signs
     with home.author.lock:
         untold = list(_untold(home, unheard))
         chosen = random.sample(untold, min(AT_ONCE, len(untold)))
@@ -39,7 +41,8 @@ def witness(home: Home, unheard: Container[Slot] = ()) -> list[Record]:
 
 def _untold(home: Home, unheard: Container[Slot]) -> Iterator[Evidence]:
     store = home.store
-    about = {home.me, *home.epochs.members()}
+    # Ended identities are origins too. One that is condemned stays: all must come to know why.
+    about = store.standing().trusted | {home.me}
     proofs = store.proofs(about)
     if not proofs:
         return

@@ -175,8 +175,10 @@ class Home:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Hold this home for one daemon; HomeError if another has it."""
+        """Hold this home for one daemon; HomeError if another has it, KeystoreError if its identity was replaced since
+        it was opened, which only the holder of this lock does."""
         with self._holding(LOOK_S):
+            self.keystore.refuse_if_replaced()
             yield
 
     @contextmanager

@@ -27,7 +27,7 @@ def add_peer(home: Home, key_text: str, name: str | None, *addresses: str | None
     key = parse_key(key_text)
     if key == home.me:
         raise UsageError("This is the key of this node itself; add the keys of others.")
-    known = next((peer for peer in home.store.peers() if peer.key == key), None)
+    known = next((peer for peer in (*home.store.peers(), *home.store.added_peers()) if peer.key == key), None)
     peer = Peer(
         key,
         check_name(name) if name else (known.name if known else key.short),
@@ -71,6 +71,11 @@ class Changed:
     changed: tuple[Peer, ...] = ()
     """Members who have another name, other addresses or other rights now."""
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether all members are as they were."""
+        return not (self.added or self.removed or self.changed)
+
 
 def change_members(
     home: Home, joining: Iterable[Peer], leaving: Iterable[PublicKey], changing: Iterable[Peer] = ()
@@ -81,6 +86,16 @@ def change_members(
     `changing` are members who are here by other words than his, as they are to be from now on. A name that is taken
     gets the beginning of the key after it. Links, epochs and grants follow as with `peer add` and `peer remove`.
     """
+    changed = change_tables(home, joining, leaving, changing)
+    if not changed.is_nothing:
+        home.epochs.grant_missing()
+    return changed
+
+
+def change_tables(
+    home: Home, joining: Iterable[Peer], leaving: Iterable[PublicKey], changing: Iterable[Peer]
+) -> Changed:
+    """What `change_members` does but for the grants, which the caller makes once its own transaction has ended."""
     with home.store.batch():
         here = {peer.key: peer for peer in home.store.added_peers()}
         removed = [here[key] for key in leaving if key in here and here[key].via != OPERATOR]
@@ -100,8 +115,6 @@ def change_members(
                 kept_out.append(peer.key)
             elif peer.key not in selves and peer.key not in here:
                 added.append(_with_free_name(home, peer, here))
-    if added or removed or changed:
-        home.epochs.grant_missing()
     return Changed(tuple(added), tuple(removed), tuple(kept_out), tuple(changed))
 
 

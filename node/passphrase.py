@@ -72,7 +72,10 @@ def recovery_key(file: Path | None) -> RecoveryKey:
     if file is not None:
         text: str | None = _read(file, "recovery key file")
     else:
-        text = _ask("Recovery key: ") if sys.stdin.isatty() else sys.stdin.readline(MAX_BYTES)
+        try:
+            text = _ask("Recovery key: ") if sys.stdin.isatty() else sys.stdin.readline(MAX_BYTES)
+        except UnicodeDecodeError:
+            text = None  # the cause quotes what was typed
     try:
         return RecoveryKey.parse(text or "")
     except Malformed as error:

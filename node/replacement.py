@@ -6,8 +6,8 @@
                a new one, which the REVOKE names
 
 Whatever stops a replacement after the keystore was written is made up for the next time anything is granted
-(`Author.finish_succession`); a revocation that was stopped is simply repeated. The home keeps everything: records,
-peers, tasks, the ledger, whose datasets keep the tags under which peers know them.
+(`Author.finish_succession`), or the next identity is made; a revocation that was stopped is simply repeated. The home
+keeps everything: records, peers, tasks, the ledger, whose datasets keep the tags under which peers know them.
 
 The recovery key is read, used and forgotten; no file of the home ever holds it.
 """
@@ -15,6 +15,7 @@ The recovery key is read, used and forgotten; no file of the home ever holds it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +65,8 @@ class Revoked:
     good: LastGood
     is_checked: bool
     """Whether the recovery key was compared with what the identity published; else peers do that."""
+    earlier: tuple[PublicKey, ...] = ()
+    """Identities that this home had before the revoked one, and that are not revoked."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -82,6 +85,11 @@ class Revoked:
             lines.append(f"{self.successor.text} takes its place.")
         counted = ", ".join(f"{incarnation.hex()}:{sequence}" for incarnation, sequence in self.good)
         lines.append(f"Its records count up to {counted}." if counted else "None of its records counts any more.")
+        if self.earlier:
+            lines.append(
+                "Whoever has the home has its earlier keys too. Revoke them as well, `tidings keys revoke KEY`:"
+            )
+            lines += [one.text for one in self.earlier]
         if not self.is_checked:
             lines.append("No key card of it is here, so only peers can tell whether this is its recovery key.")
         return "\n".join(lines)
@@ -90,8 +98,9 @@ class Revoked:
 # --------------------------------------------------------------------------------------------------- the recovery key
 
 
-def publish_recovery(home: Home, recovery: RecoveryKey) -> None:
-    """Publish the hash of a recovery key for an identity that has none; UsageError if it has."""
+def publish_recovery(home: Home, recovery: RecoveryKey, show: Callable[[RecoveryKey], None]) -> None:
+    """Publish the hash of a recovery key for an identity that has none; UsageError if it has. `show` is called before
+    anything depends on the key: nobody is stopped with one that he has never seen."""
     with home.author.lock:
         if home.author.recovery_hash() is not None:
             raise UsageError(
@@ -99,6 +108,7 @@ def publish_recovery(home: Home, recovery: RecoveryKey) -> None:
                 "printed. If it is lost, `tidings keys replace --new-recovery-key` makes a new identity with a new one."
             )
         home.epochs.refuse_if_ended()
+        show(recovery)
         home.store.set_recovery_hash(home.me, recovery.hash)
         home.author.key_card()
     home.epochs.grant_missing()
@@ -119,8 +129,10 @@ def replace(home: Home, recovery: RecoveryKey | None) -> Replaced:
 
 
 def _become(home: Home, successor: Identity, recovery_hash: bytes | None) -> Home:
-    """The home under another identity. The keystore is written last: until then nothing has changed that counts."""
+    """The home under another identity. The keystore is written last: until then nothing has changed that counts. A
+    replacement that was stopped after that is finished first: only the newest identity's last word is made up for."""
     with home.author.lock:
+        home.author.finish_succession()
         if recovery_hash is not None:
             home.store.set_recovery_hash(successor.public_key, recovery_hash)
         home.keystore.succeed(successor)
@@ -148,6 +160,11 @@ def revoke(
     published = home.store.recovery_hashes(identity)
     if published and published[0] != recovery.hash:
         raise UsageError(f"This is not the recovery key of {identity.short}: it has published the hash of another one.")
+    if not published and _is_own(home, identity):
+        raise UsageError(
+            f"{identity.short} has published no recovery key, so that no peer would believe this; `tidings keys "
+            "replace` gives this node a new identity all the same."
+        )
     if identity == home.me and takes_over:
         with home.serving():
             renewed = _become(home, Identity.generate(), (new_recovery or recovery).hash)
@@ -164,7 +181,16 @@ def _revoke(home: Home, identity: PublicKey, recovery: RecoveryKey, good: LastGo
         named = Revocation(public, good, home.me, consent(home.keystore.identity, identity))
     record = home.author.revocation(identity, recovery.identity, named)
     home.epochs.grant_missing()
-    return Revoked(home, record, identity, named.successor, good, bool(home.store.recovery_hashes(identity)))
+    is_checked = bool(home.store.recovery_hashes(identity))
+    return Revoked(home, record, identity, named.successor, good, is_checked, _earlier(home, identity))
+
+
+def _earlier(home: Home, identity: PublicKey) -> tuple[PublicKey, ...]:
+    """The identities of this home before this one that no REVOKE ended: a SUCCESSION of theirs can be disputed by who
+    has copied the keystore, and then nobody is their heir."""
+    own, endings = (home.me, *home.keystore.former_keys), home.store.standing().endings
+    before = own[own.index(identity) + 1 :] if identity in own else ()
+    return tuple(one for one in before if one not in endings or not endings[one].is_revoked)
 
 
 def write_bundle(home: Home, record: Record, path: Path) -> None:
@@ -179,9 +205,11 @@ def write_bundle(home: Home, record: Record, path: Path) -> None:
 
 
 def identity_meant(home: Home, text: str | None) -> PublicKey:
-    """The identity that a person means: this node's own, or a key or a name; UsageError for a name with two keys."""
+    """The identity that a person means: a key or a name, else this node's own; UsageError for a name with two keys. If
+    this node's own is one that nobody was told of, because a revocation was stopped in the middle, it is the one before
+    that: peers know no other, and the theft was of that."""
     if text is None:
-        return home.me
+        return home.author.untold() or home.me
     key = home.peers.key_of(text)
     replaced = next((peer.replaces for peer in home.store.peers() if peer.key == key), None)
     if replaced is not None and text.strip() != key.text:
@@ -191,12 +219,18 @@ def identity_meant(home: Home, text: str | None) -> PublicKey:
     return key
 
 
+def _is_own(home: Home, identity: PublicKey) -> bool:
+    """Whether this home has, or had, this identity."""
+    return identity == home.me or identity in home.keystore.former_keys
+
+
 def last_good(home: Home, identity: PublicKey, until: float | None = None) -> LastGood:
     """How far the records of an identity count, as far as this home can tell: those here that arrived no later than
-    `until` and still count. Of its own identity a home counts only what it numbered itself, so nothing that a thief
-    signed meanwhile."""
-    highest = home.store.last_sequences(identity, until)
-    if identity == home.me or identity in home.keystore.former_keys:
+    `until` and still count. Of its own identity a home counts what it numbered itself, and only that: nothing that a
+    thief signed meanwhile, whatever a SUCCESSION of his says counts."""
+    is_own = _is_own(home, identity)
+    highest = home.store.last_sequences(identity, until, counting=not is_own)
+    if is_own:
         numbered = home.store.numbered()
         highest = {
             incarnation: min(sequence, numbered[incarnation])

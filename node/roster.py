@@ -305,6 +305,10 @@ class RosterTree:
         self._add(Place(signed.hash, roster.previous, roster.version))
         return True
 
+    def may_follow_later(self, signed: SignedRoster) -> bool:
+        """Whether a version that `place` refused may come to belong: what it follows is not here."""
+        return signed.roster.version > self._load(self._root).roster.version and signed.roster.previous not in self
+
     def _gap(self, roster: Roster) -> str:
         if roster.version > self.newest + 1:
             return f"Version {roster.version} has come, and {self.newest + 1} to {roster.version - 1} have not."

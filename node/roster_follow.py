@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from crypto.keys import PublicKey
 from node.errors import RosterError, StoreError
 from node.home import Home
 from node.local_tables import OPERATOR, Peer
-from node.membership import Changed, change_members, free_name
+from node.membership import Changed, change_members, change_tables, free_name
 from node.records import Kind
 from node.roster import (
     Place,
@@ -143,18 +143,24 @@ def choose(home: Home, version_hash: bytes) -> Changed:
 
 
 def deny(home: Home, key: PublicKey, name: str) -> None:
-    """Keep a key out whatever the roster says; it leaves if it is a peer."""
+    """Keep a key, and whoever has taken its place, out whatever the roster says; it leaves if it is a peer."""
     with home.store.batch():
-        home.store.remove_peer(key)
-        home.store.deny(key, f"{name} was denied here")
+        for one in (key, *home.store.standing().heirs(key)):
+            home.store.remove_peer(one)
+            home.store.deny(one, f"{name} was denied here")
     home.epochs.grant_missing()
 
 
 def allow(home: Home, key: PublicKey) -> Changed:
-    """Keep it out no longer: the roster brings it in if it is a member. RosterError if it was not denied."""
-    if all(one.key != key for one in home.store.denied()):
-        raise RosterError(f"{key.short} is not denied here; `tidings roster status` shows who is.")
-    home.store.allow(key)
+    """Keep it out no longer, nor whoever stood before or after it: the roster brings it in if it is a member.
+    RosterError if it was not denied."""
+    with home.store.batch():
+        person, denied = home.store.standing().person, [one.key for one in home.store.denied()]
+        if key not in denied:
+            raise RosterError(f"{key.short} is not denied here; `tidings roster status` shows who is.")
+        for one in denied:
+            if person(one) == person(key):
+                home.store.allow(one)
     return act(home)
 
 
@@ -199,20 +205,58 @@ def _adopt(home: Home) -> None:
 # --------------------------------------------------------------------------------------------------------- from others
 
 
-def catch_up(home: Home) -> tuple[Changed | None, dict[bytes, str]]:
+@dataclass
+class Seen:
+    """What came of ROSTER records that were looked at, while one roster is followed. Any member can publish thousands
+    of large ones, of this coalition by their own word; each is read once, and not whenever something changes."""
+
+    following: tuple[bytes, bytes, float] | None = None
+    settled: set[bytes] = field(default_factory=set)
+    """Ids of those that are taken, of another coalition, or refused for good."""
+    early: dict[bytes, bytes] = field(default_factory=dict)
+    """Ids of those that follow a version that is not here, with its hash."""
+
+    def begin(self, followed: Followed) -> None:
+        """Go on, or begin anew if something else is followed now."""
+        following = (followed.coalition, followed.root, followed.since)
+        if following != self.following:
+            self.following, self.settled, self.early = following, set(), {}
+
+    def is_news(self, record_id: bytes, known: Collection[bytes]) -> bool:
+        """Whether something may come of this record now that these versions are known."""
+        previous = self.early.get(record_id)
+        return record_id not in self.settled and (previous is None or previous in known)
+
+
+def catch_up(home: Home, seen: Seen | None = None) -> tuple[Changed | None, dict[bytes, str]]:
     """Take what has come of the roster that is followed, and act; None if that changed no member. Also the versions
-    that were refused, by the ids of their records, with the reason."""
-    followed = home.store.followed_roster()
+    that were refused, by the ids of their records, with the reason: each once where `seen` is kept from call to call.
+    """
+    followed, seen = home.store.followed_roster(), seen or Seen()
     if followed is None:
         return None, {}
-    known = {place.hash for place in home.store.rosters()}
-    offered = sorted(_offered(home, followed.coalition, known), key=lambda one: one[1].roster.version)
-    refused = _take_what_belongs(home, offered) if offered else {}
+    seen.begin(followed)
+    offered = sorted(_news(home, followed.coalition, seen), key=lambda one: one[1].roster.version)
+    refused = _take_what_belongs(home, offered, seen) if offered else {}
     changed = act(home)
-    return (changed if changed.added or changed.removed or changed.changed else None), refused
+    return (None if changed.is_nothing else changed), refused
 
 
-def _take_what_belongs(home: Home, offered: Sequence[tuple[bytes, SignedRoster]]) -> dict[bytes, str]:
+def _news(home: Home, coalition: bytes, seen: Seen) -> Iterator[tuple[bytes, SignedRoster]]:
+    """What ROSTER records hold that may belong now. Their signatures were checked when the records came."""
+    known = {place.hash for place in home.store.rosters()}
+    for held in home.store.held(kind=Kind.ROSTER):
+        payload, record_id = held.record.header.payload, held.record.id
+        if not seen.is_news(record_id, known):
+            continue
+        signed = read_kept(payload) if hash_in(payload) not in known else None
+        if signed is not None and signed.coalition == coalition:
+            yield record_id, signed
+        else:
+            seen.settled.add(record_id)
+
+
+def _take_what_belongs(home: Home, offered: Sequence[tuple[bytes, SignedRoster]], seen: Seen) -> dict[bytes, str]:
     """Take versions, by number, and go on after one that is refused; the reasons by the ids of the records."""
     refused: dict[bytes, str] = {}
     with home.store.batch():
@@ -224,23 +268,18 @@ def _take_what_belongs(home: Home, offered: Sequence[tuple[bytes, SignedRoster]]
                 _take(home, held.tree, signed)
             except RosterError as error:
                 refused[record_id] = str(error)
+                if held.tree.may_follow_later(signed):
+                    seen.early[record_id] = signed.roster.previous
+                else:
+                    seen.settled.add(record_id)
     return refused
 
 
 def carried(home: Home, coalition: bytes) -> list[SignedRoster]:
     """Every version of a coalition that ROSTER records brought here, by number. Signatures are enough by themselves;
     whether one follows from another was not looked at."""
-    return sorted((one for _, one in _offered(home, coalition, set())), key=lambda one: one.roster.version)
-
-
-def _offered(home: Home, coalition: bytes, known: set[bytes]) -> Iterator[tuple[bytes, SignedRoster]]:
-    """What ROSTER records hold of this coalition, but for versions that are known. Their signatures were checked when
-    the records came."""
-    for held in home.store.held(kind=Kind.ROSTER):
-        if hash_in(held.record.header.payload) not in known:
-            signed = read_kept(held.record.header.payload)
-            if signed.coalition == coalition:
-                yield held.record.id, signed
+    copies = (read_kept(held.record.header.payload) for held in home.store.held(kind=Kind.ROSTER))
+    return sorted((one for one in copies if one.coalition == coalition), key=lambda one: one.roster.version)
 
 
 # --------------------------------------------------------------------------------------------------------------- acting
@@ -252,7 +291,19 @@ def is_brought(peer: Peer) -> bool:
 
 
 def act(home: Home) -> Changed:
-    """Make the peers those of the version in force, as far as the operator lets it. Again is no change."""
+    """Make the peers those of the version in force, as far as the operator lets it. Again is no change.
+
+    One transaction from the reading to the writing: a command may take a newer version meanwhile, or leave the roster,
+    and whom that removed must not come back and be granted a key.
+    """
+    with home.store.batch():
+        changed = _act(home)
+    if not changed.is_nothing:
+        home.epochs.grant_missing()
+    return changed
+
+
+def _act(home: Home) -> Changed:
     held = roll(home)
     if held is None:
         return Changed((), (), ())
@@ -268,7 +319,7 @@ def act(home: Home) -> Changed:
         if key in wanted and _shown(peer) != _shown(wanted[key])
     ]
     joining = [peer for key, peer in wanted.items() if key not in peers]
-    return change_members(home, joining, leaving, changing)
+    return change_tables(home, joining, leaving, changing)
 
 
 def _peer(held: Roll, member: RosterMember, others: set[str]) -> Peer:
@@ -290,7 +341,7 @@ def _via(number: int) -> str:
 def wanting(home: Home) -> list[Wanting]:
     """The versions that too few have published, of those that this node may publish, by number."""
     held = roll(home)
-    if held is None:
+    if held is None or home.me in home.store.standing().endings:
         return []
     places = {place.hash: place for place in home.store.rosters()}
     publishers = _publishers(home, held, places)

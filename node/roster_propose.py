@@ -258,10 +258,13 @@ def check_signing(home: Home, proposal: Proposal, *, again: bool) -> None:
 
 
 def sign(home: Home, path: Path, proposal: Proposal) -> Proposal:
-    """Add this node's signature to the file. What is signed is on disk here first."""
-    last = proposal.last
+    """Add this node's signature to the file, beside those that others added while a person looked at it. What is signed
+    is on disk here first. RosterError if the file holds another version by now."""
+    *before, last = look_at(home, path).versions
+    if last.hash != proposal.last.hash:
+        raise RosterError(f"{path} holds another version than the one that was shown: look at it again.")
     home.store.note_signed_roster(last.coalition, last.roster.version, last.hash)
-    signed = Proposal([*proposal.versions[:-1], last.signed_by(home.keystore.identity)], proposal.changes)
+    signed = Proposal([*before, last.signed_by(home.keystore.identity)], proposal.changes)
     write_file(path, signed.versions)
     return signed
 

@@ -9,7 +9,7 @@ from typing import Final
 from crypto.keys import PublicKey
 from node.errors import RosterError, UsageError
 from node.home import Home
-from node.roster import SignedRoster, check_proposed
+from node.roster import SignedRoster, check_first, check_follows, check_proposed
 from node.roster_follow import carried, roll, version
 from node.roster_propose import look_at, united
 from node.roster_status import status
@@ -67,7 +67,7 @@ def _carried_chain(home: Home, coalition: bytes) -> list[SignedRoster]:
 
 def _next_of(chain: list[SignedRoster], copies: list[SignedRoster]) -> SignedRoster | None:
     """What follows the last version of a chain, with the signatures of all copies that hold no stranger's; None if
-    nothing does, or two versions do."""
+    nothing that enough have signed does, or two versions do."""
     fitting: dict[bytes, SignedRoster] = {}
     for one in copies:
         try:
@@ -78,4 +78,14 @@ def _next_of(chain: list[SignedRoster], copies: list[SignedRoster]) -> SignedRos
         except RosterError:
             continue
         fitting[one.hash] = fitting[one.hash].with_signatures(one.signatures) if one.hash in fitting else one
-    return next(iter(fitting.values())) if len(fitting) == 1 else None
+    found = [one for one in fitting.values() if _is_next(one, chain)]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_next(signed: SignedRoster, chain: list[SignedRoster]) -> bool:
+    """Whether enough have signed it. Any member can publish a version that claims to follow."""
+    try:
+        check_follows(signed, chain[-1]) if chain else check_first(signed)
+    except RosterError:
+        return False
+    return True

@@ -18,6 +18,7 @@ from node.roster_follow import Roll, carried, roll, version
 from node.roster_propose import Proposal
 from node.roster_wire import read_kept
 from node.show import moment
+from node.succession import Standing
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -109,6 +110,7 @@ def _members(home: Home, signed: SignedRoster, members: Collection[PublicKey]) -
     standing = home.store.standing()
     denied = {one.key: one.reason for one in home.store.denied()}
     carded = {held.record.header.origin for held in home.store.held(kind=Kind.KEY_CARD)}
+    present = {one.key for one in standing.peers}
     listed = []
     for member in signed.roster.members:
         peer = peers.get(member.key)
@@ -118,6 +120,8 @@ def _members(home: Home, signed: SignedRoster, members: Collection[PublicKey]) -
             state, reason = "denied", f"{denied[member.key]}; `tidings roster allow {member.name}` lets it in"
         elif member.key not in members:
             state, reason = "left out", "another version that is disputed leaves it out"
+        elif member.key in standing.endings and standing.person(member.key) not in present:
+            state, reason = "left out", _why_nobody(standing, member.key, denied)
         else:
             state, reason = _peer_state(peer, has_card=standing.person(member.key) in carded)
         listed.append(
@@ -132,6 +136,16 @@ def _members(home: Home, signed: SignedRoster, members: Collection[PublicKey]) -
             }
         )
     return listed
+
+
+def _why_nobody(standing: Standing, key: PublicKey, denied: Collection[PublicKey]) -> str:
+    """Why nobody is a member in the place of a key that ended."""
+    ending = standing.endings[key]
+    if any(heir in denied for heir in standing.heirs(key)):
+        return f"its key was {ending.word}, and the new one is denied"
+    if ending.is_disputed:
+        return f"its key was {ending.word}, and it is disputed whose the place is"
+    return f"its key was {ending.word}, and nobody has its place: a version with the new key brings it back"
 
 
 def _peer_state(peer: Peer | None, *, has_card: bool) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from node.errors import StoreFull
 from node.home import Home
 from node.logs import tell
 from node.membership import Changed
-from node.roster_follow import TURN_S, Wanting, catch_up, publish, roll, wanting
+from node.roster_follow import TURN_S, Seen, Wanting, catch_up, publish, roll, wanting
 
 
 class RosterWatch:
@@ -21,6 +21,7 @@ class RosterWatch:
         self._wanting: list[Wanting] = []
         self._since: dict[bytes, float] = {}
         self._told: set[bytes] = set()
+        self._seen = Seen()
         self._was_disputed = False
 
     def look_again(self) -> None:
@@ -37,7 +38,7 @@ class RosterWatch:
             return False
 
     def _take(self) -> bool:
-        changed, refused = catch_up(self._home)
+        changed, refused = catch_up(self._home, self._seen)
         for record_id in refused.keys() - self._told:
             self._tell(record_id, refused[record_id])
         self._has_news = False

@@ -32,7 +32,6 @@ from node.records import (
     Header,
     Held,
     HeldState,
-    KeyCard,
     Kind,
     Record,
     Revocation,
@@ -45,7 +44,7 @@ from node.records import (
     slot_of,
 )
 from node.succession import Ending, Standing, ending_of, standing
-from node.wire import evidence_from_bytes, read_header, read_payload
+from node.wire import evidence_from_bytes, read_header, read_payload, recovery_hash_in
 
 RETIRED: Final = "not used: withdrawn or replaced by who took the place of its origin"
 """Of a record whose origin goes on under another identity: as good an end as being replaced by its origin."""
@@ -456,14 +455,16 @@ class Store(ProofTables):
                 return RETIRED
         return ""
 
-    def last_sequences(self, origin: PublicKey, until: float | None = None) -> dict[bytes, int]:
-        """The highest sequence of each incarnation of an origin, among its records that still count and arrived here no
-        later than `until` (seconds since 1970)."""
+    def last_sequences(
+        self, origin: PublicKey, until: float | None = None, *, counting: bool = True
+    ) -> dict[bytes, int]:
+        """The highest sequence of each incarnation of an origin, among its records that arrived here no later than
+        `until` (seconds since 1970) and, with `counting`, still count."""
         now, highest = self.standing(), dict[bytes, int]()
         for held in self.held(origin=origin):
             header = held.record.header
             is_early = until is None or held.received_at <= until
-            if header.kind is not Kind.REVOKE and is_early and not now.quarantine(header):
+            if header.kind is not Kind.REVOKE and is_early and not (counting and now.quarantine(header)):
                 highest[header.incarnation] = max(header.sequence, highest.get(header.incarnation, 0))
         return highest
 
@@ -474,23 +475,40 @@ class Store(ProofTables):
     def recovery_hashes(self, origin: PublicKey) -> list[bytes]:
         """The hashes of recovery keys that an origin published, each once, in the order in which they arrived here. The
         first is the one that counts."""
-        cards = (read_payload(held.record.header) for held in self.held(kind=Kind.KEY_CARD, origin=origin))
-        hashes = (card.recovery_hash for card in cards if isinstance(card, KeyCard) and card.recovery_hash)
-        return list(dict.fromkeys(hashes))
+        cards = self.held(kind=Kind.KEY_CARD, origin=origin)
+        hashes = (recovery_hash_in(held.record.header) for held in cards)
+        return list(dict.fromkeys(one for one in hashes if one))
+
+    def _first_recovery_hash(self, origin: PublicKey) -> bytes | None:
+        """The one that counts, without a look at later cards: a member may publish thousands."""
+        position, where = 0, "origin = ? AND kind = ? AND position > ?"
+        while rows := self._rows(
+            f"SELECT position, header FROM records WHERE {where} ORDER BY position LIMIT ?",  # noqa: S608 - a constant
+            origin.raw,
+            int(Kind.KEY_CARD),
+            position,
+            WALK_PAGE,
+        ):
+            for position, header in rows:  # noqa: B007 - where the next page begins
+                if found := recovery_hash_in(read_header(header)):
+                    return found
+        return None
 
     def _read_endings(self) -> tuple[dict[PublicKey, Ending], frozenset[PublicKey]]:
         """How identities ended, and everybody who is called a successor. Read again when a record about keys came, or a
         proof of equivocation: rows never go."""
         about_keys = "kind IN (1, 10, 11)"  # as the index says
         newest = self._rows(
-            f"SELECT (SELECT max(position) FROM records WHERE {about_keys}), (SELECT max(rowid) FROM proofs)"  # noqa: S608
+            f"SELECT (SELECT max(position) FROM records WHERE {about_keys}),"  # noqa: S608
+            " (SELECT max(rowid) FROM proofs), (SELECT max(rowid) FROM graves)"
         )[0]
         if newest != self._endings[0]:
             rows = self._rows(f"SELECT DISTINCT origin FROM records WHERE {about_keys} AND kind > 1")  # noqa: S608
-            contested = self._contested_successions()
+            contested, condemned = self._contested_successions(), self.condemned()
             endings, claimed = {}, set[PublicKey]()
             for origin in {*(self._key(raw) for (raw,) in rows), *contested}:
-                ending, named = self._read_ending(origin, contested.get(origin))
+                kinds = [Kind.REVOKE] if origin in condemned else [Kind.REVOKE, Kind.SUCCESSION]
+                ending, named = self._read_ending(origin, kinds, contested.get(origin))
                 claimed |= named
                 if ending is not None:
                     endings[origin] = ending
@@ -508,14 +526,19 @@ class Store(ProofTables):
             proof.accused: at for proof, at in proofs if any(claim.kind is Kind.SUCCESSION for claim in proof.claims)
         }
 
-    def _read_ending(self, origin: PublicKey, contested_at: float | None) -> tuple[Ending | None, set[PublicKey]]:
-        """How one identity ended, if it did, and whom it called its successor."""
-        revoking = self.held(kind=Kind.REVOKE, origin=origin)
-        published = next(iter(self.recovery_hashes(origin)), None) if revoking else None
+    def _read_ending(
+        self, origin: PublicKey, kinds: Sequence[Kind], contested_at: float | None
+    ) -> tuple[Ending | None, set[PublicKey]]:
+        """How records of these kinds ended one identity, if they did, and whom they called its successor. A condemned
+        one ends by a REVOKE alone: nothing that it signed is used, and who condemned it first has not taken more."""
+        if Kind.SUCCESSION not in kinds:
+            contested_at = None
+        first = self._first_recovery_hash(origin)
         found = [
             (payload, held.received_at)
-            for held in [*revoking, *self.held(kind=Kind.SUCCESSION, origin=origin)]
-            if (payload := self._ending_in(held.record, published)) is not None
+            for kind in kinds
+            for held in self.held(kind=kind, origin=origin)
+            if (payload := self._ending_in(held.record, first)) is not None
         ]
         named = {word.successor for word, _ in found if word.successor is not None}
         since = [at for _, at in found] + ([] if contested_at is None else [contested_at])
@@ -525,17 +548,17 @@ class Store(ProofTables):
         successions = [word for word, _ in found if isinstance(word, Succession)]
         return ending_of(revocations, successions, min(since), is_contested=contested_at is not None), named
 
-    def _ending_in(self, record: Record, published: bytes | None) -> Revocation | Succession | None:
-        """What a record says that ends its origin, if it counts. A REVOKE does if the hash of its recovery key is what
-        was `published`, or if the key of this node itself has consented to take its place; a SUCCESSION unless
+    def _ending_in(self, record: Record, first: bytes | None) -> Revocation | Succession | None:
+        """What a record says that ends its origin, if it counts. A REVOKE does if the origin published the hash of its
+        recovery key (`first`), or if the key of this node itself has consented to take its place; a SUCCESSION unless
         another record has its number."""
         payload = read_payload(record.header)
         if isinstance(payload, Succession):
             return None if self.is_contested(slot_of(record.header)) else payload
         if not isinstance(payload, Revocation):
             raise TypeError("the store handed out a revocation without its payload")
-        is_ours = published is None and self.owner is not None and payload.successor == self.owner
-        return payload if is_ours or payload.recovery_hash == published else None
+        is_ours = first is None and self.owner is not None and payload.successor == self.owner
+        return payload if is_ours or payload.recovery_hash == first else None
 
     def record_of_note(self, note: str) -> bytes | None:
         """The id of the record that was kept with this note."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from crypto.keys import PublicKey
+from node.config import MAX_LAST_WORDS
 from node.local_tables import Peer
 from node.records import Header, Kind, LastGood, Revocation, Succession
 
@@ -47,8 +48,8 @@ class Ending:
     named: frozenset[PublicKey]
     since: float
     is_disputed: bool = False
-    """Whether the identity named several successors, or signed a second record with the number of a SUCCESSION: what
-    that one says may not have reached everybody."""
+    """Whether the identity named several successors, or said more than anybody keeps (`MAX_LAST_WORDS`), or signed a
+    second record with the number of a SUCCESSION: what that one says may not have reached everybody."""
 
     @property
     def successor(self) -> PublicKey | None:
@@ -68,12 +69,13 @@ class Ending:
 def ending_of(
     revocations: Sequence[Revocation], successions: Sequence[Succession], since: float, *, is_contested: bool
 ) -> Ending:
-    """What the valid records that end one identity come to. `is_contested`: it signed a SUCCESSION and another record
+    """What the valid records that end one identity come to; of too many nothing counts, since nobody keeps more
+    (`MAX_LAST_WORDS`). `is_contested`: it signed a SUCCESSION and another record
     with one number, so it has ended, and nothing that such a SUCCESSION says counts: it is not among these."""
     deciding: Sequence[Revocation | Succession] = revocations or successions
     named = frozenset(one.successor for one in deciding if one.successor is not None)
-    if is_contested and not revocations:
-        return Ending(False, {}, named, since, is_disputed=True)
+    if (is_contested and not revocations) or len(deciding) >= MAX_LAST_WORDS:
+        return Ending(bool(revocations), {}, named, since, is_disputed=True)
     good = _smallest([one.good for one in deciding])
     return Ending(bool(revocations), good, named, since, is_disputed=len(named) > 1)
 
@@ -177,8 +179,9 @@ def _present(
     """Each peer, or its heir under the same name and addresses; each key once."""
     present = {peer.key: peer for peer in added if peer.key not in endings}
     for peer in added:
-        heir = line(peer.key, endings)[-1]
-        if heir not in endings and heir not in denied and heir != owner:
+        _, *heirs = line(peer.key, endings)
+        heir = heirs[-1] if heirs else peer.key
+        if heir not in endings and denied.isdisjoint(heirs) and heir != owner:
             present.setdefault(heir, replace(peer, key=heir, replaces=peer.key))
     return tuple(sorted(present.values(), key=lambda one: (one.added_at, one.key)))
 

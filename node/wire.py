@@ -214,6 +214,12 @@ def read_payload(header: Header) -> PayloadContent | None:
     return payload
 
 
+def recovery_hash_in(card: Header) -> bytes:
+    """The hash of a recovery key that a KEY_CARD publishes, or nothing. Of a card that passed rule 7 when it came in:
+    that costs a hundred times as much."""
+    return pb.KeyCard.FromString(card.payload).recovery_hash
+
+
 def read_evidence(record: Record) -> Evidence:
     """What an EVIDENCE says."""
     return evidence_from_bytes(record.header.payload)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.keys import Identity
+from crypto.recovery import consent
 from node import evidence, wire
 from node.ask import select
 from node.bundle_export import export_bundle
@@ -29,7 +30,7 @@ from node.gossip.events import Alarm, Close, Disk, DiskChanged, Keep, Unheard
 from node.gossip.holdings import Holdings
 from node.home import Home
 from node.keys import rotate
-from node.membership import remove_peer
+from node.membership import add_peer, remove_peer
 from node.publish import publish
 from node.query import holdings
 from node.records import (
@@ -38,6 +39,7 @@ from node.records import (
     HeldState,
     Kind,
     Record,
+    Succession,
     claim_of,
     evidence_of,
     slot_of,
@@ -89,6 +91,13 @@ def test_proofs_of_one_pair_are_the_same_bytes_whoever_met_which_first() -> None
         wire.write_payload(evidence_of(*pair)) for pair in ((first, claim_of(second)), (second, claim_of(first)))
     }
     assert len(payloads) == 1
+
+
+def condemn(home: Home, accused: Identity) -> None:
+    """Tell a home often enough that an origin signed numbers twice."""
+    for sequence in range(1_000, 1_000 + MAX_CONTESTED):
+        first, second = variants(2, sequence, accused)
+        home.store.add_record(told_by(home.keystore.identity, first, second, sequence))
 
 
 # --------------------------------------------------------------------------------------------------- the core
@@ -598,3 +607,36 @@ def test_the_checks_catch(
     with pytest.raises((AssertionError, IndexError, KeyError, ValueError)):
         check(tmp_path)
     record_property("mutant", (name, ("equivocation",)))
+
+
+def succession(old: Identity, new: Identity) -> Record:
+    payload = wire.write_payload(Succession(new.public_key, consent(new, old.public_key), ()))
+    return wire.author(old, Header(Kind.SUCCESSION, old.public_key, b"incarnat", 9, 1, payload=payload))
+
+
+def test_equivocation_by_an_identity_that_ended_is_told_of_too(make_home: MakeHome) -> None:
+    """It is a trusted origin still, and its old seed may be in a stolen backup: two halves would differ for ever."""
+    home = make_home("alpha")
+    add_peer(home, CAROL.public_key.text, "carol", None, query_only=False)
+    home.store.add(succession(CAROL, BOB))
+    assert home.epochs.members() == [BOB.public_key]
+    first, second = variants(2)
+    home.store.add_record(first)
+    home.store.add_conflict(second)
+    (told,) = evidence.witness(home)
+    assert wire.read_evidence(told).slot == slot_of(first.header)
+
+
+def test_whoever_is_condemned_does_not_go_on_under_another_key(make_home: MakeHome) -> None:
+    """A SUCCESSION is signed by it, and who condemned it before does not take it: all must come to the same."""
+    outcomes = []
+    for name, order in (("before", (succession, condemn)), ("after", (condemn, succession))):
+        home = make_home(name)
+        add_peer(home, CAROL.public_key.text, "carol", None, query_only=False)
+        for step in order:
+            if step is condemn:
+                condemn(home, CAROL)
+            else:
+                home.store.add(succession(CAROL, BOB))
+        outcomes.append((home.epochs.members(), home.trusted - {home.me}))
+    assert outcomes == [([CAROL.public_key], frozenset())] * 2

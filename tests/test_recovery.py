@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from disks import rolled_back
 from hypothesis import given
 from hypothesis import strategies as st
 from secret_search import bytes_of, found_in
+from test_equivocation import condemn
 from test_gossip import ALICE, BOB, ME, Rig, of
 
 from crypto.errors import Malformed
@@ -31,20 +33,23 @@ from crypto.signing import record_id, sign_record
 from fusion.errors import BudgetError
 from node import heads, keys, wire
 from node.bundle_import import NO_RECOVERY_KEY, Imported, _Keeper, import_bundle
-from node.config import QUOTA_REVOCATIONS, GossipSettings
+from node.config import MAX_LAST_WORDS, GossipSettings
 from node.errors import IdentityEnded, RecordError, UsageError
 from node.frames import Advert, Announce, Records, SignedRecord, Want
-from node.gossip.events import Alarm, Keep, Send
+from node.gossip.events import Alarm, Keep, RecordAdded, Send
 from node.gossip.intake import MAX_WAITING, NOT_ITS_RECOVERY_KEY
 from node.home import Home
 from node.membership import add_peer
+from node.passphrase import recovery_key
 from node.publish import publish
-from node.records import Header, KeyCard, Kind, Record, Revocation, statement_of
+from node.records import Header, Held, HeldState, KeyCard, Kind, Record, Revocation, Succession, statement_of
 from node.replacement import (
     Revoked,
+    identity_meant,
     last_good,
     listing,
     parse_last_good,
+    publish_recovery,
     replace,
     revoke,
     write_bundle,
@@ -163,6 +168,26 @@ def test_a_home_of_an_earlier_release_gets_a_recovery_key_once(make_home: MakeHo
     settle(again(home), south)
     assert south.store.recovery_hashes(home.me) == [recovery.hash], "later cards say the same"
     assert revoke(home, home.me, recovery, (), takes_over=False).is_checked
+
+
+def test_a_recovery_key_that_could_not_be_shown_is_not_published(make_home: MakeHome) -> None:
+    home = make_home("north")
+    with pytest.raises(InterruptedError):
+        publish_recovery(home, RecoveryKey.generate(), stopped)
+    assert home.author.recovery_hash() is None
+    made, shown = RecoveryKey.generate(), list[RecoveryKey]()
+    publish_recovery(home, made, shown.append)
+    assert shown == [made]
+    assert home.store.recovery_hashes(home.me) == [made.hash]
+    with pytest.raises(UsageError, match="hold to the first"):
+        publish_recovery(home, RecoveryKey.generate(), shown.append)
+    assert shown == [made], "one that does not count is not shown"
+
+
+def test_bytes_that_are_no_text_are_no_recovery_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"tidings-recovery1\xff\xfe\n"), encoding="utf-8"))
+    with pytest.raises(UsageError, match="starts with"):
+        recovery_key(None)
 
 
 def test_peers_hold_to_the_first_hash_and_say_that_another_came(robbed: Robbed) -> None:
@@ -291,6 +316,76 @@ def test_a_stolen_identity_whose_former_owner_replaced_it_long_ago_is_revoked_fr
     assert robbed.south.store.recovery_hashes(north.me) == [robbed.recovery.hash], "the key on paper serves on"
 
 
+def test_a_revocation_that_was_stopped_in_the_middle_is_simply_repeated(
+    robbed: Robbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new identity is in the keystore then, and nobody knows of it: it is not the one to revoke."""
+    with monkeypatch.context() as patched:
+        patched.setattr("node.author.Author.revocation", stopped)
+        with pytest.raises(InterruptedError):
+            robbed.revoke()
+    renewed = again(robbed.north)
+    assert renewed.me != robbed.robbed
+    meant = identity_meant(renewed, None)
+    assert meant == robbed.robbed
+    revoked = revoke(renewed, meant, robbed.recovery, last_good(renewed, meant), takes_over=True)
+    settle(revoked.home, robbed.south, robbed.west)
+    assert revoked.home.me == renewed.me
+    assert robbed.south.store.standing().endings[robbed.robbed].is_revoked
+    assert renewed.me in robbed.south.epochs.members()
+    assert identity_meant(revoked.home, None) == renewed.me, "now this one is known"
+
+
+def test_a_revocation_names_the_earlier_keys_that_the_thief_has_too(robbed: Robbed) -> None:
+    """With one of these he disputes the succession, and the new identity has nobody's place any more."""
+    north, first = replace(robbed.north, None).home, robbed.robbed
+    settle(north, robbed.south, robbed.west)
+    thief = Home.open(Path(shutil.copytree(north.path, north.path.with_name("second thief"))))
+    revoked = revoke(north, north.me, robbed.recovery, last_good(north, north.me), takes_over=True)
+    assert revoked.earlier == (first,)
+    assert first.text in revoked.describe()
+    carry(revoked.home, robbed.south)
+    heir, former = Identity.generate(), thief.keystore.former[0]
+    thief.author.succession(former, Succession(heir.public_key, consent(heir, first), ()))
+    carry(thief, robbed.south)
+    assert revoked.home.me not in robbed.south.epochs.members()
+    second = revoke(revoked.home, first, robbed.recovery, last_good(revoked.home, first), takes_over=True)
+    assert second.earlier == ()
+    carry(second.home, robbed.south)
+    assert revoked.home.me in robbed.south.epochs.members()
+    good = robbed.south.store.get(robbed.good)
+    assert good is not None
+    assert robbed.south.store.unusable(good.record) == ""
+
+
+def stopped(*_: object) -> None:
+    raise InterruptedError
+
+
+def test_what_a_thief_says_still_counts_is_no_limit_to_what_its_owner_says(robbed: Robbed) -> None:
+    expected = last_good(robbed.north, robbed.robbed)
+    heir, thief = Identity.generate(), robbed.thief
+    named = Succession(heir.public_key, consent(heir, robbed.robbed), ())
+    thief.author.succession(thief.keystore.identity, named)
+    carry(thief, robbed.north)
+    assert robbed.north.store.standing().endings[robbed.robbed].good == {}
+    assert last_good(again(robbed.north), robbed.robbed) == expected != ()
+    revoked = robbed.revoke()
+    carry(revoked.home, robbed.south)
+    assert revoked.home.me in robbed.south.epochs.members()
+
+
+def test_an_identity_without_a_recovery_key_is_not_given_up_for_a_revocation_that_nobody_believes(
+    make_home: MakeHome,
+) -> None:
+    home = make_home("north")
+    for takes_over in (True, False):
+        with pytest.raises(UsageError, match="no recovery key"):
+            revoke(home, home.me, RecoveryKey.generate(), last_good(home, home.me), takes_over=takes_over)
+    assert again(home).me == home.me
+    assert home.store.held(kind=Kind.REVOKE) == []
+
+
 # -------------------------------------------------------------------------------------------------- records and gossip
 
 OLD, NEW = (Identity.from_seed(bytes([number]) * 32) for number in (11, 12))
@@ -386,6 +481,28 @@ def test_a_revocation_waits_for_the_key_card_that_it_needs() -> None:
     assert of(rig.actions, Alarm) == []
 
 
+def test_a_revocation_that_waits_is_taken_when_a_bundle_or_a_command_brought_the_card() -> None:
+    rig = Rig()
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(alices(RECOVERY)))
+    rig.tell(RecordAdded(Held(card_of(ALICE, RECOVERY), HeldState.COMPLETE, 0.0)))
+    assert kept(rig) == [Kind.REVOKE]
+
+
+def test_of_one_identity_no_more_revocations_are_kept_than_count() -> None:
+    """Only the recovery key makes them, and its owner may be the one who fills disks."""
+    rig = Rig()
+    rig.members(ALICE, BOB)
+    bob = rig.link(BOB)
+    rig.say(bob, signed(card_of(ALICE, RECOVERY)))
+    taken = 0
+    for sequence in range(1, MAX_LAST_WORDS + 20):
+        rig.say(bob, signed(alices(RECOVERY, sequence)))
+        taken += len(kept(rig))
+    assert taken == MAX_LAST_WORDS
+
+
 def test_a_revocation_of_another_recovery_key_is_told_and_neither_kept_nor_asked_for_again() -> None:
     rig = Rig()
     rig.members(ALICE, BOB)
@@ -414,20 +531,6 @@ def test_a_quota_that_a_thief_used_up_shuts_no_revocation_out() -> None:
     assert len([one for one in of(rig.actions, Send) if isinstance(one.frame, Want)]) == 1
     rig.say(bob, signed(alices(RECOVERY)))
     assert kept(rig) == [Kind.REVOKE]
-
-
-def test_who_has_its_own_recovery_key_fills_no_disk_with_revocations() -> None:
-    rig = Rig()
-    rig.members(ALICE, BOB)
-    alice, bob = rig.link(ALICE), rig.link(BOB)
-    rig.say(alice, signed(card_of(ALICE, RECOVERY)))
-    count = 0
-    for number in range(1, 3 * QUOTA_REVOCATIONS):
-        rig.say(alice, signed(alices(RECOVERY, sequence=number)))
-        count += len(kept(rig))
-    assert 1 <= count <= QUOTA_REVOCATIONS
-    rig.say(bob, signed(card_of(BOB, None)))
-    assert kept(rig) == [Kind.KEY_CARD], "others are not held up"
 
 
 def test_revocations_that_somebody_made_up_are_told_once() -> None:
@@ -623,6 +726,12 @@ def test_the_recovery_key_comes_from_a_file_or_standard_input_and_a_wrong_one_ch
     (shown,) = [line for line in done.stderr.splitlines() if line.startswith("tidings-recovery1")]
     assert Home.open(home).store.recovery_hashes(Home.open(home).me) == [RecoveryKey.parse(shown).hash]
     assert recovery not in done.stdout + done.stderr
+    # What is shown once is shown even where the bundle has no place.
+    words = ["--recovery-key-file", str(file), "--new-recovery-key", "--json", "-o", str(file / "no folder")]
+    file.write_text(shown + "\n")
+    failed = tidings(home, "keys", "revoke", *words, code=1)
+    last = RecoveryKey.parse(json.loads(failed.stdout)["recovery_key"])
+    assert Home.open(home).store.recovery_hashes(Home.open(home).me) == [last.hash]
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
@@ -661,6 +770,20 @@ def test_a_bundle_brings_a_revocation_to_whom_no_link_reaches_and_waits_for_no_c
     assert "no key card" in told.findings[0]["reason"]
     carry(robbed.north, stranger, lambda record: record.header.kind is Kind.KEY_CARD)
     assert import_bundle(stranger, tmp_path / "revoked.bundle").new == 1
+
+
+def test_a_bundle_brings_the_revocation_of_an_identity_that_its_thief_got_condemned(
+    robbed: Robbed, tmp_path: Path
+) -> None:
+    thief, south = robbed.thief.keystore.identity, robbed.south
+    condemn(south, thief)
+    assert robbed.robbed not in south.trusted
+    revoked = robbed.revoke()
+    write_bundle(revoked.home, revoked.record, tmp_path / "revoked.bundle")
+    assert import_bundle(south, tmp_path / "revoked.bundle").new == 1
+    assert revoked.home.me in south.epochs.members()
+    assert revoked.home.me in south.trusted
+    assert robbed.robbed not in south.trusted, "what it signed is used no more for that"
 
 
 # --------------------------------------------------------------------------------------------------- backup and restore

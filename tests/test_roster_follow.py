@@ -13,6 +13,7 @@ import pytest
 from couriers import can_read, carry
 from couriers import gossip as carry_everything
 
+from crypto.recovery import RecoveryKey
 from node.doctor import state as doctor
 from node.doctor.findings import Level
 from node.errors import RosterError, StoreError, UsageError
@@ -20,10 +21,12 @@ from node.home import Home
 from node.membership import add_peer, remove_peer
 from node.records import Kind
 from node.replacement import replace as replace_identity
+from node.replacement import revoke
 from node.roster import Roster, RosterMember, SignedRoster, in_order, unsigned
 from node.roster_follow import (
     COPIES,
     TURN_S,
+    Seen,
     allow,
     catch_up,
     choose,
@@ -39,7 +42,7 @@ from node.roster_propose import Changes, check_signing, create, look_at, propose
 from node.roster_sources import disputed, named_key, versions_of
 from node.roster_status import notices, status
 from node.roster_watch import RosterWatch
-from node.roster_wire import write_document, write_file
+from node.roster_wire import hash_in, read_kept, write_document, write_file
 
 MakeHome = Callable[..., Home]
 
@@ -183,6 +186,33 @@ def test_looking_again_changes_nothing(coalition: Callable[[str], Coalition]) ->
     assert homes["ann"].store._db.total_changes == writes
 
 
+def test_nothing_comes_between_what_a_node_reads_and_what_it_does(
+    coalition: Callable[[str], Coalition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a daemon brings in, and grants, whom a command has just removed with a newer version."""
+    homes = coalition("ann bea cid")
+    chain = homes.first("ann bea")
+    homes.follow(chain, "ann")
+    command = Home.open(homes["ann"].path)
+    command.store._db.execute("PRAGMA busy_timeout = 10")
+    tried: list[str] = []
+
+    def roll_and_be_disturbed(home: Home) -> Any:
+        held = roll(home)
+        with pytest.raises(StoreError, match="in use by another process") as refused:
+            command.store.unfollow_roster()
+        tried.append(str(refused.value))
+        return held
+
+    two = homes.after(chain, "ann cid", "ann")
+    homes["ann"].author.roster(two[1])
+    with monkeypatch.context() as patched:
+        patched.setattr("node.roster_follow.roll", roll_and_be_disturbed)
+        catch_up(homes["ann"])
+    assert len(tried) == 2, "when the version was taken, and when it was acted on"
+    assert set(peers(homes["ann"])) == {"cid"}
+
+
 def test_whom_the_operator_removed_or_denied_stays_out_until_he_says_otherwise(
     coalition: Callable[[str], Coalition],
 ) -> None:
@@ -302,6 +332,60 @@ def test_a_roster_of_another_coalition_is_carried_and_not_acted_on(coalition: Ca
     assert set(peers(homes["ann"])) == {"bea"}
     (carried,) = status(homes["ann"])["carried"]
     assert (carried["coalition"], carried["from"]) == (strange[0].hash.hex(), ["bea"])
+
+
+def test_what_a_member_made_up_is_read_once_and_stops_nobody_who_follows_by_id(
+    coalition: Callable[[str], Coalition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any member can publish versions that claim to be of this coalition, with administrators of its own."""
+    homes = coalition("ann bea new")
+    chain = homes.first("ann bea", admins="ann")
+    homes.follow(chain, "ann bea")
+    add_peer(homes["new"], homes["bea"].me.text, "bea", None, query_only=False)
+    homes["bea"].author.roster(chain[0])
+    alone = {"administrators": (homes["bea"].me,), "threshold": 1}
+    made_up = homes.after(chain, "bea", "bea", **alone)
+    beyond = homes.after(made_up, "ann bea", "bea")
+    for one in (*made_up[1:], *beyond[2:], *homes.first("bea new", admins="bea")):
+        homes["bea"].author.roster(one)
+    for name in ("ann", "new"):
+        carry(homes["bea"], homes[name])
+    reads: list[bytes] = []
+    monkeypatch.setattr("node.roster_follow.read_kept", lambda data: (reads.append(data), read_kept(data))[1])
+    seen = Seen()
+    _, refused = catch_up(homes["ann"], seen)
+    assert sorted(refused.values()) == [
+        "Version 2 lacks 1 of the 1 signatures that version 1 asks of its administrators.",
+        "Version 3 has come, and 2 to 2 have not.",
+    ]
+    payloads = {held.record.header.payload for held in homes["ann"].store.held(kind=Kind.ROSTER)}
+    assert payloads & set(reads)
+    reads.clear()
+    assert catch_up(homes["ann"], seen) == (None, {})
+    assert not {one for one in payloads if hash_in(one) != chain[0].hash} & set(reads)
+    follow(homes["new"], versions_of(homes["new"], [chain[0].hash.hex()]), adopt=True)
+    assert version_of(homes["new"]) == 1
+
+
+def test_a_version_that_came_too_early_is_looked_at_again(coalition: Callable[[str], Coalition]) -> None:
+    homes = coalition("ann bea")
+    chain = homes.first("ann bea")
+    three = homes.after(homes.after(chain, "ann", "ann"), "ann bea", "ann")
+    homes.follow(chain, "bea")
+    add_peer(homes["bea"], homes["ann"].me.text, "ann", None, query_only=False)
+    seen = Seen()
+    homes["ann"].author.roster(three[2])
+    carry(homes["ann"], homes["bea"])
+    assert list(catch_up(homes["bea"], seen)[1].values()) == ["Version 3 has come, and 2 to 2 have not."]
+    homes["ann"].author.roster(three[1])
+    carry(homes["ann"], homes["bea"])
+    assert catch_up(homes["bea"], seen)[1] == {}
+    catch_up(homes["bea"], seen)
+    assert version_of(homes["bea"]) == 3
+    unfollow(homes["bea"], keep=False)
+    homes.follow(chain, "bea")
+    catch_up(homes["bea"], seen)
+    assert version_of(homes["bea"]) == 3, "what was taken then is taken again"
 
 
 # ------------------------------------------------------------------------------------------------------------ by gossip
@@ -565,6 +649,27 @@ def test_an_administrator_does_not_sign_two_versions_with_one_number_unawares(
         check_signing(homes["cid"], look_at(homes["cid"], one), again=False)
 
 
+def test_what_is_signed_is_what_was_shown_and_nobodys_signature_is_lost(
+    coalition: Callable[[str], Coalition], tmp_path: Path
+) -> None:
+    """While a person reads, the file on a shared disk may become another, or get the signature of somebody else."""
+    homes = coalition("ann bea")
+    homes.follow(homes.first("ann bea", admins="ann bea", threshold=2), "ann bea")
+    file, other = tmp_path / "file", tmp_path / "other"
+    write_file(file, propose(homes["ann"], Changes(rename=["bea=robert"])))
+    write_file(other, propose(homes["ann"], Changes(remove=["bea"])))
+    shown = look_at(homes["ann"], file)
+    sign(homes["bea"], file, look_at(homes["bea"], file))
+    assert sign(homes["ann"], file, shown).missing == []
+    assert look_at(homes["ann"], file).last.signers == {homes["ann"].me, homes["bea"].me}
+    shown = look_at(homes["ann"], file)
+    before = other.read_bytes()
+    other.replace(file)
+    with pytest.raises(RosterError, match="another version than the one that was shown"):
+        sign(homes["ann"], file, shown)
+    assert file.read_bytes() == before
+
+
 def test_a_file_that_does_not_follow_what_is_in_force_is_not_signed(
     coalition: Callable[[str], Coalition], tmp_path: Path
 ) -> None:
@@ -640,6 +745,41 @@ def test_a_member_with_a_new_key_stands_in_its_place_until_a_version_names_that_
         assert (bea.key, bea.replaces, bea.via) == (now, None, "roster version 2")
     assert version_of(homes["bea"]) == 2
     assert before not in {peer.key for peer in homes["bea"].store.peers()}
+
+
+def test_whom_the_operator_denied_stays_out_under_the_new_key_that_it_has(
+    coalition: Callable[[str], Coalition],
+) -> None:
+    homes = coalition("ann bea")
+    chain = homes.first("ann bea", admins="ann")
+    homes.follow(chain, "ann bea")
+    settle(homes.named("ann bea"))
+    homes.homes["bea"] = replace_identity(homes["bea"], None).home
+    carry_everything(*homes.named("ann bea"))
+    deny(homes["ann"], *named_key(homes["ann"], "bea"))
+    assert homes["ann"].store.peers() == []
+    renamed = propose(homes["ann"], Changes(replace=[f"bea={homes['bea'].me.text}"]))[-1]
+    follow(homes["ann"], [*chain, renamed.signed_by(homes["ann"].keystore.identity)], adopt=False)
+    assert homes["ann"].store.peers() == []
+    allow(homes["ann"], homes["bea"].me)
+    assert set(peers(homes["ann"])) == {"bea"}
+    assert homes["ann"].store.denied() == []
+
+
+def test_the_status_says_of_a_member_whose_key_ended_that_nobody_is_in_its_place(
+    coalition: Callable[[str], Coalition], tmp_path: Path
+) -> None:
+    homes = coalition("ann")
+    recovery = RecoveryKey.generate()
+    homes.homes["bea"] = Home.init(tmp_path / "bea", "bea", None, recovery_hash=recovery.hash)
+    homes.follow(homes.first("ann bea", admins="ann"), "ann bea")
+    settle(homes.named("ann bea"))
+    revoke(homes["bea"], homes["bea"].me, recovery, (), takes_over=False)
+    carry(homes["bea"], homes["ann"])
+    assert homes["ann"].store.peers() == []
+    told = {one["name"]: (one["state"], one["reason"]) for one in status(homes["ann"])["followed"]["members"]}
+    assert told["bea"][0] == "left out"
+    assert "was revoked, and nobody has its place" in told["bea"][1]
 
 
 def test_who_leaves_the_roster_leaves_with_its_new_key_too(coalition: Callable[[str], Coalition]) -> None:

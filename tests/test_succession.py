@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ from crashing import Killer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crypto.errors import KeystoreError
 from crypto.keys import Identity, PublicKey
 from crypto.keystore import LEAST, Keyring, Keystore
 from crypto.recovery import RecoveryKey, consent
 from crypto.signing import Statement, record_id, sign_record
 from fusion.task import Task
 from node import heads, keys, wire
+from node.config import MAX_LAST_WORDS
 from node.errors import IdentityEnded, RecordError, UsageError
 from node.frames import Query
 from node.home import Home
@@ -305,6 +308,50 @@ def test_a_successor_that_the_operator_removed_does_not_come_back_by_itself(thre
     assert north.me in south.epochs.members()
 
 
+def test_who_was_removed_does_not_come_back_through_a_successor_of_its_own(make_home: MakeHome) -> None:
+    south, first, second, third = make_home("south"), *(Identity.generate() for _ in range(3))
+    add_peer(south, first.public_key.text, "north", None, query_only=False)
+    south.store.add(succession(first, second))
+    remove_peer(south, "north")
+    add_peer(south, first.public_key.text, "north", None, query_only=False)
+    south.store.add(succession(second, third))
+    assert south.store.peers() == []
+    south.store.allow(second.public_key)
+    assert [peer.key for peer in south.store.peers()] == [third.public_key]
+
+
+def test_an_old_key_that_is_added_again_keeps_the_name_and_the_addresses_of_its_line(make_home: MakeHome) -> None:
+    north, south = make_home("north"), make_home("south")
+    meet(north, south)
+    before = north.me
+    north = replace(north, None).home
+    settle(north, south)
+    add_peer(south, before.text, None, "10.0.0.1:7410", query_only=False)
+    (peer,) = south.store.peers()
+    assert (peer.key, peer.name, peer.addresses) == (north.me, "north", ("10.0.0.1:7410",))
+    add_peer(south, before.text, None, query_only=False)
+    assert south.store.peers()[0].addresses == ("10.0.0.1:7410",)
+
+
+def test_what_a_hundred_successions_say_is_nothing(make_home: MakeHome) -> None:
+    """Nobody keeps more, and whoever keeps others must come to the same."""
+    south, old = make_home("south"), Identity.generate()
+    add_peer(south, old.public_key.text, "north", None, query_only=False)
+    heir = Identity.generate()
+    for number in range(1, MAX_LAST_WORDS + 1):
+        assert [peer.key for peer in south.store.peers()] == [old.public_key if number == 1 else heir.public_key]
+        payload = Succession(heir.public_key, consent(heir, old.public_key), ((b"incarnat", 8),))
+        south.store.add(
+            wire.author(
+                old,
+                Header(Kind.SUCCESSION, old.public_key, b"incarnat", number, 1, payload=wire.write_payload(payload)),
+            )
+        )
+    assert south.store.peers() == []
+    ending = south.store.standing().endings[old.public_key]
+    assert (ending.successor, ending.good) == (None, {})
+
+
 def test_a_successor_that_the_operator_adds_by_hand_is_his_from_then_on(three: tuple[Home, Home, Home]) -> None:
     north, south, west = three
     before = north.me
@@ -551,6 +598,39 @@ def test_a_replacement_killed_at_any_step_is_undone_or_finished(
         assert [peer.key for peer in south.store.peers()] == [finished.me] != [before]
 
 
+def test_a_replacement_killed_and_typed_again_leaves_no_identity_behind(killer: Killer, tmp_path: Path) -> None:
+    """Whoever saw "Killed" types it again, before anything has said the last word of the first identity."""
+    north, south = Home.init(tmp_path / "north", "north", None), Home.init(tmp_path / "south", "south", None)
+    meet(north, south)
+    words = ["--home", str(north.path), "keys", "replace"]
+    assert killer.run(("crypto.keystore:Keyring.succeed", 1, "after"), words).killed
+    assert killer.run(None, words).exit_code == 0
+    north = again(north)
+    assert len(north.keystore.former_keys) == 2
+    settle(north, south)
+    assert [peer.key for peer in south.store.peers()] == [north.me]
+
+
+def test_a_command_that_was_opened_before_a_replacement_does_not_bring_the_old_keystore_back(
+    make_home: MakeHome,
+) -> None:
+    """`keys passphrase` waits for a person, `serve` and `keys rotate` for a lock; meanwhile peers were told."""
+    home = make_home("north")
+    waiting = again(home)
+    waiting.keystore.open()
+    renewed = replace(home, None).home
+    for late in (
+        lambda: keys.set_passphrase(waiting, None),
+        lambda: keys.rotate(waiting, encryption=True),
+        lambda: waiting.keystore.succeed(Identity.generate()),
+        lambda: waiting.serving().__enter__(),
+    ):
+        with pytest.raises(KeystoreError, match="another identity"):
+            late()
+    assert again(home).me == renewed.me
+    assert len(again(home).keystore.encryption_keys) == 2
+
+
 def can_read_of_each_other(one: Home, other: Home) -> bool:
     grants = {member for home in (one, other) for member, _ in home.epochs.granted()}
     return grants >= {one.me, other.me}
@@ -593,10 +673,6 @@ def test_a_keystore_keeps_the_identities_it_had(tmp_path: Path, secret: str | No
 
 
 def test_former_identities_in_a_sealed_keystore_cannot_be_changed(tmp_path: Path) -> None:
-    import json
-
-    from crypto.errors import KeystoreError
-
     path = tmp_path / "keystore.json"
     Keystore.generate().write_new(path)
     ring = Keyring(path)

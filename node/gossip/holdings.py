@@ -22,8 +22,8 @@ from crypto.sealing import HASH_BYTES
 from node.config import MAX_CONTESTED, GossipSettings
 from node.frames import Advert
 from node.gossip.reconcile import Index
-from node.records import Evidence, KeyCard, Kind, Record, Slot, can_bury, slot_of
-from node.wire import read_evidence, read_payload
+from node.records import Evidence, Kind, Record, Slot, can_bury, slot_of
+from node.wire import read_evidence, recovery_hash_in
 
 TOKEN_PERSON: Final = b"tidings-slot-v1"
 
@@ -162,9 +162,8 @@ class Holdings:
         return [record_id]
 
     def _learn_recovery(self, card: Record) -> None:
-        payload = read_payload(card.header)
-        if isinstance(payload, KeyCard) and payload.recovery_hash:
-            self._recovery.setdefault(card.header.origin.raw, payload.recovery_hash)
+        if published := recovery_hash_in(card.header):
+            self._recovery.setdefault(card.header.origin.raw, published)
 
     def _bury(self, burier: Record) -> list[bytes]:
         target = self._entries.get(burier.header.supersedes)

@@ -143,8 +143,9 @@ class Intake:
             self._rumors.start(known_id, knowing)
         return True
 
-    def _take(self, link: PeerLink, record: Record, now: float) -> None:
-        """A valid, new record came: keep it if it is a member's, within its quota, and alone in its sequence."""
+    def _take(self, link: PeerLink | None, record: Record, now: float) -> None:
+        """A valid, new record came, now or (no link) a while ago: keep it if it is a member's, within its quota, and
+        alone in its sequence."""
         if not self._holdings.trusts(record.header.origin.raw) or not self._fetcher.takes_header(record.header.kind):
             return
         if record.header.kind is Kind.REVOKE and not self._may_revoke(record):
@@ -162,8 +163,10 @@ class Intake:
             self._fetcher.forget(record.id)
             return
         self._out.append(Keep(record))
-        link.worked()
-        knowing = {link.number, *self._fetcher.sources(record.id)}
+        knowing = set(self._fetcher.sources(record.id))
+        if link is not None:
+            link.worked()
+            knowing.add(link.number)
         self._learn(record, is_whole=record.header.body_bytes == 0)
         self._count(record, now)
         if self._holdings.servable(record.id):
@@ -171,7 +174,7 @@ class Intake:
         else:
             self._fetcher.resume(record, range(len(record.header.chunk_hashes)))
         if record.header.kind is Kind.KEY_CARD:
-            self._try_again(link, record.header.origin, now)
+            self._try_again(record.header.origin, now)
 
     def _has_room(self, record: Record, now: float) -> bool:
         """Whether its origin's quota admits a record."""
@@ -202,11 +205,12 @@ class Intake:
                 self._out.append(Alarm(record.header.origin, NOT_ITS_RECOVERY_KEY))
         return False
 
-    def _try_again(self, link: PeerLink, origin: PublicKey, now: float) -> None:
-        """A key card came: revocations of its origin may have waited for it."""
+    def _try_again(self, origin: PublicKey, now: float) -> None:
+        """A key card came, from whomever: revocations of its origin may have waited for it."""
         for record in [one for one in self._waiting.values() if one.header.origin == origin]:
             del self._waiting[record.id]
-            self._take(link, record, now)
+            if self._holdings.get(record.id) is None:
+                self._take(None, record, now)
 
     def _count(self, record: Record, now: float, age_s: float = 0.0) -> None:
         """A record is here that was not: its origin's quota is smaller by it, and larger by what it took back."""
@@ -252,6 +256,8 @@ class Intake:
             self._settled(self._holdings.settle(held.record.id))
         if self._holdings.servable(held.record.id) and not was_settled:
             self._rumors.start(held.record.id, ())
+        if held.record.header.kind is Kind.KEY_CARD:
+            self._try_again(held.record.header.origin, now)
 
     def learn(self, held: Held, now: float, age_s: float = 0.0) -> None:
         """The store holds a record, since `age_s` seconds; this is no news to anybody."""

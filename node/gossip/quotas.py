@@ -1,9 +1,9 @@
 """Quotas: how much of this node's store one member may fill, in all and a day.
 
-Five accounts per origin: records with a body; withdrawals; cards, grants and HEADs; what is vital to others, as
-evidence is; and revocations, which nobody but who has its recovery key can make. So each of the latter still gets
-through when an origin, or who stole its key, has used up the others, and is bounded too. A body that was taken back
-counts no more; its header does, because it stays.
+Six accounts per origin: records with a body; withdrawals; cards, grants and HEADs; revocations, which only the recovery
+key makes; successions; and what else is vital to others, as evidence is. So each of the latter still gets through when
+an origin, or who stole its key, has used up the others, and is bounded too. A body that was taken back counts no more;
+its header does, because it stays.
 
 What is over a quota is nobody's offence: whoever brings it is a relay. It is left where it is, neither asked for nor
 kept, and compared again when there is room. A day's share grows back evenly over 24 hours of a monotonic clock, so no
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.config import (
+    HEADER_LIMIT_BYTES,
+    MAX_LAST_WORDS,
     QUOTA_BODY_BYTES,
     QUOTA_BODY_BYTES_A_DAY,
     QUOTA_HEADER_BYTES,
@@ -27,7 +29,6 @@ from node.config import (
     QUOTA_RECORDS_A_DAY,
     QUOTA_RECORDS_A_DAY_PER_MEMBER,
     QUOTA_RECORDS_PER_MEMBER,
-    QUOTA_REVOCATIONS,
 )
 from node.records import Held, HeldState, Kind, Record
 
@@ -47,10 +48,12 @@ class Sort(enum.Enum):
     WITHDRAWAL = "withdrawal"
     NOTE = "note"
     VITAL = "vital"
-    REVOCATION = "revocation"
+    REVOKE = "revoke"
+    SUCCESSION = "succession"
 
 
 _NOTES: Final = (Kind.KEY_CARD, Kind.KEY_GRANT, Kind.HEAD)
+_LAST_WORDS: Final = {Kind.REVOKE: Sort.REVOKE, Kind.SUCCESSION: Sort.SUCCESSION}
 
 
 def sort_of(kind: int, body_bytes: int) -> Sort:
@@ -59,8 +62,8 @@ def sort_of(kind: int, body_bytes: int) -> Sort:
         return Sort.BODY
     if kind == Kind.WITHDRAWAL:
         return Sort.WITHDRAWAL
-    if kind == Kind.REVOKE:
-        return Sort.REVOCATION
+    if kind in _LAST_WORDS:
+        return _LAST_WORDS[Kind(kind)]
     return Sort.NOTE if kind in _NOTES else Sort.VITAL
 
 
@@ -76,9 +79,9 @@ class Quota:
 
 def quota(members: int, sort: Sort, times: float = 1.0) -> Quota:
     """The quota of each origin in a coalition of so many members (the formula is in `config`)."""
-    if sort is Sort.REVOCATION:
-        few, size = QUOTA_REVOCATIONS, QUOTA_REVOCATIONS * QUOTA_HEADER_BYTES
-        return Quota(few, size, few, size)
+    if sort in _LAST_WORDS.values():  # the same at every node: so many, and nothing of the identity counts
+        size = MAX_LAST_WORDS * HEADER_LIMIT_BYTES
+        return Quota(MAX_LAST_WORDS, size, MAX_LAST_WORDS, size)
     with_body = sort is Sort.BODY
     records = QUOTA_RECORDS + (0 if with_body else QUOTA_RECORDS_PER_MEMBER * members)
     a_day = QUOTA_RECORDS_A_DAY + (0 if with_body else QUOTA_RECORDS_A_DAY_PER_MEMBER * members)

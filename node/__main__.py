@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -27,16 +28,17 @@ def run(words: list[str], *, debug: bool) -> int:
     from node.cli import app
     from node.errors import NodeError, UsageError
 
+    complain = functools.partial(_complain, typed=words)
     try:
         return app(words, prog_name="tidings", standalone_mode=False) or 0
     except typer.TyperException as error:
-        return _complain(getattr(error, "format_message", error.__str__)(), 2)
+        return complain(getattr(error, "format_message", error.__str__)(), 2)
     except typer.Abort:
-        return _complain("Stopped; nothing was changed.", 130)
+        return complain("Stopped; nothing was changed.", 130)
     except UsageError as error:
-        return _complain(str(error), 2, raised=error if debug else None)
+        return complain(str(error), 2, raised=error if debug else None)
     except (NodeError, FusionError, CryptoError) as error:
-        return _complain(str(error), 1, raised=error if debug else None)
+        return complain(str(error), 1, raised=error if debug else None)
     except BrokenPipeError:
         # Whoever read our output (head, less) has seen enough.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -44,22 +46,24 @@ def run(words: list[str], *, debug: bool) -> int:
             os.dup2(nowhere, stream.fileno())
         return 0
     except KeyboardInterrupt:
-        return _complain("Interrupted.", 130)
+        return complain("Interrupted.", 130)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{named}{error.strerror or error}.", 1, raised=error if debug else None)
+        return complain(f"{named}{error.strerror or error}.", 1, raised=error if debug else None)
     except Exception as error:  # noqa: BLE001 - the last line of defense: people never see a traceback unasked
         text = f"Something went wrong inside Tidings ({type(error).__name__}: {error}); --debug shows where."
-        return _complain(text, 1, raised=error if debug else None)
+        return complain(text, 1, raised=error if debug else None)
 
 
-def _complain(text: str, code: int, raised: BaseException | None = None) -> int:
+def _complain(text: str, code: int, raised: BaseException | None = None, *, typed: Sequence[str] = ()) -> int:
     if raised is not None:
         import traceback
 
         traceback.print_exception(raised)
     sentence = " ".join(text.split())
-    if sentence.split(" ", 1)[0].isalpha():  # not the name of a file
+    first = sentence.split(" ", 1)[0]
+    # Neither a file nor a name that somebody typed: that stays as it is written.
+    if first.isalpha() and not any(word == first or word.endswith(f"={first}") for word in typed):
         sentence = sentence[:1].upper() + sentence[1:]
     print(f"Error: {sentence}", file=sys.stderr)
     return code

@@ -61,9 +61,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
         peer = await self._authenticate(context)
         if self._watches >= MAX_WATCHES:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watch this node; ask with Check.")
-        await _tell_clock(context)
         self._watches += 1
         try:
+            await _tell_clock(context)
             last = None
             while self._may_ask(peer):
                 state = self._state(request.service)

@@ -106,7 +106,8 @@ class Home:
             if recovery_hash is not None:
                 home.store.set_recovery_hash(home.me, recovery_hash)
             home.author.key_card()
-            home.store.forget_place()
+            if path.exists():
+                home.store.forget_place()  # its directory will be another one
             home.store.close()
             _settle(draft, path)
         except BaseException:

@@ -66,7 +66,9 @@ class _Draft:
         key_text, name = _halves(typed, "KEY=NAME")
         key = parse_key(key_text)
         if key in self.members:
-            raise UsageError(f"{self.members[key].name} is a member already; say --rename or --address to change it.")
+            raise UsageError(
+                f"The key of {self.members[key].name} is in the roster already; say --rename or --address to change it."
+            )
         self.members[key] = RosterMember(key, check_name(name), (), query_only)
 
     def remove(self, typed: str) -> None:

@@ -261,3 +261,14 @@ def test_asking_a_peer_that_does_not_know_us_says_so(
 def test_a_traceback_shows_only_when_asked_for(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     run(["--home", str(bench.home), "--debug", "task", "show", "flu"], debug=True)
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", [["--name", "east"], ["--name=east"]])
+def test_an_error_that_begins_with_a_name_spells_it_as_it_was_typed(
+    typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Home.init(tmp_path / "home", "east", None).store.close()
+    assert run(["--home", str(tmp_path / "home"), "peer", "add", STRANGER, *typed], debug=False) == 2
+    assert capsys.readouterr().err == "Error: east is this node's own name; choose another --name for the peer.\n"
+    assert run(["--home", str(tmp_path / "home"), "task", "add"], debug=False) == 2
+    assert capsys.readouterr().err.startswith("Error: Missing argument")

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from node.client import Dialer
 from node.errors import PeerUnreachable, StoreFull
-from node.health import MAX_WATCHES
+from node.health import MAX_WATCHES, Health
 from node.home import Home
 from node.membership import add_peer, remove_peer
 
@@ -125,6 +125,27 @@ async def test_a_node_that_stops_says_that_it_is_not_serving(make_home: MakeHome
             assert (await within(watch)).status == STATES.SERVING
             a.daemon.stop()
             assert (await within(watch)).status == STATES.NOT_SERVING
+
+
+class SlowPeer:
+    """The context of a call whose client takes its time to read."""
+
+    async def send_initial_metadata(self, _metadata: object) -> None:
+        await asyncio.sleep(0.05)
+
+    async def abort(self, code: grpc.StatusCode, _words: str) -> None:
+        raise PermissionError(code)
+
+
+@in_an_event_loop
+async def test_watches_are_limited_where_all_begin_at_once(make_home: MakeHome) -> None:
+    key = make_home("a").me
+    service = Health(lambda _: asyncio.sleep(0, key), lambda _: True, lambda: True)
+    watches: list[Any] = [service.Watch(ask(), SlowPeer()) for _ in range(3 * MAX_WATCHES)]  # type: ignore[arg-type]
+    answers = await asyncio.gather(*map(anext, watches), return_exceptions=True)
+    assert sum(not isinstance(one, PermissionError) for one in answers) == MAX_WATCHES
+    for watch in watches:
+        await watch.aclose()
 
 
 @in_an_event_loop

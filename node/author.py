@@ -19,7 +19,6 @@ from crypto.recovery import consent
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
 from node.records import (
-    MAX_GOOD,
     MAX_SEQUENCE,
     NO_INCARNATION,
     Evidence,
@@ -32,6 +31,7 @@ from node.records import (
     Revocation,
     Succession,
     core,
+    newest,
     with_body,
 )
 from node.roster import SignedRoster
@@ -81,7 +81,7 @@ class Author:
             return None
         identity = self._keystore.former[0]
         self._store.renew_incarnation()  # a number that another copy of this home may have used would not be believed
-        good = tuple(sorted(self._store.last_sequences(former).items()))[-MAX_GOOD:]
+        good = newest(self._store.last_sequences(former))
         return self.succession(identity, Succession(me, consent(self._keystore.identity, former), good))
 
     def untold(self) -> PublicKey | None:

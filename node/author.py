@@ -92,8 +92,9 @@ class Author:
 
     def _is_told(self, former: PublicKey, me: PublicKey) -> bool:
         ending = self._store.standing().endings.get(former)
-        if ending is None or me in ending.named:
-            return ending is not None
+        if ending is not None and me in ending.named:
+            return True
+        # Said, although it does not count: somebody signed another record with its number, or too many.
         words = (wire.read_payload(held.record.header) for held in self._store.held(Kind.SUCCESSION, origin=former))
         return any(isinstance(word, Succession) and word.successor == me for word in words)
 

@@ -44,6 +44,7 @@ from node.records import (
     evidence_of,
     slot_of,
 )
+from node.replacement import replace as replace_identity
 from node.shared import listing, share
 from node.simulation.store import FIRST_INCARNATION, author_record
 from node.status import notices, records, status
@@ -652,3 +653,14 @@ def test_what_an_heir_took_back_under_a_contested_number_is_unused_whichever_of_
     for home in homes:
         condemn(home, BOB)
     assert [home.store.unusable(summary) for home in homes] == ["", ""]
+
+
+def test_a_node_whose_earlier_identity_is_condemned_does_not_say_its_last_word_again_and_again(
+    make_home: MakeHome,
+) -> None:
+    home = replace_identity(make_home("alpha"), None).home
+    condemn(home, home.keystore.former[0])
+    assert home.store.standing().endings == {}
+    for _ in range(3):
+        home.epochs.grant_missing()
+    assert len(home.store.held(kind=Kind.SUCCESSION)) == 1

@@ -190,6 +190,9 @@ def revoke(
             return _revoke(renewed, identity, recovery, good, takes_over=True)
     if takes_over:
         home.epochs.refuse_if_ended()
+        if home.author.untold() == identity and not home.store.recovery_hashes(home.me):
+            # The same command was stopped before; a new key that it made may never have been shown.
+            home.store.set_recovery_hash(home.me, (new_recovery or recovery).hash)
     return _revoke(home, identity, recovery, good, takes_over=takes_over)
 
 

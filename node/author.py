@@ -19,7 +19,6 @@ from crypto.recovery import consent
 from crypto.sealing import content_key, key_commitment, seal
 from node import wire
 from node.records import (
-    MAX_GOOD,
     MAX_SEQUENCE,
     NO_INCARNATION,
     Evidence,
@@ -32,6 +31,7 @@ from node.records import (
     Revocation,
     Succession,
     core,
+    newest,
     with_body,
 )
 from node.roster import SignedRoster
@@ -81,7 +81,7 @@ class Author:
             return None
         identity = self._keystore.former[0]
         self._store.renew_incarnation()  # a number that another copy of this home may have used would not be believed
-        good = tuple(sorted(self._store.last_sequences(former).items()))[-MAX_GOOD:]
+        good = newest(self._store.last_sequences(former))
         return self.succession(identity, Succession(me, consent(self._keystore.identity, former), good))
 
     def untold(self) -> PublicKey | None:
@@ -92,8 +92,9 @@ class Author:
 
     def _is_told(self, former: PublicKey, me: PublicKey) -> bool:
         ending = self._store.standing().endings.get(former)
-        if ending is None or me in ending.named:
-            return ending is not None
+        if ending is not None and me in ending.named:
+            return True
+        # Said, although it does not count: somebody signed another record with its number, or too many.
         words = (wire.read_payload(held.record.header) for held in self._store.held(Kind.SUCCESSION, origin=former))
         return any(isinstance(word, Succession) and word.successor == me for word in words)
 

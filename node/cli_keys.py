@@ -170,7 +170,8 @@ def keys_revoke(
     is_own = key == home.me or key in home.keystore.former_keys
     takes_over = successor if successor is not None else is_own
     recovery = passphrase.recovery_key(recovery_key_file)
-    another = _new_recovery(key == home.me and takes_over and new_recovery_key, json)
+    is_present = key in (home.me, home.author.untold())  # the latter if this command was stopped before
+    another = _new_recovery(is_present and takes_over and new_recovery_key, json)
     revoked = replacement.revoke(home, key, recovery, good, takes_over=takes_over, new_recovery=another)
     # First what happened, and a key that is shown once: the stick may be full.
     if json:

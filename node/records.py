@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -240,6 +241,11 @@ class Evidence:
 
 LastGood = tuple[tuple[bytes, int], ...]
 """Incarnations, ascending, each with the last sequence that counts."""
+
+
+def newest(highest: Mapping[bytes, int]) -> LastGood:
+    """These last sequences, of the incarnations that came last if a record cannot hold all of them."""
+    return tuple(sorted(list(highest.items())[-MAX_GOOD:]))
 
 
 @dataclass(frozen=True, slots=True)

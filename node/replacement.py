@@ -26,8 +26,18 @@ from node.bundle_file import BundleWriter
 from node.errors import UsageError
 from node.files import written_whole
 from node.home import Home
-from node.records import INCARNATION_BYTES, MAX_GOOD, MAX_SEQUENCE, NO_INCARNATION, LastGood, Record, Revocation
+from node.records import (
+    INCARNATION_BYTES,
+    MAX_GOOD,
+    MAX_SEQUENCE,
+    NO_INCARNATION,
+    LastGood,
+    Record,
+    Revocation,
+    newest,
+)
 from node.show import moment
+from node.succession import MAX_LINE
 
 NOTHING_GOOD: Final = "none"
 
@@ -131,6 +141,11 @@ def replace(home: Home, recovery: RecoveryKey | None) -> Replaced:
 def _become(home: Home, successor: Identity, recovery_hash: bytes | None) -> Home:
     """The home under another identity. The keystore is written last: until then nothing has changed that counts. A
     replacement that was stopped after that is finished first: only the newest identity's last word is made up for."""
+    if len(home.keystore.former_keys) + 2 > MAX_LINE:
+        raise UsageError(
+            f"This node has had {MAX_LINE} identities, and peers follow no further: make a new home, and have your "
+            "peers add its key."
+        )
     with home.author.lock:
         home.author.finish_succession()
         if recovery_hash is not None:
@@ -161,6 +176,10 @@ def revoke(
     if published and published[0] != recovery.hash:
         raise UsageError(f"This is not the recovery key of {identity.short}: it has published the hash of another one.")
     if not published and _is_own(home, identity):
+        former = next(iter(home.keystore.former_keys), None)
+        ending = home.store.standing().endings.get(former) if former and identity == home.me else None
+        if former is not None and ending is not None and ending.is_revoked:
+            raise UsageError(f"{former.short} is revoked, and this node has a new identity already: start the node.")
         raise UsageError(
             f"{identity.short} has published no recovery key, so that no peer would believe this; `tidings keys "
             "replace` gives this node a new identity all the same."
@@ -171,6 +190,9 @@ def revoke(
             return _revoke(renewed, identity, recovery, good, takes_over=True)
     if takes_over:
         home.epochs.refuse_if_ended()
+        if home.author.untold() == identity and not home.store.recovery_hashes(home.me):
+            # The same command was stopped before; a new key that it made may never have been shown.
+            home.store.set_recovery_hash(home.me, (new_recovery or recovery).hash)
     return _revoke(home, identity, recovery, good, takes_over=takes_over)
 
 
@@ -237,7 +259,7 @@ def last_good(home: Home, identity: PublicKey, until: float | None = None) -> La
             for incarnation, sequence in highest.items()
             if incarnation in numbered
         }
-    return tuple(sorted(highest.items()))[-MAX_GOOD:]
+    return newest(highest)
 
 
 def listing(home: Home, identity: PublicKey, good: LastGood) -> list[dict[str, Any]]:

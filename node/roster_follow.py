@@ -197,9 +197,12 @@ def _adopt(home: Home) -> None:
     held = roll(home)
     if held is None:
         return
+    person = home.store.standing().person
     for peer in home.store.added_peers():
         if peer.via == OPERATOR and peer.key in held.members:
             home.store.add_peer(replace(peer, via=_via(held.in_force.roster.version)))
+        elif peer.via == OPERATOR and person(peer.key) in held.members:
+            home.store.remove_peer(peer.key)  # the roster brings who stands in its place, and may use its name
 
 
 # --------------------------------------------------------------------------------------------------------- from others

@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -449,11 +449,22 @@ class Store(ProofTables):
         if reason or not record.header.body_bytes:
             return reason
         heirs = now.heirs(record.header.origin)
-        rows = self._rows("SELECT header FROM records WHERE supersedes = ?", record.id) if heirs else []
-        for later in (read_header(header) for (header,) in rows):
-            if later.origin in heirs and later.kind is not Kind.HEAD and not now.quarantine(later):
-                return RETIRED
+        heirs = heirs - self.condemned() if heirs else heirs
+        if any(self._key(slot[0]) in heirs and now.counts(slot) for slot in self._taking_back(record.id, heirs)):
+            return RETIRED
         return ""
+
+    def _taking_back(self, record_id: bytes, heirs: Collection[PublicKey]) -> Iterator[Slot]:
+        """The numbers of records that name this one and are no HEAD: of those that are here, and of those of which an
+        EVIDENCE tells. So it makes no difference which of two records with one number came here."""
+        if not heirs:
+            return
+        for (header,) in self._rows("SELECT header FROM records WHERE supersedes = ?", record_id):
+            later = read_header(header)
+            if later.kind is not Kind.HEAD:
+                yield slot_of(later)
+        told = "SELECT testimonies.origin, incarnation, sequence FROM graves JOIN testimonies USING (record)"
+        yield from self._rows(f"{told} WHERE target = ?", record_id)
 
     def last_sequences(
         self, origin: PublicKey, until: float | None = None, *, counting: bool = True

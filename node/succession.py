@@ -24,10 +24,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from crypto.keys import PublicKey
+from crypto.keys import PublicKey, public_key
 from node.config import MAX_LAST_WORDS
 from node.local_tables import Peer
-from node.records import Header, Kind, LastGood, Revocation, Succession
+from node.records import Header, Kind, LastGood, Revocation, Slot, Succession
 
 MAX_LINE: Final = 16
 """Identities that may follow one another. A partner who replaces its key every year gets by for a while, and one who
@@ -137,6 +137,12 @@ class Standing:
         if header.origin in self.impostors:
             return "not used: its origin claims the place of another, and that claim does not count"
         return ""
+
+    def counts(self, slot: Slot) -> bool:
+        """Whether a record with this number may count, one that ends its origin left aside."""
+        origin, incarnation, sequence = slot
+        ending = self.endings.get(public_key(origin))
+        return ending is None or sequence <= ending.good.get(incarnation, 0)
 
     def _before(self, heir: PublicKey) -> list[PublicKey]:
         return [key for key, former in self.former.items() if former.heir == heir]

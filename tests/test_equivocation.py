@@ -44,8 +44,9 @@ from node.records import (
     evidence_of,
     slot_of,
 )
+from node.replacement import replace as replace_identity
 from node.shared import listing, share
-from node.simulation.store import author_record
+from node.simulation.store import FIRST_INCARNATION, author_record
 from node.status import notices, records, status
 from node.store import Store
 from node.tasks import add, find, proposals
@@ -640,3 +641,36 @@ def test_whoever_is_condemned_does_not_go_on_under_another_key(make_home: MakeHo
                 home.store.add(succession(CAROL, BOB))
         outcomes.append((home.epochs.members(), home.trusted - {home.me}))
     assert outcomes == [([CAROL.public_key], frozenset())] * 2
+
+
+def test_what_an_heir_took_back_under_a_contested_number_is_unused_whichever_of_the_two_came(
+    make_home: MakeHome,
+) -> None:
+    summary = author_record(CAROL, 5, b"rows" * 100, chunk_bytes=1_024)
+    ended = wire.write_payload(Succession(BOB.public_key, consent(BOB, CAROL.public_key), ((FIRST_INCARNATION, 5),)))
+    end = wire.author(CAROL, Header(Kind.SUCCESSION, CAROL.public_key, FIRST_INCARNATION, 9, 1, payload=ended))
+    twins = variants(2, by=BOB, targets=[summary.id])
+    homes = [make_home(name) for name in ("first", "second")]
+    for home, kept in zip(homes, twins, strict=True):
+        add_peer(home, CAROL.public_key.text, "carol", None, query_only=False)
+        for record in (end, summary, kept):
+            home.store.add_record(record)
+    assert [bool(home.store.unusable(summary)) for home in homes] == [True, False], "while only one is known"
+    for home in homes:
+        home.store.add_record(told_by(ALICE, *twins))
+    assert all("took the place" in home.store.unusable(summary) for home in homes)
+    # Of a condemned heir nothing is used, and who condemned it before took nothing of it.
+    for home in homes:
+        condemn(home, BOB)
+    assert [home.store.unusable(summary) for home in homes] == ["", ""]
+
+
+def test_a_node_whose_earlier_identity_is_condemned_does_not_say_its_last_word_again_and_again(
+    make_home: MakeHome,
+) -> None:
+    home = replace_identity(make_home("alpha"), None).home
+    condemn(home, home.keystore.former[0])
+    assert home.store.standing().endings == {}
+    for _ in range(3):
+        home.epochs.grant_missing()
+    assert len(home.store.held(kind=Kind.SUCCESSION)) == 1

@@ -334,6 +334,25 @@ def test_a_revocation_that_was_stopped_in_the_middle_is_simply_repeated(
     assert robbed.south.store.standing().endings[robbed.robbed].is_revoked
     assert renewed.me in robbed.south.epochs.members()
     assert identity_meant(revoked.home, None) == renewed.me, "now this one is known"
+    assert robbed.south.store.recovery_hashes(renewed.me) == [robbed.recovery.hash]
+
+
+@pytest.mark.parametrize("wants_another", [True, False])
+def test_a_recovery_key_of_a_revocation_that_was_stopped_gives_way_to_that_of_the_next(
+    robbed: Robbed, monkeypatch: pytest.MonkeyPatch, wants_another: bool
+) -> None:
+    """The first one may have been for a program that never got it."""
+    never_shown, another, north = RecoveryKey.generate(), RecoveryKey.generate(), robbed.north
+    good = last_good(north, robbed.robbed)
+    with monkeypatch.context() as patched:
+        patched.setattr("node.author.Author.revocation", stopped)
+        with pytest.raises(InterruptedError):
+            revoke(north, robbed.robbed, robbed.recovery, good, takes_over=True, new_recovery=never_shown)
+    renewed, asked_for = again(north), another if wants_another else None
+    home = revoke(renewed, robbed.robbed, robbed.recovery, good, takes_over=True, new_recovery=asked_for).home
+    carry(home, robbed.south)
+    expected = another if wants_another else robbed.recovery
+    assert robbed.south.store.recovery_hashes(home.me) == [expected.hash]
 
 
 def test_a_revocation_names_the_earlier_keys_that_the_thief_has_too(robbed: Robbed) -> None:

@@ -747,6 +747,21 @@ def test_a_member_with_a_new_key_stands_in_its_place_until_a_version_names_that_
     assert before not in {peer.key for peer in homes["bea"].store.peers()}
 
 
+def test_a_member_that_was_added_under_an_earlier_key_is_adopted_under_its_name(
+    coalition: Callable[[str], Coalition],
+) -> None:
+    homes = coalition("ann bea")
+    for one, other in (("ann", "bea"), ("bea", "ann")):
+        add_peer(homes[one], homes[other].me.text, other, None, query_only=False)
+    before = homes["bea"].me
+    homes.homes["bea"] = replace_identity(homes["bea"], None).home
+    carry_everything(*homes.named("ann bea"))
+    follow(homes["ann"], homes.first("ann bea"), adopt=True)
+    (peer,) = homes["ann"].store.peers()
+    assert (peer.key, peer.name, peer.via) == (homes["bea"].me, "bea", "roster version 1")
+    assert before in homes["ann"].trusted
+
+
 def test_whom_the_operator_denied_stays_out_under_the_new_key_that_it_has(
     coalition: Callable[[str], Coalition],
 ) -> None:

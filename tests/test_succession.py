@@ -157,6 +157,34 @@ def test_an_endless_line_of_successors_ends_where_it_is_cut(make_home: MakeHome)
     assert len(south.trusted) == 1 + MAX_LINE
 
 
+def test_a_node_gets_no_identity_that_peers_do_not_follow(make_home: MakeHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("succession", "replacement"):
+        monkeypatch.setattr(f"node.{module}.MAX_LINE", 3)
+    north, south = make_home("north"), make_home("south")
+    meet(north, south)
+    for _ in range(2):
+        north = replace(north, None).home
+    settle(north, south)
+    assert [peer.key for peer in south.store.peers()] == [north.me]
+    with pytest.raises(UsageError, match="peers follow no further"):
+        replace(north, None)
+    assert again(north).me == north.me
+
+
+def test_of_more_incarnations_than_a_record_holds_the_last_ones_count(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.records.MAX_GOOD", 2)
+    north = make_home("north")
+    used = []
+    for _ in range(5):
+        north.store.renew_incarnation()
+        used.append(north.author.key_card().header.incarnation)
+    before = north.me
+    north = replace(north, None).home
+    assert set(north.store.standing().endings[before].good) == set(used[-2:])
+
+
 def test_identities_that_name_each_other_in_a_circle_are_nobody(make_home: MakeHome) -> None:
     south, one, two = make_home("south"), Identity.generate(), Identity.generate()
     add_peer(south, one.public_key.text, "north", None, query_only=False)
@@ -609,6 +637,41 @@ def test_a_replacement_killed_and_typed_again_leaves_no_identity_behind(killer: 
     assert len(north.keystore.former_keys) == 2
     settle(north, south)
     assert [peer.key for peer in south.store.peers()] == [north.me]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ("crypto.private_files:replace", 1, "before"),
+        ("crypto.keystore:Keyring.succeed", 1, "after"),
+        ("node.wire:author", 1, "after"),
+        ("node.store:Store.add", 1, "after"),
+        ("node.author:Author.key_card", 1, "before"),
+        ("node.author:Author.key_card", 1, "after"),
+        ("node.author:Author.grant", 1, "after"),
+    ],
+    ids=lambda step: f"{step[0].partition(':')[2]} {step[2]}",
+)
+def test_a_revocation_killed_at_any_step_and_typed_again_revokes_what_was_stolen(
+    step: tuple[str, int, str], killer: Killer, tmp_path: Path
+) -> None:
+    recovery = RecoveryKey.generate()
+    north = Home.init(tmp_path / "north", "north", None, recovery_hash=recovery.hash)
+    south = Home.init(tmp_path / "south", "south", None)
+    meet(north, south)
+    stolen, paper = north.me, tmp_path / "paper"
+    paper.write_text(recovery.text)
+    paper.chmod(0o600)
+    words = ["--home", str(north.path), "keys", "revoke", "--recovery-key-file", str(paper)]
+    assert killer.run(step, words).killed
+    assert killer.run(None, words).exit_code in (0, 2), "2: it is revoked already"
+    north = again(north)
+    north.epochs.grant_missing()
+    settle(north, south)
+    assert south.store.standing().endings[stolen].is_revoked
+    assert [peer.key for peer in south.store.peers()] == [north.me]
+    assert south.store.recovery_hashes(north.me) == [recovery.hash]
+    assert can_read_of_each_other(north, south)
 
 
 def test_a_command_that_was_opened_before_a_replacement_does_not_bring_the_old_keystore_back(

@@ -25,19 +25,22 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from node.errors import StoreError
-from node.frames import Hello, Want, WantChunks
-from node.gossip.events import Action, Alarm, Dial, Keep, KeepChunk, Report, Send, Unheard
+from node.frames import Hello, Want, WantChunks, entries
+from node.gossip.events import Action, Alarm, Dial, Keep, KeepChunk, Report, Send, SendRecords, Unheard
 from node.store import Store
 
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
-"""What may wait to be written before links are read no further. Four windows of chunks; it bounds memory when the disk
-is slower than the network, whose senders then wait as they do on a slow line."""
+"""What may wait to be written, or to be said after that, before links are read no further. Four windows of chunks; it
+bounds memory when the disk is slower than the network, whose senders then wait as they do on a slow line."""
 
 GATHER_S: Final = 0.02
 GATHER_BYTES: Final = 1024 * 1024
 """After a transaction the next one begins so much later, or when so much has gathered. The first of a row begins at
 once, so that a single record waits for nothing; in a row of them each is large enough that its fixed cost (waking the
 thread, fsync) is small."""
+
+ENTRY_BYTES: Final = 100
+"""What one thing that a frame names takes in memory."""
 
 ALARM: Final = "alarm"
 """The topic of notices that come from the core; the newest one about a node stands."""
@@ -78,6 +81,7 @@ class GroupCommit:
                 self._perform(action)
             else:
                 self._waiting.append(action)
+                self._count(_held_back(action))
         if self._writes and self._commits is None:
             self._commits = asyncio.create_task(self._commit())
 
@@ -106,13 +110,24 @@ class GroupCommit:
     async def close(self) -> None:
         """Write what waits, then let go of the store."""
         if self._commits is not None:
-            await self._commits
+            await asyncio.wait([self._commits])
         with contextlib.suppress(StoreError):  # it could not even be opened
             await self.run(Store.close)
         self._thread.shutdown()
 
     async def _commit(self) -> None:
-        """One transaction after the other until nothing waits."""
+        """Until nothing waits. Whatever goes wrong, the core is not left with what nobody keeps any more."""
+        try:
+            await self._commit_all()
+        except Exception as error:
+            self._commits = None
+            self.forget()
+            self._failed(StoreError(f"What came cannot be kept ({type(error).__name__}): a fault of this program."))
+            raise
+        self._commits = None
+
+    async def _commit_all(self) -> None:
+        """One transaction after the other."""
         while self._writes or self._waiting:
             writes, self._writes = self._writes, []
             waiting, self._waiting = self._waiting, []
@@ -125,11 +140,10 @@ class GroupCommit:
                     self._failed(error)
                 continue
             if now == self._round:
-                self._count(-sum(map(_size, writes)))
+                self._count(-sum(map(_size, writes)) - sum(map(_held_back, waiting)))
                 for action in waiting:
                     self._perform(action)
             await self._gather()
-        self._commits = None
 
     async def _gather(self) -> None:
         """Let more come in before the next transaction."""
@@ -163,6 +177,16 @@ def _size(action: Action) -> int:
         case Keep(record=record):
             return len(record.header_bytes)
     return 0
+
+
+def _held_back(action: Action) -> int:
+    """About how many bytes of memory it takes while it waits: what answers peers while the disk stands still."""
+    match action:
+        case Send(frame=frame):
+            return ENTRY_BYTES * entries(frame)
+        case SendRecords(records=records):
+            return ENTRY_BYTES * len(records)
+    return ENTRY_BYTES
 
 
 def _keep(store: Store, actions: list[Action]) -> None:

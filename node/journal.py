@@ -19,7 +19,7 @@ from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Final
 
 from crypto.keys import PublicKey
-from node.errors import NodeError
+from node.errors import AskLater, NodeError
 from node.frames import Frame, Query, frame_name
 from node.gossip.events import Disk, LinkState, Struck
 from node.local_tables import LinkReport
@@ -192,15 +192,19 @@ class Journal:
     async def query(
         self, peer: PublicKey, query: Query, parts: AsyncGenerator[bytes | str, None]
     ) -> AsyncGenerator[bytes | str, None]:
-        """Pass on what answers a query, and tell how it went."""
+        """Pass on what answers a query, and tell how it went. That a key asks too often is told at debug level: it
+        could fill a log with that."""
         name, began, size = self._name_of(peer), time.monotonic(), 0
         who = {"peer": name, "key": peer.text, "task": query.task_id.hex()}
-        tell(INFO, "query_begun", f"{name} asks for a model", **who)
+        has_begun = False
         self.counts.queries_running += 1
         answered, refused, outcome = OUTCOMES
         try:
             async with contextlib.aclosing(parts) as answer:
                 async for part in answer:
+                    if not has_begun:
+                        has_begun = True
+                        tell(INFO, "query_begun", f"{name} asks for a model", **who)
                     size += len(part) if isinstance(part, bytes) else 0
                     yield part
             outcome = answered
@@ -208,7 +212,8 @@ class Journal:
             tell(INFO, "query_answered", text, **who, bytes=size, seconds=round(time.monotonic() - began, 3))
         except NodeError as refusal:
             outcome = refused
-            tell(INFO, "query_refused", f"{name} asked for a model in vain: {refusal}", **who, reason=str(refusal))
+            level = DEBUG if isinstance(refusal, AskLater) and not has_begun else INFO
+            tell(level, "query_refused", f"{name} asked for a model in vain: {refusal}", **who, reason=str(refusal))
             raise
         finally:
             self.counts.queries_running -= 1

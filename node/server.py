@@ -76,6 +76,8 @@ REFUSAL_S = 0.5
 GOODBYE_S = 0.5
 """How long a connection that is to end has for the words that say why."""
 
+REMOVED = "This node has removed your key."
+
 LINK_METADATA = ("tidings-link", "1")
 """Sent at once when a stream is taken, so that the dialing side knows before the first frame."""
 
@@ -252,6 +254,8 @@ class _Servicer:
             query = wire.query_from_bytes(request)
             async with contextlib.aclosing(self._doors.answer(peer, query)) as parts:
                 async for part in parts:
+                    if peer not in self._doors.admitted():  # it was removed while it waited
+                        await context.abort(grpc.StatusCode.PERMISSION_DENIED, REMOVED)
                     await _send(context, part)
         except NodeError as refusal:
             if not self._refused_queries.is_welcome(peer):

@@ -9,7 +9,7 @@ import pytest
 
 from crypto.keys import Identity
 from node import commit
-from node.commit import MAX_WAITING_BYTES, GroupCommit
+from node.commit import ENTRY_BYTES, MAX_WAITING_BYTES, GroupCommit
 from node.errors import StoreError
 from node.frames import Advert, Announce, Digest, Frame, Hello, Missing, Records, SignedRecord, Want, WantChunks
 from node.gossip.events import Action, Keep, KeepChunk, Send, SendChunk
@@ -192,6 +192,43 @@ def test_a_row_of_small_writes_costs_few_transactions(home: Path) -> None:
             await asyncio.sleep(0)
         await shell.settled()
         assert shell.eyes.change_counter() - before <= 20
+        await shell.close()
+
+    asyncio.run(story())
+
+
+def test_links_wait_while_answers_pile_up_behind_a_disk_that_stands_still(home: Path) -> None:
+    async def story() -> None:
+        shell = Shell(home)
+        record, _ = record_with_body(1, 1)
+        with shell.eyes.batch():  # another process writes, and takes long
+            shell.commit.carry_out([Keep(record)])
+            headers = Records(tuple(SignedRecord(b"", b"") for _ in range(256)))
+            shell.commit.carry_out([Send(1, headers)] * (MAX_WAITING_BYTES // (ENTRY_BYTES * 256) + 1))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await shell.commit.room()
+        async with asyncio.timeout(20):
+            await shell.commit.room()
+        await shell.settled()
+        assert shell.commit._waiting_bytes == 0
+        await shell.close()
+
+    asyncio.run(story())
+
+
+def test_a_fault_while_something_is_carried_out_does_not_stop_everything_that_comes_later(home: Path) -> None:
+    async def story() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        shell = Shell(home)
+        record, pieces = record_with_body(1, 1)
+        early = announcement(record_with_body(2, 1)[0])  # of what is not here: the shell does not take it
+        shell.commit.carry_out([Keep(record), early])
+        await shell.settled()
+        assert len(shell.errors) == 1
+        shell.commit.carry_out([*pieces, announcement(record)])
+        await shell.settled()
+        assert shell.done[-1] == announcement(record)
         await shell.close()
 
     asyncio.run(story())

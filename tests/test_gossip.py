@@ -36,6 +36,7 @@ from node.frames import (
     Want,
     WantChunks,
 )
+from node.gossip.compare import RANGES_PER_ENTRY
 from node.gossip.core import Gossip
 from node.gossip.events import (
     Action,
@@ -515,6 +516,21 @@ def test_a_vector_that_claims_every_sequence_costs_one_comparison() -> None:
     actions = rig.say(1, vector_of((1, 2**63 - 1)))
     assert frames(actions, Announce) == []
     assert len(frames(actions, Vector)) == 1
+
+
+def test_an_origin_with_a_gap_after_each_record_does_not_have_us_list_them_for_ever() -> None:
+    gaps = [whole(author_record(CAROL, 2 * number, supersedes=bytes(32))) for number in range(1, 1_001)]
+    rig = linked(held=gaps, settings=GossipSettings(compare_burst=200, compare_rate=1))
+    question = Origins(((CAROL.public_key.raw, bytes(32)),))
+    answers = [frames(rig.say(1, question), Vector) for _ in range(50)]
+    assert answers[0]
+    assert sum(map(len, answers)) <= 200 / (1_000 / RANGES_PER_ENTRY) + 1
+
+
+def test_a_digest_that_changes_every_time_is_not_answered_for_ever() -> None:
+    rig = linked(held=[whole(author_record(CAROL, 1, supersedes=bytes(32)))], settings=GossipSettings(compare_burst=20))
+    answers = [frames(rig.say(1, Digest(number.to_bytes(32, "big"))), Origins) for number in range(100)]
+    assert 1 <= sum(map(len, answers)) <= 20
 
 
 def test_equal_ranges_with_different_digests_fall_back_to_ids() -> None:

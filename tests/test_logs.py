@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from processes import Node, running
 
 from crypto.keys import Identity, PublicKey
 from node import logs
-from node.errors import QueryRefused, StoreFull
+from node.errors import AskLater, NodeError, QueryRefused, StoreFull
 from node.frames import Query
 from node.gossip.events import Disk, LinkState, Offence, Struck
 from node.journal import Journal
@@ -249,3 +250,26 @@ def test_a_real_node_tells_its_day(tmp_path: Path) -> None:
     assert "link_up" in said
     (settled,) = [one for one in events(node) if one.get("record") == record.id.hex()]
     assert (settled["origin"], settled["kind"], settled["bytes"]) == ("other", "summary", record.header.body_bytes)
+
+
+def test_a_key_that_asks_too_often_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    key = Identity.generate().public_key
+    book = Journal(key, lambda one: one.short)
+    query = Query(bytes(32), "", (), (), "onnx")
+
+    async def parts(error: NodeError) -> AsyncGenerator[bytes | str, None]:
+        if not isinstance(error, AskLater):
+            yield "fusing"
+        raise error
+
+    async def ask(error: NodeError) -> None:
+        with suppress(NodeError):
+            async for _ in book.query(key, query, parts(error)):
+                pass
+
+    with caplog.at_level(logging.INFO, "tidings"):
+        asyncio.run(ask(AskLater("ask again in a minute")))
+        assert caplog.records == []
+        asyncio.run(ask(QueryRefused("nothing to fuse")))
+    assert [one.event for one in caplog.records] == ["query_begun", "query_refused"]  # type: ignore[attr-defined]
+    assert book.counts.queries["refused"] == 2

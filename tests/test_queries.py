@@ -305,6 +305,29 @@ async def test_a_key_that_was_taken_away_gets_no_model(make_home: MakeHome, task
             await asker.asks(plain(task))
 
 
+@in_an_event_loop
+async def test_a_key_that_is_taken_away_while_its_query_waits_gets_no_model() -> None:
+    me, asker = Identity.generate(), Identity.generate()
+    admitted = {asker.public_key}
+
+    async def answer(_peer: PublicKey, _query: Query) -> AsyncGenerator[bytes | str, None]:
+        yield "fusing"
+        admitted.clear()
+        yield b"model"
+
+    serving = server.NodeServer(me, None, server.Doors(lambda: frozenset(admitted), answer))  # type: ignore[arg-type]
+    port = await serving.start("127.0.0.1:0")
+    try:
+        async with Dialer.for_identity(asker).channel(me.public_key, f"127.0.0.1:{port}") as channel:
+            call = rpc.NodeStub(channel).Query(pb.QueryRequest(task_id=bytes(32), format="onnx"))
+            assert (await call.read()).progress.message == "fusing"
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call.read()
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    finally:
+        await serving.stop(0.0)
+
+
 # ------------------------------------------------------------------------------------------------- how often, and when
 
 

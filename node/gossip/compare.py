@@ -25,7 +25,7 @@ from node.config import (
     MAX_SPANS,
     GossipSettings,
 )
-from node.frames import Advert, Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector
+from node.frames import Advert, Announce, Digest, Frame, Ids, Origins, OriginVector, Span, Spans, Vector, entries
 from node.gossip.digest_tree import DIGITS
 from node.gossip.events import Action, Send, Unheard
 from node.gossip.fetch import priority
@@ -44,6 +44,10 @@ ENTRY_BYTES: Final = 72
 
 RECORDS_PER_ENTRY: Final = 16
 """Looking up this many records in a vector takes about as long as naming an origin."""
+
+RANGES_PER_ENTRY: Final = 64
+"""Sending this many ranges of sequences, 16 bytes and more each, takes about as long. An origin can leave a gap after
+each of its records, and have us list all of them to whoever names it."""
 
 _T = TypeVar("_T")
 
@@ -106,7 +110,9 @@ class Comparison:
             self._remember_common(link, root)
             self._schedule(link, now)  # they have just compared; our turn is later
         elif not is_crossing and self._is_worth_it(link, theirs.root, root) and self._allows(link, now):
-            self._send(link, index.changes(theirs.common) or index.opening())
+            reply = index.changes(theirs.common) or index.opening()
+            self._spend(link, entries(reply))
+            self._send(link, reply)
 
     def origins(self, link: PeerLink, theirs: Origins, now: float) -> None:
         """The peer lists origins: answer for those that differ."""
@@ -243,13 +249,17 @@ class Comparison:
             self._send(link, Origins(entries, tuple(prefix for prefix, _ in batch)))
 
     def _send_vectors(self, link: PeerLink, vectors: Sequence[OriginVector], *, reply: bool) -> None:
-        self._spend(link, len(vectors))
+        self._spend(link, sum(1 + _ranges(vector) // RANGES_PER_ENTRY for vector in vectors))
         for batch in batches(vectors, _vector_bytes, MAX_ORIGINS):
             self._send(link, Vector(tuple(batch), reply))
 
 
 def _rank(advert: Advert) -> int:
     return priority(advert.kind, advert.body_bytes)
+
+
+def _ranges(vector: OriginVector) -> int:
+    return sum(len(ranges) for _, ranges in vector.ranges)
 
 
 def _vector_bytes(vector: OriginVector) -> int:

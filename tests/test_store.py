@@ -77,7 +77,7 @@ def test_a_store_is_not_made_twice(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_home_without_a_store_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"tidings --home .* init"):
+    with pytest.raises(StoreError, match=r"is gone: restore its home from a backup"):
         Store.open(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -28,6 +28,7 @@ OUT_OF_REACH = {
     # words of a refusal: why no bytes lead to it
     "A record is signed by its origin": "a record of our own",
     "identity is another": "a record of our own",
+    "has another identity since": "a keystore that was replaced while this program ran",
     "never leaves its process": "a summary of our own",
     "name fewer columns in the task": "a summary of our own",
     "raise BudgetError": "`_replan` makes a SummaryError of it, which has files",

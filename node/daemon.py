@@ -139,7 +139,7 @@ class Daemon:
         self._has_findings = False
         self._findings: set[heads.Finding] = set()
         self._finding = Lookup()
-        self._off_until = 0.0
+        self._is_away = False
         self._tick: asyncio.TimerHandle | None = None
         self._unheard: set[Slot] = set()
         self._keys_changed = Paced(functools.partial(self._or_leave, self._read_peers))
@@ -175,8 +175,7 @@ class Daemon:
     @property
     def is_serving(self) -> bool:
         """Whether this node does its work: not while it stops, nor while its store refuses writes."""
-        is_off = asyncio.get_running_loop().time() < self._off_until
-        return not (self._stopping.is_set() or is_off or self._disk.state is Disk.FULL)
+        return not (self._stopping.is_set() or self._is_away or self._disk.state is Disk.FULL)
 
     async def _close(self) -> None:
         """End links and calls, each with a word to the other side, then let go of the store."""
@@ -387,9 +386,9 @@ class Daemon:
 
     def _handle(self, event: Event) -> list[Action]:
         """Tell the core, carry out what it asks for, and set the clock for when it wants to be asked again."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._off_until:
+        if self._is_away:
             return []
+        loop = asyncio.get_running_loop()
         actions = self._core.handle(event, loop.time())
         self._commit.carry_out(actions)
         if self._clock is None and not self._stopping.is_set():
@@ -505,16 +504,15 @@ class Daemon:
     def _leave_network(self, error: StoreError) -> None:
         """The store refused a write, so what the core believes is held may not be. Drop all links and start again from
         what the store really holds: in a while, or soon and taking less if the disk has no room."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._off_until:
+        if self._is_away:
             return
+        self._is_away = True
         away_s = RETRY_STORE_S
         if isinstance(error, StoreFull):
             away_s = RETRY_STORE_S if self._disk.state is Disk.FULL else RETRY_FULL_S
             self._disk.refused()
             self._log_disk()
         self.journal.store_failed(error, away_s=away_s)
-        self._off_until = loop.time() + away_s
         self._commit.forget()
         for link in self._links.values():
             link.close(f"this node cannot write: {error}")
@@ -522,9 +520,10 @@ class Daemon:
         for dial in self._dials.values():
             dial.cancel()
         self._unanswered.clear()
-        loop.call_at(self._off_until + 0.1, self._return_to_network)
+        asyncio.get_running_loop().call_later(away_s, self._return_to_network)
 
     def _return_to_network(self) -> None:
+        self._is_away = False  # and not a moment before there is another core: it would not know of a link that came up
         try:
             self._core = self._new_core()
         except StoreError as error:
@@ -596,7 +595,7 @@ class Daemon:
 
     def link_up(self, link: Link) -> None:
         """A link is ready."""
-        if asyncio.get_running_loop().time() < self._off_until:
+        if self._is_away:
             link.close("this node cannot write now")
         if link.dialed_by_us:
             self._unanswered.pop(link.peer, None)

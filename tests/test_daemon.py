@@ -7,22 +7,27 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import daemons
 import pytest
 from certificates import forge
 from cryptography import x509
 from daemons import MakeHome, eventually, in_an_event_loop, running
 
 from crypto.keys import Identity
+from crypto.sealing import new_epoch_key
 from crypto.tls import LeafCredentials, make_leaf, server_name
+from node import daemon as daemon_module
+from node.author import EpochKey
 from node.bundle_export import export_bundle
 from node.bundle_import import import_bundle
 from node.client import Dialer
 from node.config import PROTOCOL_VERSION
 from node.daemon import Daemon
-from node.errors import NotReadable, PeerUnreachable, QueryRefused
+from node.errors import NotReadable, PeerUnreachable, QueryRefused, StoreFull
 from node.frames import Frame, Hello, Query, Records, SignedRecord, Want
 from node.gossip.events import LinkUp
 from node.heads import Finding
@@ -223,6 +228,23 @@ async def test_a_request_that_is_served_costs_nothing_whether_the_record_has_a_b
     wants = [was_useful for frame, was_useful in told if isinstance(frame, Want)]
     assert wants
     assert all(wants)
+
+
+@in_an_event_loop
+async def test_no_link_that_comes_up_while_a_node_starts_again_is_lost(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "RETRY_FULL_S", 0.2)
+    monkeypatch.setattr(daemons, "SOON", replace(daemons.SOON, dial_base_s=0.01, dial_cap_s=0.02))
+    async with running(make_home("a")) as a, running(make_home("b"), listens=False) as b:
+        a.knows(b)
+        b.knows(a, dials=True)
+        for sequence in range(1, 4):
+            await eventually(lambda: b.is_linked_with(a))
+            a.daemon._leave_network(StoreFull("The disk has no room."))
+            record = b.home.author.sealed(Kind.SUMMARY, bytes(32), bytes(sequence), EpochKey(1, new_epoch_key()))
+            a.daemon._disk._full_until = 0.0
+            await eventually(lambda: is_whole(a.home, record.id))  # noqa: B023 - waited for in this round
 
 
 @in_an_event_loop

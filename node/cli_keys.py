@@ -180,12 +180,14 @@ def keys_revoke(
         show.line(revoked.describe())
     if output is not None:
         replacement.write_bundle(revoked.home, revoked.record, output)
-    if json:
-        return
+    if not json:
+        show.line(_how_it_spreads(output))
+
+
+def _how_it_spreads(output: Path | None) -> str:
     if output is not None:
-        show.line(f"{output} holds the revocation for peers that no link reaches: `tidings bundle import`.")
-    else:
-        show.line("It spreads while a node that trusts the identity is running; `-o FILE` writes a bundle too.")
+        return f"{output} holds the revocation for peers that no link reaches: `tidings bundle import`."
+    return "It spreads while a node that trusts the identity is running; `-o FILE` writes a bundle too."
 
 
 def show_recovery(recovery: RecoveryKey) -> None:

@@ -172,8 +172,8 @@ def revoke(
     HomeError if the node runs then. The successor has the same recovery key, or `new_recovery`. UsageError changes
     nothing.
     """
-    published = home.store.recovery_hashes(identity)
-    if published and published[0] != recovery.hash:
+    published = home.store.first_recovery_hash(identity)
+    if published and published != recovery.hash:
         raise UsageError(f"This is not the recovery key of {identity.short}: it has published the hash of another one.")
     if not published and _is_own(home, identity):
         former = next(iter(home.keystore.former_keys), None)
@@ -190,7 +190,7 @@ def revoke(
             return _revoke(renewed, identity, recovery, good, takes_over=True)
     if takes_over:
         home.epochs.refuse_if_ended()
-        if home.author.untold() == identity and not home.store.recovery_hashes(home.me):
+        if home.author.untold() == identity and home.store.first_recovery_hash(home.me) is None:
             # The same command was stopped before; a new key that it made may never have been shown.
             home.store.set_recovery_hash(home.me, (new_recovery or recovery).hash)
     return _revoke(home, identity, recovery, good, takes_over=takes_over)
@@ -203,7 +203,7 @@ def _revoke(home: Home, identity: PublicKey, recovery: RecoveryKey, good: LastGo
         named = Revocation(public, good, home.me, consent(home.keystore.identity, identity))
     record = home.author.revocation(identity, recovery.identity, named)
     home.epochs.grant_missing()
-    is_checked = bool(home.store.recovery_hashes(identity))
+    is_checked = home.store.first_recovery_hash(identity) is not None
     return Revoked(home, record, identity, named.successor, good, is_checked, _earlier(home, identity))
 
 

@@ -133,7 +133,7 @@ def peers(home: Home, served: bool) -> list[dict[str, Any]]:
                 "query_only": peer.query_only,
                 "via": peer.via,
                 "replaces": peer.replaces.text if peer.replaces else None,
-                "recovery_key": bool(home.store.recovery_hashes(peer.key)),
+                "recovery_key": home.store.first_recovery_hash(peer.key) is not None,
                 "state": state,
                 "reason": reason,
                 "since": report.since if report else None,

@@ -490,7 +490,7 @@ class Store(ProofTables):
         hashes = (recovery_hash_in(held.record.header) for held in cards)
         return list(dict.fromkeys(one for one in hashes if one))
 
-    def _first_recovery_hash(self, origin: PublicKey) -> bytes | None:
+    def first_recovery_hash(self, origin: PublicKey) -> bytes | None:
         """The one that counts, without a look at later cards: a member may publish thousands."""
         position, where = 0, "origin = ? AND kind = ? AND position > ?"
         while rows := self._rows(
@@ -544,7 +544,7 @@ class Store(ProofTables):
         one ends by a REVOKE alone: nothing that it signed is used, and who condemned it first has not taken more."""
         if Kind.SUCCESSION not in kinds:
             contested_at = None
-        first = self._first_recovery_hash(origin)
+        first = self.first_recovery_hash(origin)
         found = [
             (payload, held.received_at)
             for kind in kinds

@@ -16,6 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if "--debug" not in words or "json" in words:
         # gRPC's own log speaks of its source files; what a peer did wrong is told by `status`, in words.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # What this program forks runs another program at once. gRPC would tidy up in between, and abort the child where one
+    # of its threads is busy; only where there is no vfork, so not on Linux.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     sys.exit(run(words, debug="--debug" in words))
 
 

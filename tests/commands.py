@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +42,12 @@ def serving(home: Path, *words: str, **variables: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(15)
+
+
+def after(preparation: str, words: Sequence[str]) -> list[str]:
+    """A command whose process runs this line of Python first. `preexec_fn` would run it in a copy of the test's own
+    process, whose other threads are gone and may have held anything."""
+    return [sys.executable, "-c", f"import os, sys; {preparation}; os.execv(sys.argv[1], sys.argv[1:])", *words]
 
 
 def eventually(condition: Callable[[], object], limit_s: float = WAIT_S) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from node.home import Home
 
 settings.register_profile("tidings", deadline=None)
 settings.load_profile("tidings")
+
+# Some tests fork. gRPC would tidy up in the child, and abort it where one of its other threads is busy.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 TASK_TOML = """
 name = "triage"

@@ -74,10 +74,10 @@ async def test_a_removed_peer_loses_its_live_connection_and_stays_out(make_home:
         remove_peer(a.home, "b")
         await eventually(lambda: not b.is_linked_with(a))
         await eventually(lambda: "probably not added" in b.state_of(a)[1])
-        later = a.home.store.held()[-1].record.id
+        later = a.home.author.sealed(Kind.SUMMARY, bytes(32), b"later", a.home.epochs.live())
         await asyncio.sleep(1.0)
         assert not b.is_linked_with(a)
-        assert not b.holds(later)
+        assert not b.holds(later.id)
 
 
 @in_an_event_loop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import after
 
 from crypto.sealing import new_epoch_key
 from node.author import EpochKey
@@ -122,13 +122,11 @@ def test_a_node_that_may_write_no_more_stays_up_and_serves_what_it_has(
     def publish() -> Record:
         return source.author.sealed(Kind.SUMMARY, bytes(32), os.urandom(800_000), EpochKey(1, new_epoch_key()))
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
-
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))"
     log = open(tmp_path / "middle.log", "wb")  # noqa: SIM115 - closed with the process
     sites = [Site("source", source.path, None), Site("reader", reader.path, None)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "node", "--home", str(middle.path), "serve"], stdout=log, stderr=log, preexec_fn=limited
+        after(limit, [sys.executable, "-m", "node", "--home", str(middle.path), "serve"]), stdout=log, stderr=log
     )
     try:
         first = publish()

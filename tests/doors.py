@@ -558,7 +558,7 @@ def _changed_model(data: bytes, change: Change, rng: random.Random) -> bytes:
         if choice < 0.3:
             tensors[rng.choice((name + "x", "layer9.weight", "layer0.square.weight"))] = tensor
         elif choice < 0.6:
-            tensors[name] = rng.choice((tensor.astype("f8"), tensor[:-1], tensor.reshape(-1), tensor * float("inf")))
+            tensors[name] = rng.choice((tensor.astype("f8"), tensor[:-1], tensor.reshape(-1), tensor + float("inf")))
         elif choice < 0.9:
             import numpy as np
 

@@ -52,6 +52,15 @@ class Node:
     def holds(self, record_id: bytes) -> bool:
         return self.home.store.get(record_id) is not None
 
+    async def admits_its_peers(self) -> None:
+        """Wait until the daemon has read who its peers are now and its port is open for them."""
+
+        def does() -> bool:
+            server = self.daemon._server
+            return server._server is not None and server._trusted == {peer.key for peer in self.home.store.peers()}
+
+        await eventually(does)
+
 
 @asynccontextmanager
 async def running(home: Home, *, listens: bool = True, queries: QuerySettings | None = None) -> AsyncIterator[Node]:

@@ -138,7 +138,7 @@ async def test_a_trusted_peer_that_presents_itself_as_another_is_refused(make_ho
     async with running(make_home("a")) as a:
         for name, identity in (("b", b), ("c", c)):
             add_peer(a.home, identity.public_key.text, name, None, query_only=False)
-        await asyncio.sleep(0.8)
+        await a.admits_its_peers()
         assert a.address is not None
         hub = Nobody()
         exchange = Dialer(leaves[disguise]).exchange(a.home.me, a.address, hub)
@@ -158,7 +158,7 @@ async def test_a_query_only_peer_may_ask_but_not_gossip(make_home: MakeHome) -> 
     async with running(make_home("a")) as a:
         asker = make_home("asker")
         add_peer(a.home, asker.me.text, "asker", None, query_only=True)
-        await asyncio.sleep(0.8)
+        await a.admits_its_peers()
         assert a.address is not None
         dialer = Dialer.for_identity(asker.keystore.identity)
         with pytest.raises(PeerUnreachable, match="may ask for models but not gossip"):

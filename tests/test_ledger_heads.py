@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -373,7 +372,7 @@ async def test_peers_tell_a_restored_node_and_it_refuses_until_the_rollback_is_a
             a.knows(b, dials=True)
             b.knows(a)
             await eventually(lambda: a.is_linked_with(b))
-            await asyncio.sleep(0.7)  # let grants go out before the backup
+            await eventually(lambda: b.home.me in {member for member, _ in a.home.epochs.granted()})
             backup = copy_of(home, "backup")
             made = release(home, rows_file)
             await eventually(lambda: b.holds(made.record.id))

@@ -88,12 +88,6 @@ async def fusing_node(
         yield node, task, summaries
 
 
-async def known_to(node: Node) -> None:
-    """Wait until the daemon has read who its peers are now."""
-    await eventually(lambda: set(node.daemon._peers) == {peer.key for peer in node.home.store.peers()})
-    await asyncio.sleep(0.2)  # and its port is open again
-
-
 def plain(task: Task) -> Query:
     return Query(task.id, "", (), (), "onnx")
 
@@ -107,7 +101,7 @@ async def test_ten_queries_for_one_set_cost_one_fit_whoever_asks_and_however(
 ) -> None:
     async with fusing_node(make_home, task_file, rows_file) as (node, task, summaries):
         askers = [Asker(node, name) for name in ("first", "second", "third")]
-        await known_to(node)
+        await node.admits_its_peers()
         origins = tuple(record.header.origin.raw for record in summaries)
         ways = [
             plain(task),
@@ -135,7 +129,7 @@ async def test_what_was_fused_of_a_summary_that_is_withdrawn_is_forgotten(
 ) -> None:
     async with fusing_node(make_home, task_file, rows_file) as (node, task, summaries):
         asker = Asker(node, "asker")
-        await known_to(node)
+        await node.admits_its_peers()
         await asker.asks(plain(task))
         remembered = node.daemon._answers._cache
         assert len(remembered) == 1
@@ -219,7 +213,7 @@ def state_of(home: Home) -> dict[str, str]:
 async def test_a_query_changes_nothing_whatever_it_asks(make_home: MakeHome, task_file: Path, rows_file: Path) -> None:
     async with fusing_node(make_home, task_file, rows_file) as (node, task, summaries):
         asker = Asker(node, "asker")
-        await known_to(node)
+        await node.admits_its_peers()
         await asyncio.sleep(1.2)  # the daemon has written down its links
         before = state_of(node.home)
         files = sorted(str(path) for path in node.home.path.rglob("*"))
@@ -275,7 +269,7 @@ async def test_a_query_only_key_gets_models_and_nothing_else(
     async with fusing_node(make_home, task_file, rows_file) as (node, task, _):
         asker = Asker(node, "asker")
         key = asker.identity.public_key
-        await known_to(node)
+        await node.admits_its_peers()
         read_model(await asker.asks(plain(task)))
         assert node.address is not None
         with pytest.raises(PeerUnreachable, match="may ask for models but not gossip"):
@@ -297,10 +291,10 @@ async def test_a_query_only_key_gets_models_and_nothing_else(
 async def test_a_key_that_was_taken_away_gets_no_model(make_home: MakeHome, task_file: Path, rows_file: Path) -> None:
     async with fusing_node(make_home, task_file, rows_file) as (node, task, _):
         asker = Asker(node, "asker")
-        await known_to(node)
+        await node.admits_its_peers()
         await asker.asks(plain(task))
         node.home.store.remove_peer(asker.identity.public_key)
-        await known_to(node)
+        await node.admits_its_peers()
         with pytest.raises(PeerUnreachable):
             await asker.asks(plain(task))
 
@@ -338,7 +332,7 @@ async def test_a_key_that_asks_too_often_is_told_when_to_ask_again_and_others_ar
     settings = QuerySettings(burst=2, per_hour=60)
     async with fusing_node(make_home, task_file, rows_file, settings) as (node, task, _):
         eager, other = Asker(node, "eager"), Asker(node, "other")
-        await known_to(node)
+        await node.admits_its_peers()
         for _ in range(2):
             await eager.asks(plain(task))
         with pytest.raises(AskLater, match=r"60 queries an hour of one key; ask again in \d+ s"):
@@ -352,7 +346,7 @@ async def test_one_key_cannot_take_every_place_in_the_line(
 ) -> None:
     async with fusing_node(make_home, task_file, rows_file) as (node, task, summaries):
         greedy, other = Asker(node, "greedy"), Asker(node, "other")
-        await known_to(node)
+        await node.admits_its_peers()
         different = [
             replace(plain(task), only=(summaries[0].header.origin.raw, bytes([number]) * 32), head=head)
             for number, head in enumerate(("", "ridge", "logistic", "none", "nothing", "nobody"))
@@ -372,7 +366,7 @@ async def test_a_query_that_everybody_gives_up_is_not_worked_on(
 ) -> None:
     async with fusing_node(make_home, task_file, rows_file) as (node, task, _):
         asker = Asker(node, "asker")
-        await known_to(node)
+        await node.admits_its_peers()
         asked = [asyncio.create_task(asker.asks(plain(task))) for _ in range(2)]
         answers = node.daemon._answers
         await eventually(lambda: answers.fits == 1)

@@ -173,7 +173,7 @@ async def test_a_node_stops_though_a_peer_reads_its_model_slowly(make_home: Call
             yield bytes(64 * MB)
 
         a.daemon._answers.answer = large  # type: ignore[method-assign]
-        await asyncio.sleep(1.5)  # until the port is opened anew
+        await a.admits_its_peers()
         async with Dialer.for_identity(asker.keystore.identity).channel(a.home.me, str(a.address)) as channel:
             call = rpc.NodeStub(channel).Query(wire.query_to_pb(Query(bytes(32), "", (), (), "onnx")))
             assert await call.read()  # and no more of it

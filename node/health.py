@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 SERVICES: Final = ("", "tidings.v1.Node")
 CLOCK_METADATA: Final = "tidings-clock-unix-ms"
-MAX_WATCHES: Final = 8
-"""Streams of Watch at once, of all peers; each costs a few kB and a look every second."""
+MAX_WATCHES: Final = 64
+MAX_WATCHES_EACH: Final = 2
+"""Streams of Watch at once, of all keys and of one: none keeps the others out. Each costs a few kB and a look every
+second."""
 LOOK_S: Final = 1.0
 
 
@@ -42,7 +45,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
         self._authenticate = authenticate
         self._may_ask = may_ask
         self._is_serving = is_serving
-        self._watches = 0
+        self._watching: Counter[PublicKey] = Counter()
 
     async def Check(  # noqa: N802 - the name is the contract's
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -59,9 +62,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The state now, and again whenever it changes."""
         peer = await self._authenticate(context)
-        if self._watches >= MAX_WATCHES:
+        if self._watching[peer] >= MAX_WATCHES_EACH or self._watching.total() >= MAX_WATCHES:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many watch this node; ask with Check.")
-        self._watches += 1
+        self._watching[peer] += 1
         try:
             await _tell_clock(context)
             last = None
@@ -73,7 +76,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
                 await asyncio.sleep(LOOK_S)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This node has removed your key.")
         finally:
-            self._watches -= 1
+            self._watching[peer] -= 1
+            self._watching += Counter()  # forgets who watches no more
 
     def _state(self, service: str) -> health_pb2.HealthCheckResponse:
         states = health_pb2.HealthCheckResponse

@@ -118,6 +118,7 @@ class NodeServer:
     ) -> None:
         self._identity = identity
         self._servicer = _Servicer(hub, doors, bandwidth, tolls or Tolls(), self._may_ask)
+        self._health = Health(self._servicer.asked_by, self._may_ask, doors.is_serving)
         self._doors = doors
         self._leaf = make_leaf(identity)
         self._address = ""
@@ -174,9 +175,7 @@ class NodeServer:
         """A server that trusts whoever is admitted now; RuntimeError if it cannot have the address."""
         server = grpc.aio.server(options=(*GRPC_OPTIONS, ("grpc.so_reuseport", 0)))
         self._servicer.add_to(server)
-        health_pb2_grpc.add_HealthServicer_to_server(
-            Health(self._servicer.asked_by, self._may_ask, self._doors.is_serving), server
-        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         trusted = self._doors.admitted()
         # This node's own anchor is always in, since gRPC takes an empty list for "trust nobody yet" only by failing.
         anchors = b"".join(anchor_pem(key) for key in sorted({*trusted, self._identity.public_key}))

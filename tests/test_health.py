@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -12,9 +13,10 @@ import pytest
 from daemons import in_an_event_loop, running
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from crypto.keys import Identity
 from node.client import Dialer
 from node.errors import PeerUnreachable, StoreFull
-from node.health import MAX_WATCHES, Health
+from node.health import MAX_WATCHES, MAX_WATCHES_EACH, Health
 from node.home import Home
 from node.membership import add_peer, remove_peer
 
@@ -138,9 +140,10 @@ class SlowPeer:
 
 
 @in_an_event_loop
-async def test_watches_are_limited_where_all_begin_at_once(make_home: MakeHome) -> None:
-    key = make_home("a").me
-    service = Health(lambda _: asyncio.sleep(0, key), lambda _: True, lambda: True)
+async def test_watches_are_limited_where_all_begin_at_once() -> None:
+    keys = [Identity.generate().public_key for _ in range(MAX_WATCHES)]
+    asking = iter(3 * keys)
+    service = Health(lambda _: asyncio.sleep(0, next(asking)), lambda _: True, lambda: True)
     watches: list[Any] = [service.Watch(ask(), SlowPeer()) for _ in range(3 * MAX_WATCHES)]  # type: ignore[arg-type]
     answers = await asyncio.gather(*map(anext, watches), return_exceptions=True)
     assert sum(not isinstance(one, PermissionError) for one in answers) == MAX_WATCHES
@@ -149,20 +152,45 @@ async def test_watches_are_limited_where_all_begin_at_once(make_home: MakeHome) 
 
 
 @in_an_event_loop
-async def test_watches_are_limited_and_those_that_end_make_room(make_home: MakeHome) -> None:
-    home, asker = make_home("a"), make_home("asker")
+async def test_watches_of_one_key_are_limited_and_keep_nobody_else_out(make_home: MakeHome) -> None:
+    home, greedy, asker = make_home("a"), make_home("greedy"), make_home("asker")
+    for one in (greedy, asker):
+        add_peer(home, one.me.text, one.settings.name, None, query_only=True)
+    async with running(home) as a, AsyncExitStack() as stack:
+        channel, other = [
+            await stack.enter_async_context(
+                Dialer.for_identity(one.keystore.identity).channel(a.home.me, str(a.address))
+            )
+            for one in (greedy, asker)
+        ]
+        watches = [stub(greedy, channel).Watch(ask()) for _ in range(MAX_WATCHES_EACH)]
+        for watch in watches:
+            assert (await within(watch)).status == STATES.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await within(stub(greedy, channel).Watch(ask()))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await within(stub(asker, other).Watch(ask()))).status == STATES.SERVING
+        for watch in watches:
+            watch.cancel()
+        await asyncio.sleep(2.0)
+        unknown = stub(greedy, channel).Watch(ask("another.Service"))
+        assert (await within(unknown)).status == STATES.SERVICE_UNKNOWN
+
+
+@in_an_event_loop
+async def test_watches_that_began_before_the_peers_changed_count_on(make_home: MakeHome) -> None:
+    home, asker, later = make_home("a"), make_home("asker"), make_home("later")
     add_peer(home, asker.me.text, "asker", None, query_only=True)
-    async with running(home) as a:
-        dialer = Dialer.for_identity(asker.keystore.identity)
-        async with dialer.channel(a.home.me, str(a.address)) as channel:
-            watches = [stub(asker, channel).Watch(ask()) for _ in range(MAX_WATCHES)]
-            for watch in watches:
-                assert (await within(watch)).status == STATES.SERVING
+    async with (
+        running(home) as a,
+        Dialer.for_identity(asker.keystore.identity).channel(a.home.me, str(a.address)) as before,
+    ):
+        watches = [stub(asker, before).Watch(ask()) for _ in range(MAX_WATCHES_EACH)]
+        for watch in watches:
+            assert (await within(watch)).status == STATES.SERVING
+        add_peer(home, later.me.text, "later", None, query_only=True)
+        await a.admits_its_peers()
+        async with Dialer.for_identity(asker.keystore.identity).channel(a.home.me, str(a.address)) as after:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await within(stub(asker, channel).Watch(ask()))
-            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            for watch in watches:
-                watch.cancel()
-            await asyncio.sleep(2.0)
-            unknown = stub(asker, channel).Watch(ask("another.Service"))
-            assert (await within(unknown)).status == STATES.SERVICE_UNKNOWN
+                await within(stub(asker, after).Watch(ask()))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

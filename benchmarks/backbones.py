@@ -199,8 +199,9 @@ def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
 
 def pyramids(trunk: onnx.ModelProto, pictures: Iterator[NDArray[np.uint8]]) -> Floats:
     """(n, 1952): what the trunk makes of 28 x 28 grey pictures, prepared as the encoder does."""
-    import onnxruntime
+    from fusion import onnx_runtime
 
+    onnxruntime = onnx_runtime.load()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(trunk.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -170,10 +170,10 @@ def _layers_runner(model: Model) -> Runner:
 
 def _onnx_runner(data: bytes, model: Model) -> Runner:
     """`data` must have passed `read_model`: only a graph that we would write ourselves reaches the runtime."""
-    import onnxruntime
-
+    from fusion import onnx_runtime
     from fusion.onnx_graph import output_names
 
+    onnxruntime = onnx_runtime.load()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -16,6 +16,8 @@ settings.load_profile("tidings")
 
 # Some tests fork. gRPC would tidy up in the child, and abort it where one of its other threads is busy.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Tests that import the runtime themselves are no reason to report to its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 TASK_TOML = """
 name = "triage"

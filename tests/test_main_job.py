@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -200,7 +201,10 @@ def test_a_model_without_a_withdrawn_summary_is_the_one_that_never_saw_it(
 @pytest.mark.timeout(240)
 def test_the_demo_tells_the_truth_and_leaves_nothing_running(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "node", "demo", "--out", str(tmp_path / "out"), "--draws", "3", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    scratch = tmp_path / "scratch"  # other demos on this machine have homes elsewhere
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures == json.loads((tmp_path / "out" / "results.json").read_text())
@@ -211,5 +215,6 @@ def test_the_demo_tells_the_truth_and_leaves_nothing_running(tmp_path: Path) -> 
     assert (tmp_path / "out" / "results.png").stat().st_size > 10_000
     for ending in ("onnx", "safetensors"):
         assert (tmp_path / "out" / f"heart.{ending}").exists()
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not [line for line in listed.splitlines() if "tidings-demo-" in line]
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listed.splitlines() if str(scratch) in line]
+    assert not list(scratch.iterdir())

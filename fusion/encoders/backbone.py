@@ -54,11 +54,11 @@ class Backbone:
 def open_backbone(data: bytes, settings: OnnxEncoder, shape: tuple[int, ...]) -> Backbone:
     """The backbone in `data`, whose hash was checked; BackboneError unless it is plain, and answers public probes with
     finite numbers, twice the same."""
-    import onnxruntime
-
+    from fusion import onnx_runtime
     from fusion.encoders.backbone_checks import checked_graph
 
     fixed, output, name = checked_graph(data, settings, shape)
+    onnxruntime = onnx_runtime.load()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
